@@ -1,0 +1,53 @@
+"""Bearer authentication of the API."""
+
+from django.conf import settings
+from django.utils import timezone
+from rest_framework.authentication import BaseAuthentication
+from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.request import Request
+
+from apikeys import queries, services
+from apikeys.models import ApiKey, KeyKind
+from tenants.permissions import Caller, CallerKind, Scope
+
+DEMO_VISITOR = Caller(kind=CallerKind.DEMO, scopes=frozenset({Scope.READ}), actor="demo")
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+
+
+class BearerKeyAuthentication(BaseAuthentication):
+    """``Authorization: Bearer gfk_…``; without the header a read-only visitor, in demo mode alone."""
+
+    def authenticate(self, request: Request) -> tuple[Caller, Caller] | None:
+        """The caller, twice, as the framework wants user and auth. Raises ``AuthenticationFailed`` (401)."""
+        header = request.headers.get("Authorization")
+        if header is None:
+            return self._visitor(request)
+        scheme, _, raw = header.partition(" ")
+        now = timezone.now()
+        key = queries.find_live_key(raw.strip(), now=now) if scheme.lower() == "bearer" else None
+        if key is None:
+            raise AuthenticationFailed("The key is unknown, expired or revoked.", code="invalid_key")
+        services.note_use(key=key, now=now)
+        caller = caller_of_key(key)
+        return caller, caller
+
+    def authenticate_header(self, request: Request) -> str:
+        """What a 401 says in ``WWW-Authenticate``."""
+        return "Bearer"
+
+    def _visitor(self, request: Request) -> tuple[Caller, Caller] | None:
+        if settings.GPUFLEET_DEMO and request.method in SAFE_METHODS:
+            return DEMO_VISITOR, DEMO_VISITOR
+        return None
+
+
+def caller_of_key(key: ApiKey) -> Caller:
+    """Who a key speaks for."""
+    kind = CallerKind.CLUSTER_KEY if key.kind == KeyKind.CLUSTER else CallerKind.KEY
+    return Caller(
+        kind=kind,
+        scopes=frozenset(Scope(name) for name in key.permissions),
+        actor=f"key:{key.pk}",
+        key_id=key.pk,
+        tenant_id=key.tenant_id,
+    )

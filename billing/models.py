@@ -1,0 +1,213 @@
+"""Rates, invoices and their lines, the seconds they bill, credit notes, and the outbox to Stripe.
+
+Money is ``Decimal`` in the currency that stands beside it. Ranges are half-open, in UTC.
+"""
+
+from django.contrib.postgres.constraints import ExclusionConstraint
+from django.contrib.postgres.fields import DateTimeRangeField, RangeOperators
+from django.db import models
+from django.db.models import Q
+
+from jobs.models import Allocation
+from tenants.models import PlanTier, Tenant
+
+
+class Rate(models.Model):
+    """A price of one GPU-hour of a model, in force from ``valid_from``. Rates are added, never edited.
+
+    The most specific rate wins: a tenant's own, then its plan's, then the list price. Of several that are equally
+    specific, the latest ``valid_from`` wins, and of those the one recorded last.
+    """
+
+    gpu_model = models.CharField(max_length=100)
+    plan_tier = models.CharField(max_length=16, choices=PlanTier, blank=True, default="")
+    tenant = models.ForeignKey(Tenant, null=True, blank=True, on_delete=models.PROTECT, related_name="rates")
+    currency = models.CharField(max_length=3, default="USD")
+    price_per_gpu_hour = models.DecimalField(max_digits=14, decimal_places=6)
+    minimum_seconds = models.PositiveIntegerField(default=0, help_text="An allocation bills at least this long.")
+    increment_seconds = models.PositiveIntegerField(default=1, help_text="Billed time is rounded up to a multiple.")
+    valid_from = models.DateTimeField()
+    recorded_at = models.DateTimeField()
+    recorded_by = models.CharField(max_length=64)
+    reason = models.CharField(max_length=500, blank=True, default="")
+
+    class Meta:
+        ordering = ["-pk"]
+        constraints = [
+            models.CheckConstraint(condition=Q(price_per_gpu_hour__gte=0), name="rate_price_not_negative"),
+            models.CheckConstraint(condition=Q(increment_seconds__gte=1), name="rate_increment_at_least_one"),
+            models.CheckConstraint(condition=Q(currency__regex=r"^[A-Z]{3}$"), name="rate_currency_code"),
+            models.CheckConstraint(
+                condition=Q(plan_tier="") | Q(tenant__isnull=True), name="rate_for_plan_or_tenant_not_both"
+            ),
+        ]
+        indexes = [
+            # Serves the rate book of a tick: what is in force for a model.
+            models.Index(fields=["gpu_model", "valid_from"], name="rate_by_model"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.gpu_model}: {self.price_per_gpu_hour} {self.currency}/GPU-hour"
+
+
+class InvoiceStatus(models.TextChoices):
+    """draft → open → paid, void or uncollectible."""
+
+    DRAFT = "draft", "Draft"
+    OPEN = "open", "Open"
+    PAID = "paid", "Paid"
+    VOID = "void", "Void"
+    UNCOLLECTIBLE = "uncollectible", "Uncollectible"
+
+
+class Invoice(models.Model):
+    """What a tenant owes for a period. Its total is the sum of its lines, to the cent."""
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="invoices")
+    number = models.PositiveBigIntegerField(null=True, blank=True, unique=True, help_text="Given when it is finalised.")
+    status = models.CharField(max_length=16, choices=InvoiceStatus, default=InvoiceStatus.DRAFT)
+    currency = models.CharField(max_length=3)
+    period = DateTimeRangeField()
+    total = models.DecimalField(max_digits=18, decimal_places=3, default=0)
+    stripe_invoice_id = models.CharField(max_length=255, blank=True, default="")
+    created_at = models.DateTimeField()
+    created_by = models.CharField(max_length=64)
+    finalised_at = models.DateTimeField(null=True, blank=True)
+    due_at = models.DateTimeField(null=True, blank=True)
+    settled_at = models.DateTimeField(null=True, blank=True, help_text="When it was paid, voided or given up.")
+
+    class Meta:
+        ordering = ["-pk"]
+        constraints = [
+            models.CheckConstraint(condition=Q(status__in=InvoiceStatus.values), name="invoice_status_known"),
+            models.CheckConstraint(
+                condition=Q(status="draft", number__isnull=True, finalised_at__isnull=True)
+                | ~Q(status="draft") & Q(number__isnull=False, finalised_at__isnull=False),
+                name="invoice_numbered_when_finalised",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"invoice {self.number or 'draft'} ({self.pk})"
+
+
+class InvoiceLine(models.Model):
+    """GPU-seconds of one model at one rate, and what they cost, rounded once."""
+
+    invoice = models.ForeignKey(Invoice, on_delete=models.CASCADE, related_name="lines")
+    gpu_model = models.CharField(max_length=100)
+    rate = models.ForeignKey(Rate, on_delete=models.PROTECT, related_name="+")
+    price_per_gpu_hour = models.DecimalField(max_digits=14, decimal_places=6)
+    period = DateTimeRangeField()
+    gpu_seconds = models.DecimalField(max_digits=20, decimal_places=6)
+    amount = models.DecimalField(max_digits=18, decimal_places=3)
+
+    class Meta:
+        ordering = ["pk"]
+
+    def __str__(self) -> str:
+        return f"line {self.pk} of invoice {self.invoice_id}"
+
+
+class BilledRange(models.Model):
+    """These seconds of this allocation stand on this line, and on no other: the database refuses a second time."""
+
+    line = models.ForeignKey(InvoiceLine, on_delete=models.CASCADE, related_name="billed_ranges")
+    allocation = models.ForeignKey(Allocation, on_delete=models.PROTECT, related_name="billed_ranges")
+    during = DateTimeRangeField()
+
+    class Meta:
+        constraints = [
+            # Promise 3: every sold second is billed at most once.
+            ExclusionConstraint(
+                name="second_billed_once",
+                expressions=[("allocation", RangeOperators.EQUAL), ("during", RangeOperators.OVERLAPS)],
+            ),
+            models.CheckConstraint(
+                condition=Q(during__isempty=False, during__lower_inf=False, during__upper_inf=False),
+                name="billed_range_bounded",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"seconds of allocation {self.allocation_id} on line {self.line_id}"
+
+
+class CreditNoteStatus(models.TextChoices):
+    """draft → issued or declined."""
+
+    DRAFT = "draft", "Draft"
+    ISSUED = "issued", "Issued"
+    DECLINED = "declined", "Declined"
+
+
+class CreditNote(models.Model):
+    """A correction of a finalised invoice, which itself never changes."""
+
+    invoice = models.ForeignKey(Invoice, on_delete=models.PROTECT, related_name="credit_notes")
+    status = models.CharField(max_length=16, choices=CreditNoteStatus, default=CreditNoteStatus.DRAFT)
+    amount = models.DecimalField(max_digits=18, decimal_places=3)
+    reason = models.CharField(max_length=500)
+    evidence = models.JSONField(default=dict, blank=True)
+    created_at = models.DateTimeField()
+    created_by = models.CharField(max_length=64)
+    decided_at = models.DateTimeField(null=True, blank=True)
+    decided_by = models.CharField(max_length=64, blank=True, default="")
+
+    class Meta:
+        ordering = ["-pk"]
+        constraints = [
+            models.CheckConstraint(condition=Q(amount__gt=0), name="credit_note_positive"),
+            models.CheckConstraint(condition=Q(status__in=CreditNoteStatus.values), name="credit_note_status_known"),
+        ]
+
+    def __str__(self) -> str:
+        return f"credit note {self.pk} on invoice {self.invoice_id}"
+
+
+class StripeEvent(models.Model):
+    """A webhook event of Stripe's, stored once by its id, whatever Stripe repeats."""
+
+    stripe_id = models.CharField(max_length=255, unique=True)
+    type = models.CharField(max_length=100)
+    payload = models.JSONField()
+    created_at = models.DateTimeField(help_text="When Stripe made it.")
+    received_at = models.DateTimeField()
+    handled_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-pk"]
+
+    def __str__(self) -> str:
+        return f"{self.type} {self.stripe_id}"
+
+
+class OutboxStatus(models.TextChoices):
+    """A step's life in the outbox."""
+
+    PENDING = "pending", "Pending"
+    DONE = "done", "Done"
+    DEAD = "dead", "Dead letter"
+
+
+class OutboxMessage(models.Model):
+    """A step that Stripe must hear of, written with its cause and tried until it is done or dead."""
+
+    invoice = models.ForeignKey(Invoice, on_delete=models.PROTECT, related_name="outbox")
+    step = models.CharField(max_length=32)
+    idempotency_key = models.CharField(max_length=255, unique=True)
+    status = models.CharField(max_length=16, choices=OutboxStatus, default=OutboxStatus.PENDING)
+    attempts = models.PositiveSmallIntegerField(default=0)
+    next_attempt_at = models.DateTimeField()
+    last_error = models.CharField(max_length=500, blank=True, default="")
+    created_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["-pk"]
+        indexes = [
+            # Serves the sender: what is due, oldest first.
+            models.Index(fields=["next_attempt_at"], condition=Q(status="pending"), name="outbox_due"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.step} of invoice {self.invoice_id}: {self.status}"

@@ -1,0 +1,1 @@
+"""gpufleet: the control plane of a GPU cloud."""

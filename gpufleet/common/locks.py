@@ -1,0 +1,51 @@
+"""Locks, and the one order in which they are taken: scheduler advisory lock, tenants by id, GPUs by id.
+
+Advisory locks are those of PostgreSQL, held until the transaction ends, so that a killed process lets go of them.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from typing import TypeVar
+
+from django.db import connection
+from django.db.models import Model, QuerySet
+
+SCHEDULER_LOCK = 0x6770_7566_0001  # "gpuf" and a number: one key space for the whole house.
+
+Row = TypeVar("Row", bound=Model)
+
+
+def _require_transaction() -> None:
+    if not connection.in_atomic_block:
+        raise RuntimeError("a lock of a transaction needs a transaction")
+
+
+def lock_scheduler() -> None:
+    """Wait for the scheduler's lock and hold it until the transaction ends."""
+    _require_transaction()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [SCHEDULER_LOCK])
+
+
+def try_lock_scheduler() -> bool:
+    """Take the scheduler's lock if it is free; whoever does not get it leaves quietly."""
+    _require_transaction()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [SCHEDULER_LOCK])
+        (taken,) = cursor.fetchone()
+    return bool(taken)
+
+
+def lock_name(name: str) -> None:
+    """Wait for the lock of a name (hashed to 64 bits) and hold it until the transaction ends."""
+    _require_transaction()
+    key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [key])
+
+
+def lock_rows(rows: QuerySet[Row], ids: Iterable[int]) -> dict[int, Row]:
+    """Lock the rows with these ids in the order of their ids, and give them by id; missing ones are left out."""
+    _require_transaction()
+    locked = rows.filter(pk__in=sorted(set(ids))).order_by("pk").select_for_update(of=("self",))
+    return {row.pk: row for row in locked}

@@ -1,0 +1,10 @@
+from celery import shared_task
+from django.utils import timezone
+
+from gpufleet.common import idempotency
+
+
+@shared_task(name="common.expire_idempotent_responses")
+def expire_idempotent_responses() -> None:
+    """Hourly: forget the answers that may no longer be replayed."""
+    idempotency.expire_responses(now=timezone.now())

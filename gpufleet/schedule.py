@@ -1,0 +1,13 @@
+"""The one beat table: everything that runs by the clock, and how often. Times are UTC."""
+
+from typing import Any
+
+BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
+    # The guarantee behind the doorbell: whatever was missed is placed within this time. A message that waited
+    # longer than its period is worthless, since the next one does the same work; hence `expires`.
+    "scheduler-tick": {"task": "jobs.tick", "schedule": 30.0, "options": {"expires": 30}},
+    "silent-nodes": {"task": "clusters.sweep_silent_nodes", "schedule": 15.0, "options": {"expires": 15}},
+    "alert-evaluation": {"task": "alerts.evaluate", "schedule": 30.0, "options": {"expires": 30}},
+    "metric-partitions": {"task": "clusters.maintain_partitions", "schedule": 3600.0, "options": {"expires": 3600}},
+    "idempotency-expiry": {"task": "common.expire_idempotent_responses", "schedule": 3600.0, "options": {"expires": 3600}},
+}

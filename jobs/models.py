@@ -1,0 +1,177 @@
+"""Jobs, the GPUs they hold, the time they wait and why, and every change of their state.
+
+Ledger times are half-open ranges ``[from, to)`` in UTC; an open one has no upper bound.
+"""
+
+from django.contrib.postgres.constraints import ExclusionConstraint
+from django.contrib.postgres.fields import DateTimeRangeField, RangeOperators
+from django.db import models
+from django.db.models import Q
+
+from clusters.models import GPU, Cluster
+from tenants.models import Tenant
+
+
+class JobStatus(models.TextChoices):
+    """``blocked`` is a hold by a person or a client; the scheduler leaves it alone until it is queued again."""
+
+    QUEUED = "queued", "Queued"
+    BLOCKED = "blocked", "Blocked"
+    RUNNING = "running", "Running"
+    COMPLETED = "completed", "Completed"
+    FAILED = "failed", "Failed"
+    CANCELLED = "cancelled", "Cancelled"
+
+
+class Job(models.Model):
+    """A wish for GPUs, all at once, on one cluster."""
+
+    cluster = models.ForeignKey(Cluster, on_delete=models.PROTECT, related_name="jobs")
+    tenant = models.ForeignKey(Tenant, null=True, blank=True, on_delete=models.PROTECT, related_name="jobs")
+    name = models.CharField(max_length=200)
+    gpu_count = models.PositiveIntegerField(default=1)
+    gpu_type = models.CharField(max_length=300, blank=True, default="", help_text="A model or models, A|B; empty: any.")
+    priority = models.PositiveSmallIntegerField(default=5, help_text="1 is the highest, 10 the lowest.")
+    status = models.CharField(max_length=16, choices=JobStatus, default=JobStatus.QUEUED)
+    block_reason = models.CharField(max_length=500, blank=True, default="", help_text="Why it is held or waits.")
+    submitted_by = models.CharField(max_length=200, blank=True, default="")
+    estimated_duration_min = models.PositiveIntegerField(null=True, blank=True)
+    command = models.JSONField(null=True, blank=True, help_text="The argument list for agents that execute.")
+    image = models.CharField(max_length=500, blank=True, default="")
+    env = models.JSONField(default=dict, blank=True)
+    submitted_at = models.DateTimeField()
+    started_at = models.DateTimeField(null=True, blank=True)
+    ended_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-pk"]
+        constraints = [
+            models.CheckConstraint(condition=Q(gpu_count__gte=1), name="job_gpu_count_at_least_one"),
+            models.CheckConstraint(condition=Q(priority__gte=1, priority__lte=10), name="job_priority_1_to_10"),
+            models.CheckConstraint(condition=Q(status__in=JobStatus.values), name="job_status_known"),
+            models.CheckConstraint(
+                condition=Q(status__in=["completed", "failed", "cancelled"], ended_at__isnull=False)
+                | Q(status__in=["queued", "blocked", "running"], ended_at__isnull=True),
+                name="job_ended_when_terminal",
+            ),
+            models.CheckConstraint(
+                condition=~Q(status="running") | Q(started_at__isnull=False), name="job_running_has_started"
+            ),
+        ]
+        indexes = [
+            # Serves the scheduler's snapshot: the queue in its order.
+            models.Index(
+                fields=["priority", "submitted_at", "id"], condition=Q(status="queued"), name="job_queue_order"
+            ),
+            # Serves lists and counts of what is alive, by cluster and by tenant.
+            models.Index(
+                fields=["cluster", "status"],
+                condition=Q(status__in=["queued", "blocked", "running"]),
+                name="job_alive_by_cluster",
+            ),
+            models.Index(
+                fields=["tenant", "status"],
+                condition=Q(status__in=["queued", "blocked", "running"]),
+                name="job_alive_by_tenant",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} (job {self.pk})"
+
+
+class Allocation(models.Model):
+    """The ledger: this job held this GPU during this range, at this price. The tenant is copied, so that history
+    stays as it was. ``rate_id`` names the rate that was locked in at the start; null: the model had no price."""
+
+    job = models.ForeignKey(Job, on_delete=models.PROTECT, related_name="allocations")
+    gpu = models.ForeignKey(GPU, on_delete=models.PROTECT, related_name="allocations")
+    tenant = models.ForeignKey(Tenant, null=True, blank=True, on_delete=models.PROTECT, related_name="allocations")
+    during = DateTimeRangeField()
+    rate_id = models.BigIntegerField(null=True, blank=True)
+    price_per_gpu_hour = models.DecimalField(max_digits=14, decimal_places=6, null=True, blank=True)
+    currency = models.CharField(max_length=3, blank=True, default="")
+
+    class Meta:
+        ordering = ["-pk"]
+        constraints = [
+            # Promise 1: no GPU is ever held by two jobs at once. Also serves every window query of one GPU.
+            ExclusionConstraint(
+                name="gpu_held_by_one_job_at_a_time",
+                expressions=[("gpu", RangeOperators.EQUAL), ("during", RangeOperators.OVERLAPS)],
+            ),
+            models.CheckConstraint(condition=Q(during__isempty=False), name="allocation_not_empty"),
+            models.CheckConstraint(
+                condition=Q(price_per_gpu_hour__isnull=True, rate_id__isnull=True, currency="")
+                | Q(price_per_gpu_hour__gte=0, rate_id__isnull=False) & ~Q(currency=""),
+                name="allocation_price_whole",
+            ),
+        ]
+        indexes = [
+            # Serves quota (GPUs held now by tenant) and the snapshot (GPUs held now).
+            models.Index(fields=["tenant", "gpu"], condition=Q(during__upper_inf=True), name="allocation_open"),
+            models.Index(fields=["job"], name="allocation_by_job"),
+        ]
+
+    def __str__(self) -> str:
+        return f"GPU {self.gpu_id} held by job {self.job_id}"
+
+
+class WaitPeriod(models.Model):
+    """The ledger: this job waited for this reason during this range. A new row only when the reason changes."""
+
+    job = models.ForeignKey(Job, on_delete=models.PROTECT, related_name="wait_periods")
+    code = models.CharField(max_length=32)
+    figures = models.JSONField(default=dict)
+    during = DateTimeRangeField()
+
+    class Meta:
+        ordering = ["-pk"]
+        constraints = [
+            ExclusionConstraint(
+                name="job_waits_for_one_reason_at_a_time",
+                expressions=[("job", RangeOperators.EQUAL), ("during", RangeOperators.OVERLAPS)],
+            ),
+            models.CheckConstraint(condition=Q(during__isempty=False), name="wait_period_not_empty"),
+        ]
+        indexes = [
+            # Serves the tick, which compares each waiting job's open reason with its new one.
+            models.Index(fields=["job"], condition=Q(during__upper_inf=True), name="wait_period_open"),
+        ]
+
+    def __str__(self) -> str:
+        return f"job {self.job_id} waits: {self.code}"
+
+
+class JobEvent(models.Model):
+    """Every change of a job's state: when, by whom, why. Rows are only ever added."""
+
+    job = models.ForeignKey(Job, on_delete=models.PROTECT, related_name="events")
+    at = models.DateTimeField()
+    from_status = models.CharField(max_length=16, blank=True, default="")
+    to_status = models.CharField(max_length=16, choices=JobStatus)
+    actor = models.CharField(max_length=64, help_text="key:<id>, user:<name>, scheduler or demo.")
+    reason = models.CharField(max_length=500, blank=True, default="")
+
+    class Meta:
+        ordering = ["-pk"]
+        indexes = [models.Index(fields=["job", "id"], name="job_event_by_job")]
+
+    def __str__(self) -> str:
+        return f"job {self.job_id}: {self.from_status or 'new'} → {self.to_status}"
+
+
+class SchedulerCycle(models.Model):
+    """One row, ever: when the scheduler last finished a cycle, and what it did. /readyz reads its age."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1)
+    finished_at = models.DateTimeField()
+    duration_ms = models.FloatField()
+    jobs_started = models.PositiveIntegerField(default=0)
+    jobs_waiting = models.PositiveIntegerField(default=0)
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=Q(id=1), name="scheduler_cycle_one_row")]
+
+    def __str__(self) -> str:
+        return f"last cycle {self.finished_at:%Y-%m-%d %H:%M:%S}"
