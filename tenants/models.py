@@ -28,7 +28,9 @@ class Tenant(models.Model):
     contact_email = models.EmailField(blank=True, default="")
     plan_tier = models.CharField(max_length=16, choices=PlanTier, default=PlanTier.STARTER)
     status = models.CharField(max_length=16, choices=TenantStatus, default=TenantStatus.ACTIVE)
-    currency = models.CharField(max_length=3, default="USD", help_text="ISO 4217; every amount of this tenant is in it.")
+    currency = models.CharField(
+        max_length=3, default="USD", help_text="ISO 4217; every amount of this tenant is in it."
+    )
     created_at = models.DateTimeField()
 
     class Meta:

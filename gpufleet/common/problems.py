@@ -38,9 +38,7 @@ def problem_body(
 
 def problem_response(request: HttpRequest, status: int, code: str, detail: str) -> HttpResponse:
     """A problem for requests that never reach a view of the API, such as an unknown path."""
-    body = problem_body(
-        status=status, code=code, title=HTTPStatus(status).phrase, detail=detail, path=request.path
-    )
+    body = problem_body(status=status, code=code, title=HTTPStatus(status).phrase, detail=detail, path=request.path)
     return JsonResponse(body, status=status, content_type=MEDIA_TYPE)
 
 

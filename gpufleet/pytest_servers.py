@@ -1,0 +1,66 @@
+"""A pytest plugin that gives the tests a PostgreSQL and a Valkey of their own, before Django reads its settings.
+
+Loaded with ``-p gpufleet.pytest_servers``, since pytest-django reads the settings before any conftest. Under xdist
+the controller starts the servers and its workers inherit the addresses; pytest-django gives each worker a database.
+``GPUFLEET_TEST_DATABASE_URL`` and ``GPUFLEET_TEST_REDIS_URL`` name servers to use instead.
+"""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from gpufleet.embedded import Postgres, Valkey
+
+# The data of a test need not survive a power cut, so nothing waits for the disk.
+FAST_AND_FORGETFUL = ["fsync=off", "synchronous_commit=off", "full_page_writes=off", "autovacuum=off"]
+
+_state: Path | None = None
+_servers: list[Postgres | Valkey] = []
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests() -> None:
+    """Start what the environment does not name, and tell Django where it is."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return
+    os.environ["SECRET_KEY"] = "only-for-tests-" + "x" * 40
+    os.environ["DATABASE_URL"] = os.environ.get("GPUFLEET_TEST_DATABASE_URL") or _start_postgres()
+    os.environ["REDIS_URL"] = os.environ.get("GPUFLEET_TEST_REDIS_URL") or _start_valkey()
+    for name in ("GPUFLEET_DEMO", "DEBUG", "HTTPS_ONLY", "STRIPE_API_KEY"):
+        os.environ.pop(name, None)
+
+
+def pytest_unconfigure() -> None:
+    """Stop the servers and remove their folder."""
+    global _state
+    while _servers:
+        _servers.pop().stop()
+    if _state is not None:
+        shutil.rmtree(_state, ignore_errors=True)
+        _state = None
+
+
+def _folder() -> Path:
+    """One folder a run, short enough for a socket's path, which the servers' own account may enter."""
+    global _state
+    if _state is None:
+        _state = Path(tempfile.mkdtemp(prefix="gpufleet-test-"))
+        _state.chmod(0o711)
+    return _state
+
+
+def _start_postgres() -> str:
+    server = Postgres(_folder(), options=FAST_AND_FORGETFUL)
+    _servers.append(server)
+    server.start()
+    return server.url()
+
+
+def _start_valkey() -> str:
+    server = Valkey(_folder())
+    _servers.append(server)
+    server.start()
+    return server.url()
