@@ -1,0 +1,51 @@
+"""Reads of tenants, and the questions about them that the jobs app answers."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+from django.db.models import QuerySet
+
+from gpufleet.common.errors import NotFound
+from gpufleet.common.ports import Port
+from tenants.models import Tenant
+from tenants.permissions import Caller, visible_to
+
+
+@dataclass(frozen=True, slots=True)
+class TenantWorkload:
+    """What a tenant does right now: GPUs held by open allocations, and jobs that wait in the queue."""
+
+    gpus_in_use: int = 0
+    queued_jobs: int = 0
+
+
+# For many tenants in one query; a tenant that does nothing may be left out of the answer.
+tenant_workload: Port[Callable[[Collection[int]], Mapping[int, TenantWorkload]]] = Port("tenants.tenant_workload")
+
+# Whether any job was ever submitted for the tenant, or any allocation belongs to it.
+has_history: Port[Callable[[int], bool]] = Port("tenants.has_history")
+
+
+def list_tenants(caller: Caller) -> QuerySet[Tenant]:
+    """The tenants that the caller may know of: all, or its own alone."""
+    rows: QuerySet[Tenant] = visible_to(Tenant.objects.all(), caller, field="pk")
+    return rows
+
+
+def get_tenant(tenant_id: int, caller: Caller) -> Tenant:
+    """One tenant. Raises ``NotFound`` when there is none that the caller may know of."""
+    tenant = list_tenants(caller).filter(pk=tenant_id).first()
+    if tenant is None:
+        raise NotFound
+    return tenant
+
+
+def workload_of(tenant_ids: Collection[int]) -> dict[int, TenantWorkload]:
+    """The workload of each of these tenants; one that does nothing has zeros."""
+    answered = tenant_workload.ask(tenant_ids)
+    return {tenant_id: answered.get(tenant_id, TenantWorkload()) for tenant_id in tenant_ids}
+
+
+def quota_used_pct(tenant: Tenant, workload: TenantWorkload) -> float:
+    """GPUs held in percent of the quota, to one decimal; above 100 after the quota was lowered."""
+    return round(100 * workload.gpus_in_use / tenant.gpu_quota, 1)
