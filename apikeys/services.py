@@ -10,6 +10,7 @@ from django.db.models import Q
 from apikeys.hashing import mint_key
 from apikeys.models import ApiKey, KeyKind, Permission
 from gpufleet.common.errors import FieldProblem, InvalidInput, NotFound
+from gpufleet.common.locks import lock_rows
 from tenants.models import Tenant
 
 USE_IS_NOTED_EVERY = timedelta(minutes=1)
@@ -30,12 +31,14 @@ def issue_key(
     permissions: Collection[str],
     created_by: str,
     now: datetime,
-    tenant: Tenant | None = None,
+    tenant_id: int | None = None,
     expires_at: datetime | None = None,
     kind: KeyKind = KeyKind.CLIENT,
 ) -> IssuedKey:
-    """Make a key. Raises ``InvalidInput`` for an expiry in the past and for admin on a tenant's key."""
-    _check_request(permissions, tenant, expires_at, now)
+    """Make a key. Raises ``InvalidInput`` for an unknown tenant or permission, an expiry in the past, and for
+    admin on a tenant's key.
+    """
+    _check_request(permissions, tenant_id, expires_at, now)
     minted = mint_key()
     key = ApiKey.objects.create(
         label=label,
@@ -43,7 +46,7 @@ def issue_key(
         prefix=minted.prefix,
         digest=minted.digest,
         permissions=[choice for choice in Permission.values if choice in permissions],
-        tenant=tenant,
+        tenant_id=tenant_id,
         created_by=created_by,
         created_at=now,
         expires_at=expires_at,
@@ -52,13 +55,15 @@ def issue_key(
 
 
 def _check_request(
-    permissions: Collection[str], tenant: Tenant | None, expires_at: datetime | None, now: datetime
+    permissions: Collection[str], tenant_id: int | None, expires_at: datetime | None, now: datetime
 ) -> None:
     problems = []
     if not permissions or not set(permissions) <= set(Permission.values):
         detail = f"permissions is a list with at least one of {', '.join(Permission.values)}."
         problems.append(FieldProblem("#/permissions", "invalid_choice", detail))
-    if tenant is not None and Permission.ADMIN in permissions:
+    if tenant_id is not None and not lock_rows(Tenant.objects.all(), [tenant_id]):
+        problems.append(FieldProblem("#/tenant_id", "does_not_exist", f"There is no tenant {tenant_id}."))
+    if tenant_id is not None and Permission.ADMIN in permissions:
         detail = "A key that is bound to a tenant cannot hold admin."
         problems.append(FieldProblem("#/permissions", "tenant_admin", detail))
     if expires_at is not None and expires_at <= now:
