@@ -29,6 +29,9 @@ class AlertRule(models.Model):
     name = models.CharField(max_length=200, unique=True)
     type = models.CharField(max_length=32, choices=RuleType)
     threshold = models.FloatField()
+    recovery_threshold = models.FloatField(
+        null=True, blank=True, help_text="An incident ends only beyond this (hysteresis); empty: the threshold."
+    )
     for_seconds = models.PositiveIntegerField(default=0, help_text="How long the condition must hold.")
     cluster = models.ForeignKey(
         Cluster, null=True, blank=True, on_delete=models.PROTECT, related_name="+", help_text="Empty: the fleet."
@@ -37,8 +40,10 @@ class AlertRule(models.Model):
         Tenant, null=True, blank=True, on_delete=models.PROTECT, related_name="+", help_text="Empty: all tenants."
     )
     severity = models.CharField(max_length=16, choices=Severity, default=Severity.WARNING)
-    channels = models.JSONField(default=list, blank=True)
     enabled = models.BooleanField(default=True)
+    silenced_until = models.DateTimeField(null=True, blank=True, help_text="Until then it opens no incident.")
+    silenced_by = models.CharField(max_length=64, blank=True, default="")
+    silence_reason = models.CharField(max_length=500, blank=True, default="")
     created_at = models.DateTimeField()
 
     class Meta:

@@ -1,3 +1,8 @@
-from django.urls import URLPattern, URLResolver
+from alerts.views import EventViewSet, RuleViewSet
+from gpufleet.common.api import ApiRouter
 
-urlpatterns: list[URLPattern | URLResolver] = []
+router = ApiRouter()
+router.register("alerts/events", EventViewSet, basename="alert-event")
+router.register("alerts", RuleViewSet, basename="alert-rule")
+
+urlpatterns = router.urls

@@ -1,10 +1,22 @@
 """Serializers that refuse what they do not know, so that a mistyped field is an error and not a default."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail
+
+
+class FiniteFloatField(serializers.FloatField):
+    """A float that JSON can say: the framework's own takes the strings "nan" and "inf"."""
+
+    def to_internal_value(self, data: Any) -> float:
+        """The number. Raises ``ValidationError`` for what is none."""
+        number = float(super().to_internal_value(data))
+        if not math.isfinite(number):
+            self.fail("invalid")
+        return number
 
 
 class StrictSerializer(serializers.Serializer[Any]):

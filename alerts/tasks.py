@@ -1,0 +1,10 @@
+from celery import shared_task
+from django.utils import timezone
+
+from alerts import services
+
+
+@shared_task(name="alerts.evaluate")
+def evaluate() -> None:
+    """Every 30 s: move incidents on."""
+    services.evaluate_rules(now=timezone.now())

@@ -1,0 +1,213 @@
+"""Rules evaluated at instants of our choosing, on real rows."""
+
+import threading
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.db import connection
+
+from alerts import services
+from alerts.models import AlertEvent, AlertRule, EventStatus
+from alerts.services import RuleHasHistory, RuleNameTaken
+from clusters.models import LatestReading
+from clusters.tests.factories import make_cluster, make_gpu, make_node
+from gpufleet.common.errors import InvalidInput, NotFound
+from jobs.models import Allocation
+from jobs.tests.factories import make_job
+from tenants.models import Tenant
+from tenants.tests.factories import make_tenant
+
+pytestmark = pytest.mark.django_db
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+
+
+def make_rule(**changes: object) -> AlertRule:
+    values: dict[str, object] = {"name": "rule", "type": "quota_breach", "threshold": 50.0, "now": NOW - 60 * MINUTE}
+    return services.create_rule(**{**values, **changes})  # type: ignore[arg-type]  # a shorthand of the tests
+
+
+@pytest.fixture(autouse=True)
+def only_our_rules() -> None:
+    AlertRule.objects.all().delete()
+
+
+@pytest.fixture
+def alice() -> Tenant:
+    """Alice's tenant holds two of its four GPUs."""
+    tenant = make_tenant(name="acme", gpu_quota=4)
+    node = make_node(cluster=make_cluster(), now=NOW - 60 * MINUTE)
+    job = make_job(cluster=node.cluster, tenant=tenant, gpu_count=2, status="running", now=NOW - 30 * MINUTE)
+    for index in range(2):
+        gpu = make_gpu(node=node, gpu_index=index, now=NOW - 60 * MINUTE)
+        Allocation.objects.create(job=job, gpu=gpu, tenant=tenant, during=(NOW - 30 * MINUTE, None))
+    return tenant
+
+
+def statuses() -> list[str]:
+    return list(AlertEvent.objects.order_by("pk").values_list("status", flat=True))
+
+
+def test_an_incident_waits_fires_once_and_resolves_once(alice: Tenant) -> None:
+    make_rule(for_seconds=300)
+    services.evaluate_rules(now=NOW)
+    assert statuses() == ["pending"]
+    services.evaluate_rules(now=NOW + 4 * MINUTE)
+    assert statuses() == ["pending"]
+    services.evaluate_rules(now=NOW + 5 * MINUTE)
+    services.evaluate_rules(now=NOW + 6 * MINUTE)
+    assert statuses() == ["firing"]
+    event = AlertEvent.objects.get()
+    assert (event.subject, event.tenant_id, event.value) == (f"tenant:{alice.pk}", alice.pk, 50.0)
+    assert (event.since, event.fired_at) == (NOW, NOW + 5 * MINUTE)
+    assert event.message == "tenant acme holds 50 % of its GPU quota (limit 50 %)."
+    Allocation.objects.all().delete()
+    services.evaluate_rules(now=NOW + 7 * MINUTE)
+    services.evaluate_rules(now=NOW + 8 * MINUTE)
+    assert statuses() == ["resolved"]
+    assert AlertEvent.objects.get().resolved_at == NOW + 7 * MINUTE
+
+
+def test_a_condition_that_passes_leaves_no_trace(alice: Tenant) -> None:
+    make_rule(for_seconds=300)
+    services.evaluate_rules(now=NOW)
+    Allocation.objects.all().delete()
+    services.evaluate_rules(now=NOW + MINUTE)
+    assert statuses() == []
+
+
+def test_utilization_without_fresh_readings_is_neither_ok_nor_firing(alice: Tenant) -> None:
+    make_rule(type="utilization_low", threshold=10.0)
+    services.evaluate_rules(now=NOW)
+    assert statuses() == []
+    for allocation in Allocation.objects.all():
+        LatestReading.objects.create(gpu=allocation.gpu, recorded_at=NOW, utilization_pct=4.0)
+    services.evaluate_rules(now=NOW + MINUTE)
+    assert statuses() == ["firing"]
+    services.evaluate_rules(now=NOW + 3 * MINUTE)
+    assert statuses() == ["firing"]
+    LatestReading.objects.update(recorded_at=NOW + 4 * MINUTE, utilization_pct=80.0)
+    services.evaluate_rules(now=NOW + 4 * MINUTE)
+    assert statuses() == ["resolved"]
+
+
+def test_an_incident_whose_subject_is_gone_resolves(alice: Tenant) -> None:
+    make_rule(type="utilization_low", threshold=10.0)
+    for allocation in Allocation.objects.all():
+        LatestReading.objects.create(gpu=allocation.gpu, recorded_at=NOW, utilization_pct=4.0)
+    services.evaluate_rules(now=NOW)
+    Allocation.objects.all().delete()
+    services.evaluate_rules(now=NOW + MINUTE)
+    assert statuses() == ["resolved"]
+
+
+def test_health_is_the_broken_share_of_a_cluster() -> None:
+    node = make_node(cluster=make_cluster(name="east"), now=NOW)
+    for index, state in enumerate(["available", "available", "unhealthy", "offline"]):
+        gpu = make_gpu(node=node, gpu_index=index, now=NOW)
+        type(gpu).objects.filter(pk=gpu.pk).update(state=state)
+    retired = make_gpu(node=node, gpu_index=9, now=NOW)
+    type(retired).objects.filter(pk=retired.pk).update(state="offline", retired_at=NOW)
+    make_rule(type="health_degraded", threshold=50.0)
+    services.evaluate_rules(now=NOW)
+    event = AlertEvent.objects.get()
+    assert (event.subject, event.value, event.tenant_id) == (f"cluster:{node.cluster_id}", 50.0, None)
+
+
+def test_a_rule_watches_its_scope_alone(alice: Tenant) -> None:
+    bob = make_tenant(name="bluefin")
+    make_rule(tenant=bob)
+    services.evaluate_rules(now=NOW)
+    assert statuses() == []
+
+
+def test_a_silenced_rule_opens_nothing_until_the_silence_ends(alice: Tenant) -> None:
+    rule = make_rule()
+    services.silence_rule(rule_id=rule.pk, until=NOW + 10 * MINUTE, reason="upgrade", actor="key:1", now=NOW)
+    services.evaluate_rules(now=NOW + 9 * MINUTE)
+    assert statuses() == []
+    services.evaluate_rules(now=NOW + 10 * MINUTE)
+    assert statuses() == ["firing"]
+
+
+@pytest.mark.parametrize("until", [NOW, NOW - MINUTE, NOW + timedelta(days=7, seconds=1)])
+def test_a_silence_ends_in_the_future_and_within_a_week(until: datetime) -> None:
+    rule = make_rule()
+    with pytest.raises(InvalidInput):
+        services.silence_rule(rule_id=rule.pk, until=until, reason="?", actor="key:1", now=NOW)
+
+
+def test_a_disabled_rule_resolves_its_incidents(alice: Tenant) -> None:
+    rule = make_rule()
+    services.evaluate_rules(now=NOW)
+    services.update_rule(rule_id=rule.pk, changes={"enabled": False}, now=NOW + MINUTE)
+    assert statuses() == ["resolved"]
+    services.evaluate_rules(now=NOW + 2 * MINUTE)
+    assert statuses() == ["resolved"]
+
+
+def test_a_rule_with_incidents_is_not_deleted(alice: Tenant) -> None:
+    rule = make_rule(for_seconds=300)
+    services.evaluate_rules(now=NOW)
+    services.evaluate_rules(now=NOW + 5 * MINUTE)
+    with pytest.raises(RuleHasHistory):
+        services.delete_rule(rule_id=rule.pk)
+    fresh = make_rule(name="fresh", for_seconds=300)
+    services.evaluate_rules(now=NOW)
+    services.delete_rule(rule_id=fresh.pk)
+    with pytest.raises(NotFound):
+        services.delete_rule(rule_id=fresh.pk)
+
+
+def test_names_are_unique_and_recovery_lies_on_the_healthy_side() -> None:
+    make_rule()
+    with pytest.raises(RuleNameTaken):
+        make_rule()
+    with pytest.raises(InvalidInput):
+        make_rule(name="above", threshold=90.0, recovery_threshold=91.0)
+    with pytest.raises(InvalidInput):
+        make_rule(name="below", type="utilization_low", threshold=10.0, recovery_threshold=9.0)
+
+
+def test_the_first_acknowledgement_stays_and_another_tenants_event_is_not_there(alice: Tenant) -> None:
+    make_rule()
+    services.evaluate_rules(now=NOW)
+    event = AlertEvent.objects.get()
+    with pytest.raises(NotFound):
+        services.acknowledge_event(event_id=event.pk, actor="key:2", tenant_id=alice.pk + 1, now=NOW)
+    services.acknowledge_event(event_id=event.pk, actor="key:1", tenant_id=alice.pk, now=NOW)
+    services.acknowledge_event(event_id=event.pk, actor="key:2", tenant_id=None, now=NOW + MINUTE)
+    assert services.acknowledge_events(event_ids=[event.pk], actor="user:eve", now=NOW) == 0
+    event.refresh_from_db()
+    assert (event.acknowledged_by, event.acknowledged_at) == ("key:1", NOW)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_ten_workers_at_once_fire_once_and_resolve_once(alice: Tenant) -> None:
+    make_rule()
+
+    def evaluate(now: datetime) -> None:
+        barrier.wait()
+        services.evaluate_rules(now=now)
+        connection.close()
+
+    for step, expected in [(0, EventStatus.FIRING), (1, EventStatus.RESOLVED)]:
+        if expected == EventStatus.RESOLVED:
+            Allocation.objects.all().delete()
+        barrier = threading.Barrier(10)
+        threads = [threading.Thread(target=evaluate, args=[NOW + (step * 60 + n) * MINUTE]) for n in range(10)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert statuses() == [expected]
+
+
+def test_evaluation_costs_a_fixed_number_of_queries_a_rule(
+    alice: Tenant, django_assert_max_num_queries: object
+) -> None:
+    for number in range(5):
+        make_rule(name=f"rule {number}", threshold=1000.0)
+    with django_assert_max_num_queries(2 + 5 * 3):  # type: ignore[operator]  # a fixture of pytest-django
+        services.evaluate_rules(now=NOW)

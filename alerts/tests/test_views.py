@@ -1,0 +1,114 @@
+"""The routes of alerts, called as clients call them."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+from rest_framework.test import APIClient
+
+from alerts.models import AlertEvent, AlertRule
+from apikeys.tests.factories import client_with, make_key
+from tenants.models import Tenant
+from tenants.tests.factories import make_tenant
+
+pytestmark = pytest.mark.django_db
+
+RULE = {"name": "hot", "type": "health_degraded", "threshold": 20, "for_seconds": 60}
+
+
+def client(*permissions: str, tenant: Tenant | None = None) -> APIClient:
+    return client_with(make_key(tenant, permissions=permissions))
+
+
+def make_event(tenant: Tenant | None = None, **fields: Any) -> AlertEvent:
+    now = timezone.now()
+    defaults: dict[str, Any] = {
+        "subject": "cluster:1",
+        "status": "firing",
+        "value": 1.0,
+        "message": "m",
+        "fired_at": now,
+    }
+    rule = fields.pop("rule", None) or AlertRule.objects.get(type="health_degraded")
+    return AlertEvent.objects.create(rule=rule, tenant=tenant, since=now, **{**defaults, **fields})
+
+
+def test_the_built_in_rules_exist_after_the_first_migration() -> None:
+    rules = client("read").get("/api/alerts").json()
+    assert {rule["type"] for rule in rules} == {"utilization_low", "quota_breach", "health_degraded"}
+    assert all(rule["enabled"] for rule in rules)
+
+
+def test_a_rule_is_made_changed_silenced_and_deleted() -> None:
+    api = client("admin")
+    made = api.post("/api/alerts", RULE)
+    assert made.status_code == 201
+    url = f"/api/alerts/{made.json()['id']}"
+    assert api.get(url).json() == made.json()
+    changed = api.patch(url, {"threshold": 30, "enabled": False}).json()
+    assert (changed["threshold"], changed["enabled"], changed["name"]) == (30.0, False, "hot")
+    until = (timezone.now() + timedelta(hours=1)).isoformat()
+    silenced = api.post(f"{url}/silence", {"until": until, "reason": "rack move"}).json()
+    assert silenced["silence_reason"] == "rack move"
+    assert silenced["silenced_by"].startswith("key:")
+    assert api.delete(url).status_code == 204
+    assert api.get(url).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer"),
+    [
+        ({"type": "nonsense"}, "#/type"),
+        ({"threshold": "high"}, "#/threshold"),
+        ({"threshold": "NaN"}, "#/threshold"),
+        ({"threshold": "-inf"}, "#/threshold"),
+        ({"for_seconds": -1}, "#/for_seconds"),
+        ({"for_seconds": 10**12}, "#/for_seconds"),
+        ({"cluster_id": 999}, "#/cluster_id"),
+        ({"cluster_id": 10**30}, "#/cluster_id"),
+        ({"recovery_threshold": 21}, "#/recovery_threshold"),
+        ({"treshold": 3}, "#/treshold"),
+    ],
+)
+def test_a_wrong_field_is_named_and_nothing_is_made(change: dict[str, Any], pointer: str) -> None:
+    before = AlertRule.objects.count()
+    answer = client("admin").post("/api/alerts", {**RULE, **change})
+    assert answer.status_code == 400
+    assert [error["pointer"] for error in answer.json()["errors"]] == [pointer]
+    assert AlertRule.objects.count() == before
+
+
+def test_a_name_twice_is_a_conflict() -> None:
+    api = client("admin")
+    api.post("/api/alerts", RULE)
+    answer = api.post("/api/alerts", RULE)
+    assert (answer.status_code, answer["Content-Type"]) == (409, "application/problem+json")
+
+
+def test_events_have_their_own_limits_and_filters() -> None:
+    api = client("read")
+    for number in range(3):
+        make_event(subject=f"cluster:{number}")
+    make_event(subject="cluster:9", status="pending", fired_at=None)
+    first = api.get("/api/alerts/events?limit=2")
+    assert [event["subject"] for event in first.json()] == ["cluster:2", "cluster:1"]
+    assert 'rel="next"' in first["Link"]
+    assert len(api.get("/api/alerts/events").json()) == 3
+    assert len(api.get("/api/alerts/events?subject=cluster:1").json()) == 1
+    assert api.get("/api/alerts/events?acknowledged=true").json() == []
+    for limit in ("0", "101", "many", "1.5", ""):
+        assert api.get(f"/api/alerts/events?limit={limit}").status_code == 400
+    assert api.get("/api/alerts/events?status=pending").status_code == 400
+
+
+def test_a_tenant_sees_and_acknowledges_its_own_events_alone() -> None:
+    alice, bob = make_tenant("acme"), make_tenant("bluefin")
+    hers, his, fleet = make_event(alice), make_event(bob, subject="b"), make_event(subject="f")
+    api = client("read", "write", tenant=alice)
+    assert [event["id"] for event in api.get("/api/alerts/events").json()] == [hers.pk]
+    assert api.post(f"/api/alerts/events/{hers.pk}/acknowledge").status_code == 200
+    for other in (his.pk, fleet.pk, 10**9):
+        assert api.post(f"/api/alerts/events/{other}/acknowledge").status_code == 404
+    assert AlertEvent.objects.filter(acknowledged_at__isnull=False).get() == hers
+    assert api.get("/api/alerts").status_code == 403
