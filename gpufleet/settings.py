@@ -22,8 +22,10 @@ CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 # A request without credentials is a read-only visitor when, and only when, this is on.
 GPUFLEET_DEMO: bool = env.bool("GPUFLEET_DEMO", default=False)
 # Requests a minute for one key, and for one address that shows no valid key.
-API_RATE_PER_KEY: str = env.str("API_RATE_PER_KEY", default="6000/min")
-API_RATE_ANONYMOUS: str = env.str("API_RATE_ANONYMOUS", default="300/min")
+API_RATE_PER_KEY: int = env.int("API_RATE_PER_KEY", default=6000)
+API_RATE_ANONYMOUS: int = env.int("API_RATE_ANONYMOUS", default=300)
+# Proxies in front of us whose X-Forwarded-For is believed; with none an address is the connection's own.
+TRUSTED_PROXIES: int = env.int("TRUSTED_PROXIES", default=0)
 # A node is silent when its last heartbeat is older than this. Agents beat every 10 to 30 s; three misses count.
 NODE_SILENT_AFTER_SECONDS: int = env.int("NODE_SILENT_AFTER_SECONDS", default=90)
 # /readyz answers 503 when the scheduler has not finished a cycle for this long (the beat is 30 s).
@@ -58,8 +60,10 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
-    "gpufleet.common.request_id.RequestIdMiddleware",
-    "gpufleet.common.api.TrailingSlashMiddleware",
+    "gpufleet.common.middleware.RequestIdMiddleware",
+    "gpufleet.common.middleware.AccessLogMiddleware",
+    "gpufleet.common.middleware.TrailingSlashMiddleware",
+    "gpufleet.common.middleware.DemoVisitorMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -121,13 +125,14 @@ REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["apikeys.authentication.BearerKeyAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["tenants.permissions.HasScope"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["gpufleet.common.problems.StrictJSONParser"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "gpufleet.common.negotiation.OneRenderer",
+    "DEFAULT_PARSER_CLASSES": ["gpufleet.common.parsing.StrictJSONParser"],
     "DEFAULT_PAGINATION_CLASS": "gpufleet.common.pagination.LinkPagination",
     "DEFAULT_FILTER_BACKENDS": ["gpufleet.common.query.StrictFilterBackend"],
     "DEFAULT_SCHEMA_CLASS": "gpufleet.common.schema.ContractSchema",
     "DEFAULT_METADATA_CLASS": None,
     "EXCEPTION_HANDLER": "gpufleet.common.problems.exception_handler",
-    "DEFAULT_THROTTLE_CLASSES": ["gpufleet.common.throttling.KeyRateThrottle"],
+    "NUM_PROXIES": TRUSTED_PROXIES,
     "UNAUTHENTICATED_USER": None,
     "COERCE_DECIMAL_TO_STRING": True,
     "DATETIME_FORMAT": "%Y-%m-%dT%H:%M:%S.%fZ",
@@ -194,6 +199,7 @@ if env.bool("TRUST_PROXY_TLS_HEADER", default=False):
 SESSION_COOKIE_AGE = 12 * 60 * 60
 X_FRAME_OPTIONS = "DENY"
 
+LOGGING_CONFIG = "gpufleet.log.configure"
 LOGGING = logging_config(level=env.str("LOG_LEVEL", default="INFO"), json=not DEBUG)
 
 UNFOLD: dict[str, Any] = {

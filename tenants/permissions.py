@@ -3,13 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
 
+from django.db.models import Model, QuerySet
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
 if TYPE_CHECKING:
     from rest_framework.views import APIView
+
+Row = TypeVar("Row", bound=Model)
 
 
 class Scope(StrEnum):
@@ -67,7 +70,7 @@ ADMIN = Access(Scope.ADMIN)
 
 def caller_of(request: Request) -> Caller:
     """The caller of a request that has passed authentication."""
-    return cast(Caller, request.auth)
+    return cast("Caller", request.auth)
 
 
 class HasScope(BasePermission):
@@ -76,12 +79,14 @@ class HasScope(BasePermission):
     message: ClassVar[str] = "The key may not do this."
 
     def has_permission(self, request: Request, view: "APIView") -> bool:
-        """401 without a caller, 403 without the right; a method that the route lacks goes on to its 405."""
-        caller: Caller | None = request.auth
+        """401 without a caller, 403 without the right. A method that the route lacks goes on to its 405, and
+        OPTIONS says which it has.
+        """
+        caller = cast("Caller | None", request.auth)
         if caller is None:
             return False
         action: str | None = getattr(view, "action", None)
-        if action is None:
+        if action in (None, "metadata"):
             return True
         table: Mapping[str, Access] = getattr(view, "access", {})
         rule = table.get(action)
@@ -96,6 +101,6 @@ def _allows(rule: Access, caller: Caller) -> bool:
     return caller.has(rule.scope)
 
 
-def visible_to(rows: Any, caller: Caller, *, field: str = "tenant_id") -> Any:
+def visible_to(rows: QuerySet[Row], caller: Caller, *, field: str = "tenant_id") -> QuerySet[Row]:
     """Narrow a queryset to the rows of the caller's tenant; callers without a tenant see all."""
     return rows if caller.tenant_id is None else rows.filter(**{field: caller.tenant_id})

@@ -28,8 +28,7 @@ has_history: Port[Callable[[int], bool]] = Port("tenants.has_history")
 
 def list_tenants(caller: Caller) -> QuerySet[Tenant]:
     """The tenants that the caller may know of: all, or its own alone."""
-    rows: QuerySet[Tenant] = visible_to(Tenant.objects.all(), caller, field="pk")
-    return rows
+    return visible_to(Tenant.objects.all(), caller, field="pk")
 
 
 def get_tenant(tenant_id: int, caller: Caller) -> Tenant:

@@ -1,23 +1,41 @@
-"""The base of every viewset, the router, and the answers for paths that no view serves."""
+"""The base of every view of the API, the router, and the answers for paths that no view serves."""
 
-from collections.abc import Callable
+import time
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 from django.views import defaults
+from rest_framework.request import Request
+from rest_framework.response import Response
 from rest_framework.routers import SimpleRouter
 from rest_framework.viewsets import GenericViewSet
 
+from gpufleet.common.errors import Internal, NotFound, Unreadable
+from gpufleet.common.middleware import is_api_path
 from gpufleet.common.problems import problem_response
 from gpufleet.common.query import StrictParametersMixin
+from gpufleet.common.throttling import check_rate
 
-PREFIX = "/api/"
+
+class RateLimitMixin:
+    """Counts each request as soon as its sender is known, before anything is refused or done."""
+
+    def perform_authentication(self, request: Request) -> None:
+        """Authenticate, then count; senders without a valid key are counted by their address."""
+        try:
+            super().perform_authentication(request)  # type: ignore[misc]  # a mixin for APIView
+        finally:
+            check_rate(request, now=time.time())
 
 
-class ApiViewSet(StrictParametersMixin, GenericViewSet[Any]):
+class ApiViewSet(RateLimitMixin, StrictParametersMixin, GenericViewSet[Any]):
     """A viewset of the contract: strict parameters, integer ids, and an ``access`` rule for each action."""
 
     lookup_value_regex = "[0-9]{1,18}"
+
+    def options(self, request: Any, *args: Any, **kwargs: Any) -> Response:
+        """204 with ``Allow``, to whomever the API knows."""
+        return Response(status=204)
 
 
 class ApiRouter(SimpleRouter):
@@ -27,36 +45,22 @@ class ApiRouter(SimpleRouter):
         super().__init__(trailing_slash=False)
 
 
-class TrailingSlashMiddleware:
-    """Serves ``/api/clusters/`` as ``/api/clusters``, without a redirect, which would lose a POST's body."""
-
-    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
-        self.get_response = get_response
-
-    def __call__(self, request: HttpRequest) -> HttpResponse:
-        """Take one slash off the end of an API path."""
-        if request.path_info.startswith(PREFIX) and request.path_info != PREFIX and request.path_info.endswith("/"):
-            request.path_info = request.path_info[:-1]
-        return self.get_response(request)
-
-
 def handle_bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     """400 outside a view: a host that is not ours, or a request that Django could not read."""
-    if request.path.startswith(PREFIX):
-        return problem_response(request, 400, "bad_request", "The request could not be read.")
+    if is_api_path(request.path):
+        return problem_response(request, Unreadable("The request could not be read."))
     return defaults.bad_request(request, exception)
 
 
 def handle_not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     """404 for a path that no route serves."""
-    if request.path.startswith(PREFIX):
-        return problem_response(request, 404, "not_found", "There is no such resource.")
+    if is_api_path(request.path):
+        return problem_response(request, NotFound())
     return defaults.page_not_found(request, exception)
 
 
 def handle_server_error(request: HttpRequest) -> HttpResponse:
     """500 outside a view's own handling: still no traceback and no HTML in the API."""
-    if request.path.startswith(PREFIX):
-        detail = "Something broke on our side; it is logged under the request id."
-        return problem_response(request, 500, "internal_error", detail)
+    if is_api_path(request.path):
+        return problem_response(request, Internal())
     return defaults.server_error(request)

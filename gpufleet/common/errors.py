@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from django.db import IntegrityError
+
 
 @dataclass(frozen=True, slots=True)
 class FieldProblem:
@@ -92,3 +94,34 @@ class Unprocessable(DomainError):
     status = 422
     code = "unprocessable"
     title = "The request contradicts an earlier one"
+
+
+class Unavailable(DomainError):
+    """Something that the request needs is away for the moment; trying again is right: 503."""
+
+    status = 503
+    code = "unavailable"
+    title = "Not available at the moment"
+
+
+class Unreadable(DomainError):
+    """The request could not be read at all: 400."""
+
+    code = "unreadable"
+    title = "The request can't be read"
+
+
+class Internal(DomainError):
+    """Something broke on our side: 500. What broke is in the log, and nowhere else."""
+
+    status = 500
+    code = "internal_error"
+    title = "Internal error"
+
+    def __init__(self) -> None:
+        super().__init__("Something broke on our side; it is logged under the request id.")
+
+
+def violated_constraint(error: IntegrityError) -> str | None:
+    """The name of the constraint that refused a row, so that a service can say what it means."""
+    return getattr(getattr(error.__cause__, "diag", None), "constraint_name", None)

@@ -1,4 +1,4 @@
-"""``Idempotency-Key`` on POSTs that create: the first answer is written in the transaction of its effect, and replayed."""
+"""``Idempotency-Key`` on POSTs that create: the first answer is stored in its effect's transaction, and replayed."""
 
 import functools
 import hashlib
@@ -17,6 +17,7 @@ from rest_framework.utils.encoders import JSONEncoder
 from gpufleet.common.errors import FieldProblem, InvalidInput, Unprocessable
 from gpufleet.common.locks import lock_name
 from gpufleet.common.models import IdempotentResponse
+from gpufleet.common.senders import actor_of
 
 KEEP = timedelta(hours=24)
 HEADER = "Idempotency-Key"
@@ -46,10 +47,10 @@ def idempotent(*, secret_fields: Collection[str] = ()) -> Callable[[Handler], Ha
             if key is None:
                 return handler(view, request, *args, **kwargs)
             _check(key)
-            actor: str = request.auth.actor if request.auth else "anonymous"
+            fingerprint = fingerprint_of(request)  # Reads the body, however slow the client, before any lock.
+            actor = actor_of(request)
             with transaction.atomic():
                 lock_name(f"idempotency:{actor}:{key}")
-                fingerprint = fingerprint_of(request)
                 replay = _replay(actor, key, fingerprint, now=timezone.now())
                 if replay is not None:
                     return replay
@@ -57,6 +58,7 @@ def idempotent(*, secret_fields: Collection[str] = ()) -> Callable[[Handler], Ha
                 _remember(actor, key, fingerprint, response, secret_fields, now=timezone.now())
                 return response
 
+        wrapper.is_idempotent = True  # type: ignore[attr-defined]  # read by the OpenAPI schema
         return cast(Handler, wrapper)
 
     return decorate

@@ -45,7 +45,11 @@ def lock_name(name: str) -> None:
 
 
 def lock_rows(rows: QuerySet[Row], ids: Iterable[int]) -> dict[int, Row]:
-    """Lock the rows with these ids in the order of their ids, and give them by id; missing ones are left out."""
+    """Lock the rows with these ids in the order of their ids, and give them by id; missing ones are left out.
+
+    The lock is ``FOR NO KEY UPDATE``: whoever else takes it waits, and a new row that merely refers to a locked one
+    (a reading of a GPU, a job of a tenant) does not.
+    """
     _require_transaction()
-    locked = rows.filter(pk__in=sorted(set(ids))).order_by("pk").select_for_update(of=("self",))
+    locked = rows.filter(pk__in=sorted(set(ids))).order_by("pk").select_for_update(of=("self",), no_key=True)
     return {row.pk: row for row in locked}

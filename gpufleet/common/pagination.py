@@ -2,9 +2,9 @@
 
 import base64
 import binascii
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from django.db.models import Model, QuerySet
+from django.db.models import QuerySet
 from rest_framework.pagination import BasePagination
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -34,7 +34,7 @@ def decode_cursor(cursor: str) -> int:
     except (binascii.Error, ValueError) as error:
         raise InvalidInput(problem) from error
     prefix, _, digits = text.partition(":")
-    if prefix != "id" or not (digits.isascii() and digits.isdigit()) or int(digits) > LARGEST_ID:
+    if prefix != "id" or not digits.isdigit() or len(digits) > 19 or int(digits) > LARGEST_ID:
         raise InvalidInput(problem)
     return int(digits)
 
@@ -47,9 +47,9 @@ class LinkPagination(BasePagination):
 
     next_url: str | None = None
 
-    def paginate_queryset(
+    def paginate_queryset(  # type: ignore[override]  # keyset pages need a queryset, never a plain sequence
         self, queryset: QuerySet[Any], request: Request, view: "APIView | None" = None
-    ) -> list[Model]:
+    ) -> list[Any]:
         """Read one row more than the page holds, to learn whether a next page exists."""
         default, maximum = getattr(view, "page_limit", (DEFAULT_LIMIT, MAX_LIMIT))
         params = request.query_params

@@ -1,0 +1,90 @@
+"""Request bodies: JSON as RFC 8259 has it and as PostgreSQL can store it."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from django.conf import settings
+from rest_framework.exceptions import ParseError
+from rest_framework.parsers import JSONParser
+
+from gpufleet.common.errors import TooLarge
+
+MAX_DEPTH = 32
+
+
+class StrictJSONParser(JSONParser):
+    """JSON in UTF-8, at most ``DATA_UPLOAD_MAX_MEMORY_SIZE`` bytes and 32 levels deep.
+
+    No NaN or Infinity (also not by overflow, such as 1e999), no name twice in one object, no NUL characters and
+    no lone surrogates, which no UTF-8 database takes.
+    """
+
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Mapping[str, Any] | None = None) -> Any:
+        """Decode the body. Raises ``ParseError`` (400) for what is not strict JSON, ``TooLarge`` (413)."""
+        raw = _read(stream)
+        try:
+            return decode(raw)
+        except (ValueError, RecursionError) as error:
+            raise ParseError(f"The body is not valid JSON: {error}.") from error
+
+
+def decode(raw: bytes) -> Any:
+    """Decode strict JSON. Raises ``ValueError``, or ``RecursionError`` when it is absurdly deep."""
+    data = json.loads(
+        raw.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique_names
+    )
+    # Only escapes can bring a NUL or a lone surrogate, so only bodies that have escapes are searched for them.
+    _check(data, depth=0, characters=b"\\u" in raw)
+    return data
+
+
+def _read(stream: Any) -> bytes:
+    limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+    raw: bytes = stream.read(limit + 1)
+    if len(raw) > limit:
+        raise TooLarge(f"The body is larger than {limit // 1024} KiB.", max_bytes=limit)
+    return raw
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError("a number is out of range")
+    return number
+
+
+def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return members
+
+
+def _check(data: Any, *, depth: int, characters: bool) -> None:
+    if characters and isinstance(data, str):
+        _check_text(data)
+    if not isinstance(data, dict | list):
+        return
+    if depth >= MAX_DEPTH:
+        raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
+    for inner in data.values() if isinstance(data, dict) else data:
+        if characters or isinstance(inner, dict | list):
+            _check(inner, depth=depth + 1, characters=characters)
+    if characters and isinstance(data, dict):
+        for name in data:
+            _check_text(name)
+
+
+def _check_text(text: str) -> None:
+    if "\x00" in text:
+        raise ValueError("a string holds a NUL character")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError("a string holds a lone surrogate") from error
