@@ -23,7 +23,7 @@ class TenantStatus(models.TextChoices):
 class Tenant(models.Model):
     """A customer: how many GPUs it may hold at once, and on which plan."""
 
-    name = models.CharField(max_length=200, unique=True)
+    name = models.CharField(max_length=200)
     gpu_quota = models.PositiveIntegerField(help_text="GPUs that the tenant may hold at once.")
     contact_email = models.EmailField(blank=True, default="")
     plan_tier = models.CharField(max_length=16, choices=PlanTier, default=PlanTier.STARTER)
@@ -36,6 +36,7 @@ class Tenant(models.Model):
     class Meta:
         ordering = ["name"]
         constraints = [
+            models.UniqueConstraint(fields=["name"], name="tenant_name_unique"),
             models.CheckConstraint(condition=Q(gpu_quota__gte=1), name="tenant_quota_at_least_one"),
             models.CheckConstraint(condition=Q(plan_tier__in=PlanTier.values), name="tenant_plan_known"),
             models.CheckConstraint(condition=Q(status__in=TenantStatus.values), name="tenant_status_known"),

@@ -1,6 +1,6 @@
 """Reads of tenants, and the questions about them that the jobs app answers."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from django.db.models import QuerySet
@@ -17,6 +17,19 @@ class TenantWorkload:
 
     gpus_in_use: int = 0
     queued_jobs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TenantReport:
+    """A tenant and its workload, as the API shows them."""
+
+    tenant: Tenant
+    workload: TenantWorkload
+
+    @property
+    def quota_used_pct(self) -> float:
+        """GPUs held in percent of the quota, to one decimal; above 100 after the quota was lowered."""
+        return round(100 * self.workload.gpus_in_use / self.tenant.gpu_quota, 1)
 
 
 # For many tenants in one query; a tenant that does nothing may be left out of the answer.
@@ -39,12 +52,8 @@ def get_tenant(tenant_id: int, caller: Caller) -> Tenant:
     return tenant
 
 
-def workload_of(tenant_ids: Collection[int]) -> dict[int, TenantWorkload]:
-    """The workload of each of these tenants; one that does nothing has zeros."""
-    answered = tenant_workload.ask(tenant_ids)
-    return {tenant_id: answered.get(tenant_id, TenantWorkload()) for tenant_id in tenant_ids}
-
-
-def quota_used_pct(tenant: Tenant, workload: TenantWorkload) -> float:
-    """GPUs held in percent of the quota, to one decimal; above 100 after the quota was lowered."""
-    return round(100 * workload.gpus_in_use / tenant.gpu_quota, 1)
+def describe(tenants: Iterable[Tenant]) -> list[TenantReport]:
+    """The tenants with what they do right now, in the same order; one question to the jobs for all of them."""
+    rows = list(tenants)
+    workloads = tenant_workload.ask([tenant.pk for tenant in rows])
+    return [TenantReport(tenant, workloads.get(tenant.pk, TenantWorkload())) for tenant in rows]

@@ -1,3 +1,7 @@
-from django.urls import URLPattern, URLResolver
+from gpufleet.common.api import ApiRouter
+from tenants.views import TenantViewSet
 
-urlpatterns: list[URLPattern | URLResolver] = []
+router = ApiRouter()
+router.register("tenants", TenantViewSet, basename="tenant")
+
+urlpatterns = router.urls

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from django.contrib import messages
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from unfold.admin import ModelAdmin
 
 from gpufleet.common.errors import DomainError
@@ -24,6 +24,19 @@ class ReadOnlyAdmin(ModelAdmin):  # type: ignore[misc]  # unfold is untyped
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Nobody deletes one by hand."""
         return False
+
+
+class ServiceAdmin(ModelAdmin):  # type: ignore[misc]  # unfold is untyped
+    """Forms whose changes go through services; what a service refuses is a message, and nothing has changed."""
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        """Show the form again when the service says no."""
+        try:
+            response: HttpResponse = super().changeform_view(request, *args, **kwargs)
+        except DomainError as refusal:
+            messages.error(request, refusal.detail)
+            return HttpResponseRedirect(request.get_full_path())
+        return response
 
 
 def actor_of(request: HttpRequest) -> str:

@@ -11,14 +11,13 @@ from rest_framework.response import Response
 from rest_framework.utils.urls import replace_query_param
 
 from gpufleet.common.errors import FieldProblem, InvalidInput
-from gpufleet.common.query import parse_bounded_int
+from gpufleet.common.query import LARGEST_ID, parse_bounded_int
 
 if TYPE_CHECKING:
     from rest_framework.views import APIView
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 500
-LARGEST_ID = 2**63 - 1
 
 
 def encode_cursor(last_id: int) -> str:

@@ -1,7 +1,7 @@
 """Query parameters are strict: an unknown or repeated one is a 400 that names it; a typo never returns everything."""
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from django.db.models import QuerySet
@@ -10,9 +10,12 @@ from django_filters.rest_framework import DjangoFilterBackend
 from rest_framework.request import Request
 
 from gpufleet.common.errors import FieldProblem, InvalidInput
+from gpufleet.common.times import parse_instant
 
 if TYPE_CHECKING:
     from rest_framework.views import APIView
+
+LARGEST_ID = 2**63 - 1  # PostgreSQL's bigint.
 
 
 def check_parameters(params: QueryDict, allowed: Iterable[str]) -> None:
@@ -53,11 +56,8 @@ def parse_time(params: QueryDict, name: str) -> datetime | None:
     if text is None:
         return None
     try:
-        instant = datetime.fromisoformat(text)
-        if instant.tzinfo is None:
-            raise ValueError("no offset")
-        return instant.astimezone(UTC)
-    except (ValueError, OverflowError) as error:
+        return parse_instant(text)
+    except ValueError as error:
         detail = f"{name} is an RFC 3339 time with its offset, such as 2026-11-23T14:20:00Z."
         raise InvalidInput(FieldProblem(f"?{name}", "invalid_time", detail)) from error
 

@@ -6,6 +6,10 @@ from typing import Any
 
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail
+from rest_framework.request import Request
+
+from gpufleet.common.query import LARGEST_ID
+from gpufleet.common.times import parse_instant
 
 
 class FiniteFloatField(serializers.FloatField):
@@ -13,7 +17,10 @@ class FiniteFloatField(serializers.FloatField):
 
     def to_internal_value(self, data: Any) -> float:
         """The number. Raises ``ValidationError`` for what is none."""
-        number = float(super().to_internal_value(data))
+        try:
+            number = float(super().to_internal_value(data))
+        except OverflowError:  # An integer of hundreds of digits.
+            number = math.inf
         if not math.isfinite(number):
             self.fail("invalid")
         return number
@@ -34,3 +41,31 @@ class StrictSerializer(serializers.Serializer[Any]):
                     {str(name): [ErrorDetail(message, code="unknown_field")] for name in unknown}
                 )
         return super().to_internal_value(data)
+
+
+class IdField(serializers.IntegerField):
+    """A row's id: a positive integer that fits the database's."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(min_value=1, max_value=LARGEST_ID, **kwargs)
+
+
+class InstantField(serializers.DateTimeField):
+    """An RFC 3339 time; one without its offset is refused, since whose clock it means would be a guess."""
+
+    def to_internal_value(self, value: Any) -> Any:
+        """The instant in UTC. Raises ``ValidationError``."""
+        try:
+            return parse_instant(value if isinstance(value, str) else "")
+        except ValueError:
+            self.fail("invalid", format="RFC 3339 with its offset, such as 2026-11-23T14:20:00Z")
+
+
+def checked_body(
+    serializer_class: type[StrictSerializer], request: Request, *, partial: bool = False
+) -> dict[str, Any]:
+    """The body's values after the serializer's checks. Raises ``ValidationError`` (400)."""
+    serializer = serializer_class(data=request.data, partial=partial)
+    serializer.is_valid(raise_exception=True)
+    values: dict[str, Any] = serializer.validated_data
+    return values

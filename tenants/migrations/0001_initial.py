@@ -15,7 +15,7 @@ class Migration(migrations.Migration):
             name='Tenant',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=200, unique=True)),
+                ('name', models.CharField(max_length=200)),
                 ('gpu_quota', models.PositiveIntegerField(help_text='GPUs that the tenant may hold at once.')),
                 ('contact_email', models.EmailField(blank=True, default='', max_length=254)),
                 ('plan_tier', models.CharField(choices=[('starter', 'Starter'), ('pro', 'Pro'), ('growth', 'Growth'), ('enterprise', 'Enterprise')], default='starter', max_length=16)),
@@ -25,7 +25,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 'ordering': ['name'],
-                'constraints': [models.CheckConstraint(condition=models.Q(('gpu_quota__gte', 1)), name='tenant_quota_at_least_one'), models.CheckConstraint(condition=models.Q(('plan_tier__in', ['starter', 'pro', 'growth', 'enterprise'])), name='tenant_plan_known'), models.CheckConstraint(condition=models.Q(('status__in', ['active', 'inactive'])), name='tenant_status_known'), models.CheckConstraint(condition=models.Q(('currency__regex', '^[A-Z]{3}$')), name='tenant_currency_code')],
+                'constraints': [models.UniqueConstraint(fields=('name',), name='tenant_name_unique'), models.CheckConstraint(condition=models.Q(('gpu_quota__gte', 1)), name='tenant_quota_at_least_one'), models.CheckConstraint(condition=models.Q(('plan_tier__in', ['starter', 'pro', 'growth', 'enterprise'])), name='tenant_plan_known'), models.CheckConstraint(condition=models.Q(('status__in', ['active', 'inactive'])), name='tenant_status_known'), models.CheckConstraint(condition=models.Q(('currency__regex', '^[A-Z]{3}$')), name='tenant_currency_code')],
             },
         ),
     ]

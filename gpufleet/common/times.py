@@ -1,0 +1,16 @@
+"""Instants as the API takes them: RFC 3339 with an offset, never a guess at one. Pure."""
+
+import re
+from datetime import UTC, datetime
+
+RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def parse_instant(text: str) -> datetime:
+    """An RFC 3339 time in UTC, to the microsecond. Raises ``ValueError``, also for what no calendar has."""
+    if not RFC_3339.fullmatch(text):
+        raise ValueError("not an RFC 3339 time with its offset, such as 2026-11-23T14:20:00Z")
+    try:
+        return datetime.fromisoformat(text.upper()).astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("out of the calendar") from error
