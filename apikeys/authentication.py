@@ -1,7 +1,10 @@
 """Bearer authentication of the API."""
 
+from typing import Any
+
 from django.conf import settings
 from django.utils import timezone
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
@@ -26,7 +29,9 @@ class BearerKeyAuthentication(BaseAuthentication):
         now = timezone.now()
         key = queries.find_live_key(raw.strip(), now=now) if scheme.lower() == "bearer" else None
         if key is None:
-            raise AuthenticationFailed("The key is unknown, expired or revoked.", code="invalid_key")
+            raise AuthenticationFailed(
+                "The key is not valid: unknown, expired, revoked, or of an inactive tenant.", code="invalid_key"
+            )
         services.note_use(key=key, now=now)
         caller = caller_of_key(key)
         return caller, caller
@@ -39,6 +44,17 @@ class BearerKeyAuthentication(BaseAuthentication):
         if settings.GPUFLEET_DEMO and request.method in SAFE_METHODS:
             return DEMO_VISITOR, DEMO_VISITOR
         return None
+
+
+class BearerKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]  # its base registers it
+    """How the OpenAPI document names the keys."""
+
+    target_class = "apikeys.authentication.BearerKeyAuthentication"
+    name = "bearerKey"
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
+        """An HTTP bearer scheme."""
+        return {"type": "http", "scheme": "bearer", "bearerFormat": "gfk_…"}
 
 
 def caller_of_key(key: ApiKey) -> Caller:

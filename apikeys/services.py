@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import structlog
 from django.db import transaction
 from django.db.models import Q
 
@@ -12,6 +13,8 @@ from apikeys.models import ApiKey, KeyKind, Permission
 from gpufleet.common.errors import FieldProblem, InvalidInput, NotFound
 from gpufleet.common.locks import lock_rows
 from tenants.models import Tenant
+
+logger = structlog.stdlib.get_logger(__name__)
 
 USE_IS_NOTED_EVERY = timedelta(minutes=1)
 
@@ -51,6 +54,7 @@ def issue_key(
         created_at=now,
         expires_at=expires_at,
     )
+    logger.info("API key issued", key_id=key.pk, prefix=key.prefix, tenant_id=tenant_id, created_by=created_by)
     return IssuedKey(key=key, raw=minted.raw)
 
 
@@ -74,13 +78,18 @@ def _check_request(
 
 @transaction.atomic
 def revoke_key(*, key_id: int, now: datetime) -> ApiKey:
-    """Revoke a key from the next request on; revoking it again changes nothing. Raises ``NotFound``."""
+    """Revoke a key from the next request on; revoking it again changes nothing. Raises ``NotFound``.
+
+    A cluster's key may be revoked like any other, since it may leak like any other. The cluster's agents then need a
+    client key that may write.
+    """
     key = ApiKey.objects.select_for_update().filter(pk=key_id).first()
     if key is None:
         raise NotFound
     if key.revoked_at is None:
         key.revoked_at = now
         key.save(update_fields=["revoked_at"])
+        logger.info("API key revoked", key_id=key.pk, prefix=key.prefix)
     return key
 
 

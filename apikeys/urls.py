@@ -1,3 +1,7 @@
-from django.urls import URLPattern, URLResolver
+from apikeys.views import KeyViewSet
+from gpufleet.common.api import ApiRouter
 
-urlpatterns: list[URLPattern | URLResolver] = []
+router = ApiRouter()
+router.register("keys", KeyViewSet, basename="key")
+
+urlpatterns = router.urls

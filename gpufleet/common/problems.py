@@ -50,7 +50,9 @@ def problem_body(
 
 def problem_response(request: HttpRequest, error: DomainError) -> HttpResponse:
     """A problem for requests that never reach a view of the API, such as an unknown path."""
-    return JsonResponse(_of_domain(error, request.path), status=error.status, content_type=MEDIA_TYPE)
+    as_views_do = {"separators": (",", ":"), "ensure_ascii": False}
+    body = _of_domain(error, request.path)
+    return JsonResponse(body, status=error.status, content_type=MEDIA_TYPE, json_dumps_params=as_views_do)
 
 
 def exception_handler(exc: Exception, context: Mapping[str, Any]) -> Response:
