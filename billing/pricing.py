@@ -1,0 +1,114 @@
+"""The one pricing function, and the currencies' minor units. Pure.
+
+It prices a running job's cost so far, a preview, an invoice's line and a credit note alike, so that none of them can
+differ. The rules:
+
+- One allocation is one GPU held by one job. A whole allocation that held its GPU for ``d`` seconds bills
+  ``ceil(max(d, minimum) / increment) * increment`` seconds.
+- A stretch of an allocation bills the difference between what the allocation bills up to the stretch's end and up to
+  its start. So the first stretch carries the minimum, an increment is billed by the stretch in which it begins, and
+  however many invoices share an allocation, they bill together exactly what one would have billed.
+- A line sums the billed seconds of its stretches, multiplies once, and rounds once: half-even, to the minor unit of
+  its currency.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
+
+SECONDS_PER_HOUR = 3600
+MICROSECOND = timedelta(microseconds=1)
+MICROSECONDS = 1_000_000
+# Enough digits that nothing is rounded before the one rounding: prices have at most 14, seconds at most 20.
+EXACT = Context(prec=60)
+
+# ISO 4217, table A.1 (SIX, list one of 2024-06-25): the codes of money that people pay with, by their minor unit. Funds,
+# metals, testing codes and the units of account with four decimals (CLF, UYW) are left out: nobody pays in them.
+NO_DECIMALS = frozenset("BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF".split())
+THREE_DECIMALS = frozenset("BHD IQD JOD KWD LYD OMR TND".split())
+TWO_DECIMALS = frozenset(
+    """
+    AED AFN ALL AMD ANG AOA ARS AUD AWG AZN BAM BBD BDT BGN BMD BND BOB BRL BSD BTN BWP BYN BZD CAD CDF CHF CNY COP CRC
+    CUP CVE CZK DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GTQ GYD HKD HNL HTG HUF IDR ILS INR IRR JMD KES
+    KGS KHR KPW KYD KZT LAK LBP LKR LRD LSL MAD MDL MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN MYR MZN NAD NGN NIO NOK NPR
+    NZD PAB PEN PGK PHP PKR PLN QAR RON RSD RUB SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS TMT
+    TOP TRY TTD TWD TZS UAH USD UYU UZS VED VES WST XCD YER ZAR ZMW ZWG
+    """.split()
+)
+CURRENCIES = NO_DECIMALS | TWO_DECIMALS | THREE_DECIMALS
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a GPU-hour costs, and how held time becomes billed time."""
+
+    price_per_gpu_hour: Decimal
+    currency: str
+    minimum_seconds: int = 0
+    increment_seconds: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Half-open time ``[start, end)`` within one allocation, which itself began at ``began``."""
+
+    began: datetime
+    start: datetime
+    end: datetime
+
+    @property
+    def held_seconds(self) -> Decimal:
+        """How long the GPU was held, to the microsecond."""
+        return Decimal((self.end - self.start) // MICROSECOND) / MICROSECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a set of stretches bills: whole seconds, and the amount, rounded once."""
+
+    billed_seconds: int
+    amount: Decimal
+
+
+def price(stretches: Iterable[Stretch], terms: Terms) -> Price:
+    """What these stretches cost together, as one line at one rate."""
+    seconds = sum(billed_seconds(stretch, terms) for stretch in stretches)
+    return Price(seconds, amount_of(seconds, terms))
+
+
+def billed_seconds(stretch: Stretch, terms: Terms) -> int:
+    """The seconds that one stretch bills; see the module's rules."""
+    return _billed_until(stretch.end - stretch.began, terms) - _billed_until(stretch.start - stretch.began, terms)
+
+
+def amount_of(seconds: int, terms: Terms) -> Decimal:
+    """The price of billed seconds, half-even to the currency's minor unit. Raises ``KeyError`` for an unknown code."""
+    with localcontext(EXACT):
+        exact = terms.price_per_gpu_hour * seconds / SECONDS_PER_HOUR
+        return exact.quantize(minor_unit(terms.currency), rounding=ROUND_HALF_EVEN)
+
+
+def minor_unit(currency: str) -> Decimal:
+    """The smallest amount of a currency: 0.01 USD, 1 JPY, 0.001 KWD. Raises ``KeyError`` for an unknown code."""
+    return Decimal(1).scaleb(-decimals_of(currency))
+
+
+def decimals_of(currency: str) -> int:
+    """How many decimals the currency has by ISO 4217. Raises ``KeyError`` for an unknown code."""
+    if currency in TWO_DECIMALS:
+        return 2
+    if currency in NO_DECIMALS:
+        return 0
+    if currency in THREE_DECIMALS:
+        return 3
+    raise KeyError(currency)
+
+
+def _billed_until(held: timedelta, terms: Terms) -> int:
+    """What an allocation bills in all once it has lasted this long; nothing before it began."""
+    if held <= timedelta(0):
+        return 0
+    at_least = max(held // MICROSECOND, terms.minimum_seconds * MICROSECONDS)
+    increment = terms.increment_seconds * MICROSECONDS
+    return -(-at_least // increment) * terms.increment_seconds
