@@ -114,6 +114,15 @@ class GPUHealth(models.TextChoices):
     UNHEALTHY = "unhealthy", "Unhealthy"
 
 
+class HealthCause(models.TextChoices):
+    """What made a GPU unhealthy: heat passes by itself, the other two end by an operator's word."""
+
+    NONE = "", "None"
+    TEMPERATURE = "temperature", "Temperature"
+    XID = "xid", "XID error"
+    OPERATOR = "operator", "Operator"
+
+
 class GPUState(models.TextChoices):
     """What an unsold second of a GPU is spent on. Sold is not among them: that is an open allocation."""
 
@@ -129,12 +138,13 @@ class GPU(models.Model):
 
     node = models.ForeignKey(Node, on_delete=models.PROTECT, related_name="gpus")
     gpu_index = models.PositiveSmallIntegerField()
-    model = models.CharField(max_length=100)
+    model = models.CharField(max_length=100, blank=True, default="", help_text="Empty: the agent did not say.")
     vram_mb = models.PositiveIntegerField(null=True, blank=True)
     uuid = models.CharField(max_length=64, blank=True, default="", help_text="As the driver gives it.")
     pci_bus_id = models.CharField(max_length=32, blank=True, default="")
     health = models.CharField(max_length=16, choices=GPUHealth, default=GPUHealth.HEALTHY)
-    health_reason = models.CharField(max_length=200, blank=True, default="")
+    health_cause = models.CharField(max_length=16, choices=HealthCause, blank=True, default=HealthCause.NONE)
+    health_reason = models.CharField(max_length=500, blank=True, default="")
     state = models.CharField(
         max_length=16, choices=GPUState, help_text="The open ledger period's state; written with it, never alone."
     )
@@ -149,7 +159,11 @@ class GPU(models.Model):
                 fields=["node", "gpu_index"], condition=Q(retired_at__isnull=True), name="gpu_slot_unique"
             ),
             models.CheckConstraint(condition=Q(state__in=GPUState.values), name="gpu_state_known"),
-            models.CheckConstraint(condition=Q(health__in=GPUHealth.values), name="gpu_health_known"),
+            models.CheckConstraint(
+                condition=Q(health=GPUHealth.HEALTHY, health_cause=HealthCause.NONE)
+                | Q(health=GPUHealth.UNHEALTHY, health_cause__in=["temperature", "xid", "operator"]),
+                name="gpu_unhealthy_has_cause",
+            ),
         ]
         indexes = [
             # Serves the scheduler's snapshot: every GPU in service that could take a job, by node.
@@ -204,6 +218,9 @@ class LatestReading(models.Model):
     temperature_c = models.FloatField(null=True)
     power_draw_w = models.FloatField(null=True)
     xid = models.PositiveIntegerField(null=True)
+    hot_samples = models.PositiveSmallIntegerField(
+        default=0, help_text="Samples in a row, up to this one, at or above the temperature limit."
+    )
 
     def __str__(self) -> str:
         return f"reading of GPU {self.gpu_id}"
@@ -232,3 +249,20 @@ class MetricSample(models.Model):
 
     def __str__(self) -> str:
         return f"sample of GPU {self.gpu_id}"
+
+
+class NodeWatch(models.Model):
+    """One row, ever: how long somebody has been listening for heartbeats, without a pause long enough to miss them.
+
+    After a stop of the control plane no node is called silent before it had its full time to speak again.
+    """
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1)
+    listening_since = models.DateTimeField()
+    last_sweep_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=Q(id=1), name="node_watch_one_row")]
+
+    def __str__(self) -> str:
+        return f"listening since {self.listening_since:%Y-%m-%d %H:%M:%S}"

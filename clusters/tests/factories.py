@@ -1,0 +1,69 @@
+"""Hardware for tests: rows as the services would leave them, each GPU with its open period in the ledger."""
+
+import itertools
+from datetime import UTC, datetime
+from typing import Any
+
+from django.db.backends.postgresql.psycopg_any import DateTimeTZRange
+
+from apikeys.models import KeyKind
+from apikeys.services import issue_key
+from clusters.models import GPU, Cluster, ClusterStatus, GPUStatePeriod, HealthCause, Node
+from clusters.states import Circumstances, gpu_state
+
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+
+_numbers = itertools.count(1)
+
+
+def make_cluster_and_key(name: str | None = None, **fields: Any) -> tuple[Cluster, str]:
+    """An active cluster since noon, and the raw text of its agents' key."""
+    name = name or f"cluster-{next(_numbers)}"
+    now = fields.get("created_at", NOW)
+    issued = issue_key(label=f"cluster {name}", permissions=["write"], created_by="test", now=now, kind=KeyKind.CLUSTER)
+    fields = {"region": "eu-north", "created_at": now, **fields}
+    return Cluster.objects.create(name=name, key=issued.key, **fields), issued.raw
+
+
+def make_cluster(name: str | None = None, **fields: Any) -> Cluster:
+    """An active cluster since noon."""
+    return make_cluster_and_key(name, **fields)[0]
+
+
+def make_node(cluster: Cluster | None = None, hostname: str | None = None, **fields: Any) -> Node:
+    """A node that beat at noon. It has no GPUs yet."""
+    defaults: dict[str, Any] = {"total_gpus": 8, "last_heartbeat_at": NOW, "created_at": NOW}
+    node = Node.objects.create(
+        cluster=cluster or make_cluster(), hostname=hostname or f"node-{next(_numbers)}", **{**defaults, **fields}
+    )
+    node.refresh_from_db(fields=["status"])
+    return node
+
+
+def make_gpu(node: Node | None = None, gpu_index: int | None = None, **fields: Any) -> GPU:
+    """A GPU registered at noon, in the next free slot, in the state that its node, cluster and health give it."""
+    node = node or make_node()
+    if gpu_index is None:
+        gpu_index = node.gpus.filter(retired_at__isnull=True).count()
+    if fields.get("health") == "unhealthy":
+        fields = {"health_cause": HealthCause.OPERATOR, **fields}
+    gpu = GPU(node=node, gpu_index=gpu_index, **{"model": "H100", "vram_mb": 81_559, "registered_at": NOW, **fields})
+    verdict = gpu_state(_circumstances(gpu))
+    gpu.state = fields.get("state", verdict.state)
+    gpu.save()
+    GPUStatePeriod.objects.create(
+        gpu=gpu, state=gpu.state, reason=verdict.reason, during=DateTimeTZRange(gpu.registered_at, gpu.retired_at)
+    )
+    return gpu
+
+
+def _circumstances(gpu: GPU) -> Circumstances:
+    return Circumstances(
+        cluster_in_maintenance=gpu.node.cluster.status == ClusterStatus.MAINTENANCE,
+        node_intent=gpu.node.intent,  # type: ignore[arg-type]  # a NodeIntent's value
+        node_reason=gpu.node.intent_reason,
+        node_silent=gpu.node.silent,
+        last_heartbeat_at=gpu.node.last_heartbeat_at,
+        healthy=gpu.health == "healthy",
+        health_reason=gpu.health_reason,
+    )
