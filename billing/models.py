@@ -16,7 +16,8 @@ class Rate(models.Model):
     """A price of one GPU-hour of a model, in force from ``valid_from``. Rates are added, never edited.
 
     The most specific rate wins: a tenant's own, then its plan's, then the list price. Of several that are equally
-    specific, the latest ``valid_from`` wins, and of those the one recorded last.
+    specific, the latest ``valid_from`` wins, and of those the one recorded last. Only rates in the tenant's own
+    currency count.
     """
 
     gpu_model = models.CharField(max_length=100)
@@ -28,7 +29,7 @@ class Rate(models.Model):
     increment_seconds = models.PositiveIntegerField(default=1, help_text="Billed time is rounded up to a multiple.")
     valid_from = models.DateTimeField()
     recorded_at = models.DateTimeField()
-    recorded_by = models.CharField(max_length=64)
+    recorded_by = models.CharField(max_length=200)
     reason = models.CharField(max_length=500, blank=True, default="")
 
     class Meta:
@@ -36,6 +37,8 @@ class Rate(models.Model):
         constraints = [
             models.CheckConstraint(condition=Q(price_per_gpu_hour__gte=0), name="rate_price_not_negative"),
             models.CheckConstraint(condition=Q(increment_seconds__gte=1), name="rate_increment_at_least_one"),
+            models.CheckConstraint(condition=~Q(gpu_model=""), name="rate_has_a_model"),
+            models.CheckConstraint(condition=Q(plan_tier__in=["", *PlanTier.values]), name="rate_plan_known"),
             models.CheckConstraint(condition=Q(currency__regex=r"^[A-Z]{3}$"), name="rate_currency_code"),
             models.CheckConstraint(
                 condition=Q(plan_tier="") | Q(tenant__isnull=True), name="rate_for_plan_or_tenant_not_both"
@@ -61,17 +64,21 @@ class InvoiceStatus(models.TextChoices):
 
 
 class Invoice(models.Model):
-    """What a tenant owes for a period. Its total is the sum of its lines, to the cent."""
+    """What a tenant owes for a period. Its total is the sum of its lines, to the cent.
+
+    Once it is no longer a draft, triggers refuse every change but the legal moves of its status.
+    """
 
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="invoices")
     number = models.PositiveBigIntegerField(null=True, blank=True, unique=True, help_text="Given when it is finalised.")
     status = models.CharField(max_length=16, choices=InvoiceStatus, default=InvoiceStatus.DRAFT)
     currency = models.CharField(max_length=3)
-    period = DateTimeRangeField()
+    period = DateTimeRangeField(help_text="The window that was asked for; its lines say what was found in it.")
     total = models.DecimalField(max_digits=18, decimal_places=3, default=0)
+    proof_sha256 = models.CharField(max_length=64, blank=True, default="", help_text="Of the proof, when finalised.")
     stripe_invoice_id = models.CharField(max_length=255, blank=True, default="")
     created_at = models.DateTimeField()
-    created_by = models.CharField(max_length=64)
+    created_by = models.CharField(max_length=200)
     finalised_at = models.DateTimeField(null=True, blank=True)
     due_at = models.DateTimeField(null=True, blank=True)
     settled_at = models.DateTimeField(null=True, blank=True, help_text="When it was paid, voided or given up.")
@@ -80,48 +87,77 @@ class Invoice(models.Model):
         ordering = ["-pk"]
         constraints = [
             models.CheckConstraint(condition=Q(status__in=InvoiceStatus.values), name="invoice_status_known"),
+            models.CheckConstraint(condition=Q(total__gte=0), name="invoice_total_not_negative"),
+            # A draft that is thrown away is void without ever having had a number.
             models.CheckConstraint(
-                condition=Q(status="draft", number__isnull=True, finalised_at__isnull=True)
-                | ~Q(status="draft") & Q(number__isnull=False, finalised_at__isnull=False),
+                condition=Q(
+                    status__in=["draft", "void"], number__isnull=True, finalised_at__isnull=True, proof_sha256=""
+                )
+                | ~Q(status="draft") & Q(number__isnull=False, finalised_at__isnull=False) & ~Q(proof_sha256=""),
                 name="invoice_numbered_when_finalised",
             ),
+            models.CheckConstraint(
+                condition=Q(status__in=["draft", "open"], settled_at__isnull=True)
+                | Q(status__in=["paid", "void", "uncollectible"], settled_at__isnull=False),
+                name="invoice_settled_when_closed",
+            ),
+        ]
+        indexes = [
+            # Serves a tenant's own list, newest first, and its part of the summary.
+            models.Index(fields=["tenant", "-id"], name="invoice_by_tenant"),
         ]
 
     def __str__(self) -> str:
-        return f"invoice {self.number or 'draft'} ({self.pk})"
+        return f"invoice {self.number}" if self.number else f"draft {self.pk}"
 
 
 class InvoiceLine(models.Model):
-    """GPU-seconds of one model at one rate, and what they cost, rounded once."""
+    """GPU time of one model at one rate, and what it costs, rounded once."""
 
-    invoice = models.ForeignKey(Invoice, on_delete=models.CASCADE, related_name="lines")
+    invoice = models.ForeignKey(Invoice, on_delete=models.PROTECT, related_name="lines")
     gpu_model = models.CharField(max_length=100)
     rate = models.ForeignKey(Rate, on_delete=models.PROTECT, related_name="+")
     price_per_gpu_hour = models.DecimalField(max_digits=14, decimal_places=6)
-    period = DateTimeRangeField()
-    gpu_seconds = models.DecimalField(max_digits=20, decimal_places=6)
+    period = DateTimeRangeField(help_text="From the first to the last billed instant.")
+    held_seconds = models.DecimalField(
+        max_digits=20, decimal_places=6, help_text="GPU-seconds, as the ledger has them."
+    )
+    billed_seconds = models.PositiveBigIntegerField(help_text="GPU-seconds after the rate's minimum and increment.")
     amount = models.DecimalField(max_digits=18, decimal_places=3)
 
     class Meta:
         ordering = ["pk"]
+        constraints = [
+            models.CheckConstraint(condition=Q(amount__gte=0), name="invoice_line_not_negative"),
+            models.UniqueConstraint(
+                fields=["invoice", "gpu_model", "rate", "price_per_gpu_hour"], name="invoice_line_once_a_rate"
+            ),
+        ]
 
     def __str__(self) -> str:
-        return f"line {self.pk} of invoice {self.invoice_id}"
+        return f"{self.gpu_model} at {self.price_per_gpu_hour}"
 
 
 class BilledRange(models.Model):
-    """These seconds of this allocation stand on this line, and on no other: the database refuses a second time."""
+    """These seconds of this allocation stand on this line, and on no other: the database refuses a second time.
 
-    line = models.ForeignKey(InvoiceLine, on_delete=models.CASCADE, related_name="billed_ranges")
+    Voiding the invoice sets ``released_at``: the row stays as what the void invoice had said, and the seconds may
+    be billed again.
+    """
+
+    line = models.ForeignKey(InvoiceLine, on_delete=models.PROTECT, related_name="billed_ranges")
     allocation = models.ForeignKey(Allocation, on_delete=models.PROTECT, related_name="billed_ranges")
     during = DateTimeRangeField()
+    released_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
+        ordering = ["pk"]
         constraints = [
-            # Promise 3: every sold second is billed at most once.
+            # Promise 3: every sold second is billed at most once. Also serves the search for unbilled seconds.
             ExclusionConstraint(
                 name="second_billed_once",
                 expressions=[("allocation", RangeOperators.EQUAL), ("during", RangeOperators.OVERLAPS)],
+                condition=Q(released_at__isnull=True),
             ),
             models.CheckConstraint(
                 condition=Q(during__isempty=False, during__lower_inf=False, during__upper_inf=False),
@@ -145,20 +181,29 @@ class CreditNote(models.Model):
     """A correction of a finalised invoice, which itself never changes."""
 
     invoice = models.ForeignKey(Invoice, on_delete=models.PROTECT, related_name="credit_notes")
+    number = models.PositiveBigIntegerField(null=True, blank=True, unique=True, help_text="Given when it is issued.")
     status = models.CharField(max_length=16, choices=CreditNoteStatus, default=CreditNoteStatus.DRAFT)
     amount = models.DecimalField(max_digits=18, decimal_places=3)
     reason = models.CharField(max_length=500)
     evidence = models.JSONField(default=dict, blank=True)
     created_at = models.DateTimeField()
-    created_by = models.CharField(max_length=64)
+    created_by = models.CharField(max_length=200)
     decided_at = models.DateTimeField(null=True, blank=True)
-    decided_by = models.CharField(max_length=64, blank=True, default="")
+    decided_by = models.CharField(max_length=200, blank=True, default="")
 
     class Meta:
         ordering = ["-pk"]
         constraints = [
             models.CheckConstraint(condition=Q(amount__gt=0), name="credit_note_positive"),
             models.CheckConstraint(condition=Q(status__in=CreditNoteStatus.values), name="credit_note_status_known"),
+            models.CheckConstraint(
+                condition=Q(status="issued", number__isnull=False) | ~Q(status="issued") & Q(number__isnull=True),
+                name="credit_note_numbered_when_issued",
+            ),
+            models.CheckConstraint(
+                condition=Q(status="draft", decided_at__isnull=True) | ~Q(status="draft") & Q(decided_at__isnull=False),
+                name="credit_note_decided_when_not_draft",
+            ),
         ]
 
     def __str__(self) -> str:

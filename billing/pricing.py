@@ -23,18 +23,23 @@ MICROSECONDS = 1_000_000
 # Enough digits that nothing is rounded before the one rounding: prices have at most 14, seconds at most 20.
 EXACT = Context(prec=60)
 
-# ISO 4217, table A.1 (SIX, list one of 2024-06-25): the codes of money that people pay with, by their minor unit. Funds,
-# metals, testing codes and the units of account with four decimals (CLF, UYW) are left out: nobody pays in them.
-NO_DECIMALS = frozenset("BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF".split())
-THREE_DECIMALS = frozenset("BHD IQD JOD KWD LYD OMR TND".split())
-TWO_DECIMALS = frozenset(
+
+def _codes(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Source: ISO 4217, table A.1 (SIX, list one of 2024-06-25): the codes of money that people pay with, by their minor
+# unit. Funds, metals, testing codes and units of account (CLF, UYW: four decimals) are left out: nobody pays in them.
+NO_DECIMALS = _codes("BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF")
+THREE_DECIMALS = _codes("BHD IQD JOD KWD LYD OMR TND")
+TWO_DECIMALS = _codes(
     """
     AED AFN ALL AMD ANG AOA ARS AUD AWG AZN BAM BBD BDT BGN BMD BND BOB BRL BSD BTN BWP BYN BZD CAD CDF CHF CNY COP CRC
     CUP CVE CZK DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GTQ GYD HKD HNL HTG HUF IDR ILS INR IRR JMD KES
     KGS KHR KPW KYD KZT LAK LBP LKR LRD LSL MAD MDL MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN MYR MZN NAD NGN NIO NOK NPR
     NZD PAB PEN PGK PHP PKR PLN QAR RON RSD RUB SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS TMT
     TOP TRY TTD TWD TZS UAH USD UYU UZS VED VES WST XCD YER ZAR ZMW ZWG
-    """.split()
+    """
 )
 CURRENCIES = NO_DECIMALS | TWO_DECIMALS | THREE_DECIMALS
 

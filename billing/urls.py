@@ -1,3 +1,7 @@
-from django.urls import URLPattern, URLResolver
+from billing.views import RateViewSet
+from gpufleet.common.api import ApiRouter
 
-urlpatterns: list[URLPattern | URLResolver] = []
+router = ApiRouter()
+router.register("billing/rates", RateViewSet, basename="rate")
+
+urlpatterns = router.urls

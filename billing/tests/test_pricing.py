@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -98,7 +99,7 @@ rules_of_rates = st.builds(
 @given(cuts=st.lists(microseconds, min_size=2, max_size=8, unique=True), rules=rules_of_rates)
 def test_splitting_an_allocation_never_changes_what_it_bills(cuts: list[int], rules: Terms) -> None:
     edges = [BEGAN, *(BEGAN + timedelta(microseconds=cut) for cut in sorted(cuts) if cut)]
-    parts = [Stretch(BEGAN, start, end) for start, end in zip(edges, edges[1:], strict=False)]
+    parts = [Stretch(BEGAN, start, end) for start, end in pairwise(edges)]
     whole = Stretch(BEGAN, BEGAN, edges[-1])
     assert price(parts, rules) == price([whole], rules)
 

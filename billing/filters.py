@@ -1,0 +1,20 @@
+"""Filters of the lists of rates and invoices."""
+
+from django_filters import rest_framework as filters
+
+from billing.models import Rate
+from gpufleet.common.query import IdFilter
+from tenants.models import PlanTier
+
+
+class RateFilter(filters.FilterSet):  # type: ignore[misc]  # django-filter has no types
+    """By a field's own name and exact value."""
+
+    gpu_model = filters.CharFilter()
+    plan_tier = filters.ChoiceFilter(choices=PlanTier.choices)
+    tenant_id = IdFilter()
+    currency = filters.CharFilter()
+
+    class Meta:
+        model = Rate
+        fields = ["gpu_model", "plan_tier", "tenant_id", "currency"]
