@@ -54,6 +54,7 @@ class ApiKey(models.Model):
             models.CheckConstraint(
                 condition=Q(tenant__isnull=True) | ~Q(permissions__contains=["admin"]),
                 name="apikey_tenant_not_admin",
+                violation_error_message="A key that is bound to a tenant cannot hold admin.",
             ),
             models.CheckConstraint(
                 condition=Q(kind=KeyKind.CLIENT) | Q(tenant__isnull=True, permissions=["write"]),

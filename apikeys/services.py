@@ -93,6 +93,14 @@ def revoke_key(*, key_id: int, now: datetime) -> ApiKey:
     return key
 
 
+@transaction.atomic
+def revoke_keys(*, key_ids: Collection[int], now: datetime) -> int:
+    """Revoke many keys from the next request on. Returns how many of them were not revoked before."""
+    revoked = ApiKey.objects.filter(pk__in=key_ids, revoked_at=None).update(revoked_at=now)
+    logger.info("API keys revoked", key_ids=sorted(key_ids), revoked=revoked)
+    return revoked
+
+
 def note_use(*, key: ApiKey, now: datetime) -> None:
     """Remember that the key was used, at most once a minute, so that a busy key costs no write a request."""
     stale = Q(last_used_at__isnull=True) | Q(last_used_at__lt=now - USE_IS_NOTED_EVERY)

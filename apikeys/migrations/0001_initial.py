@@ -34,7 +34,7 @@ class Migration(migrations.Migration):
             options={
                 'verbose_name': 'API key',
                 'ordering': ['-pk'],
-                'constraints': [models.CheckConstraint(condition=models.Q(('permissions__contained_by', ['read', 'write', 'admin']), ('permissions__len__gte', 1)), name='apikey_permissions_known'), models.CheckConstraint(condition=models.Q(('tenant__isnull', True), models.Q(('permissions__contains', ['admin']), _negated=True), _connector='OR'), name='apikey_tenant_not_admin'), models.CheckConstraint(condition=models.Q(('kind', 'client'), models.Q(('permissions', ['write']), ('tenant__isnull', True)), _connector='OR'), name='apikey_cluster_key_writes_only')],
+                'constraints': [models.CheckConstraint(condition=models.Q(('permissions__contained_by', ['read', 'write', 'admin']), ('permissions__len__gte', 1)), name='apikey_permissions_known'), models.CheckConstraint(condition=models.Q(('tenant__isnull', True), models.Q(('permissions__contains', ['admin']), _negated=True), _connector='OR'), name='apikey_tenant_not_admin', violation_error_message='A key that is bound to a tenant cannot hold admin.'), models.CheckConstraint(condition=models.Q(('kind', 'client'), models.Q(('permissions', ['write']), ('tenant__isnull', True)), _connector='OR'), name='apikey_cluster_key_writes_only')],
             },
         ),
     ]

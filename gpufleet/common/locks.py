@@ -11,6 +11,7 @@ from django.db import connection
 from django.db.models import Model, QuerySet
 
 SCHEDULER_LOCK = 0x6770_7566_0001  # "gpuf" and a number: one key space for the whole house.
+SCHEDULER_WAITING_ROOM = 0x6770_7566_0002
 
 Row = TypeVar("Row", bound=Model)
 

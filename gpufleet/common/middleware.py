@@ -59,9 +59,15 @@ class AccessLogMiddleware:
             path=request.path,
             status=response.status_code,
             ms=round(1000 * (time.perf_counter() - started), 1),
-            actor=actor_of(request),
+            actor=_who(request),
         )
         return response
+
+
+def _who(request: HttpRequest) -> str:
+    """The sender of an API request, or the person behind a page of the console."""
+    user = None if is_api_path(request.path) else getattr(request, "user", None)
+    return f"user:{user.get_username()}" if user is not None and user.is_authenticated else actor_of(request)
 
 
 class TrailingSlashMiddleware:
