@@ -7,7 +7,8 @@ The lower app declares a port in its ``queries.py``; the higher app answers it o
     workload.ask(ids)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 Answer = TypeVar("Answer", bound=Callable[..., object])
@@ -25,6 +26,15 @@ class Port(Generic[Answer]):
         if self._answer is not None and self._answer is not answer:
             raise RuntimeError(f"port {self.name} is answered twice")
         self._answer = answer
+
+    @contextmanager
+    def stand_in(self, answer: Answer) -> Iterator[None]:
+        """Let something else answer for a while: for tests of the asking side."""
+        wired, self._answer = self._answer, answer
+        try:
+            yield
+        finally:
+            self._answer = wired
 
     @property
     def ask(self) -> Answer:

@@ -1,0 +1,38 @@
+import pytest
+from django.test import Client
+
+from tenants.models import Tenant, TenantStatus
+from tenants.tests.factories import alice, bob
+
+pytestmark = pytest.mark.django_db
+
+LIST = "/admin/tenants/tenant/"
+FORM = {"name": "acme", "gpu_quota": 8, "contact_email": "", "plan_tier": "pro", "status": "active"}
+
+
+def test_a_tenant_is_made_in_the_console(admin_client: Client) -> None:
+    answer = admin_client.post(f"{LIST}add/", FORM)
+    assert answer.status_code == 302
+    assert Tenant.objects.get().plan_tier == "pro"
+    assert "acme" in admin_client.get(LIST).content.decode()
+
+
+def test_a_tenant_is_changed_in_the_console(admin_client: Client) -> None:
+    tenant = alice()
+    admin_client.post(f"{LIST}{tenant.pk}/change/", {**FORM, "gpu_quota": 2, "status": "inactive"})
+    tenant.refresh_from_db()
+    assert (tenant.gpu_quota, tenant.status) == (2, TenantStatus.INACTIVE)
+
+
+@pytest.mark.parametrize("fault", [{"gpu_quota": 0}, {"name": "bluefin"}, {"plan_tier": "gold"}])
+def test_what_makes_no_sense_is_an_error_of_the_form(admin_client: Client, fault: dict[str, object]) -> None:
+    bob()
+    answer = admin_client.post(f"{LIST}add/", {**FORM, **fault})
+    assert answer.status_code == 200
+    assert Tenant.objects.count() == 1
+
+
+def test_a_tenant_is_not_deleted_in_the_console(admin_client: Client) -> None:
+    tenant = alice()
+    assert admin_client.post(f"{LIST}{tenant.pk}/delete/", {"post": "yes"}).status_code == 403
+    assert Tenant.objects.exists()
