@@ -8,7 +8,6 @@ from django.db.models import QuerySet
 from gpufleet.common.errors import NotFound
 from gpufleet.common.ports import Port
 from tenants.models import Tenant
-from tenants.permissions import Caller, visible_to
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +38,15 @@ tenant_workload: Port[Callable[[Collection[int]], Mapping[int, TenantWorkload]]]
 has_history: Port[Callable[[int], bool]] = Port("tenants.has_history")
 
 
-def list_tenants(caller: Caller) -> QuerySet[Tenant]:
-    """The tenants that the caller may know of: all, or its own alone."""
-    return visible_to(Tenant.objects.all(), caller, field="pk")
+def list_tenants(*, of_tenant: int | None) -> QuerySet[Tenant]:
+    """The tenants that a caller of this tenant may know of: its own alone; None stands for the whole fleet's."""
+    rows = Tenant.objects.all()
+    return rows if of_tenant is None else rows.filter(pk=of_tenant)
 
 
-def get_tenant(tenant_id: int, caller: Caller) -> Tenant:
+def get_tenant(tenant_id: int, *, of_tenant: int | None) -> Tenant:
     """One tenant. Raises ``NotFound`` when there is none that the caller may know of."""
-    tenant = list_tenants(caller).filter(pk=tenant_id).first()
+    tenant = list_tenants(of_tenant=of_tenant).filter(pk=tenant_id).first()
     if tenant is None:
         raise NotFound
     return tenant

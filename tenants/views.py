@@ -28,13 +28,14 @@ class TenantViewSet(ApiViewSet):
 
     def list(self, request: Request) -> Response:
         """All tenants, newest first, with what they hold and wait for."""
-        rows: QuerySet[Tenant] = self.filter_queryset(queries.list_tenants(caller_of(request)))
+        rows: QuerySet[Tenant] = self.filter_queryset(queries.list_tenants(of_tenant=caller_of(request).tenant_id))
         page = self.paginate_queryset(rows) or []
         return self.get_paginated_response(_shown(*page))
 
     def retrieve(self, request: Request, pk: str) -> Response:
         """One tenant."""
-        return Response(_shown(queries.get_tenant(int(pk), caller_of(request)))[0])
+        tenant = queries.get_tenant(int(pk), of_tenant=caller_of(request).tenant_id)
+        return Response(_shown(tenant)[0])
 
     @extend_schema(request=TenantInputSerializer, responses={201: TenantSerializer})
     @idempotent()
