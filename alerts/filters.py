@@ -1,35 +1,36 @@
 """Filters of the lists, by the fields' own names."""
 
-import django_filters
 from django.db.models import QuerySet
+from django_filters import rest_framework as filters
 
 from alerts.models import AlertEvent, AlertRule, EventStatus, RuleType, Severity
+from gpufleet.common.query import IdFilter
 
 
-class RuleFilter(django_filters.FilterSet):
+class RuleFilter(filters.FilterSet):  # type: ignore[misc]  # django-filter has no types
     """Rules by what they are about."""
 
-    type = django_filters.ChoiceFilter(choices=RuleType)
-    severity = django_filters.ChoiceFilter(choices=Severity)
-    enabled = django_filters.BooleanFilter()
-    cluster_id = django_filters.NumberFilter()
-    tenant_id = django_filters.NumberFilter()
+    type = filters.ChoiceFilter(choices=RuleType)
+    severity = filters.ChoiceFilter(choices=Severity)
+    enabled = filters.BooleanFilter()
+    cluster_id = IdFilter()
+    tenant_id = IdFilter()
 
     class Meta:
         model = AlertRule
         fields: list[str] = []
 
 
-class EventFilter(django_filters.FilterSet):
+class EventFilter(filters.FilterSet):  # type: ignore[misc]  # django-filter has no types
     """Incidents by state, rule and subject."""
 
-    status = django_filters.ChoiceFilter(
+    status = filters.ChoiceFilter(
         choices=[choice for choice in EventStatus.choices if choice[0] != EventStatus.PENDING]
     )
-    rule_id = django_filters.NumberFilter()
-    subject = django_filters.CharFilter()
-    tenant_id = django_filters.NumberFilter()
-    acknowledged = django_filters.BooleanFilter(method="filter_acknowledged")
+    rule_id = IdFilter()
+    subject = filters.CharFilter()
+    tenant_id = IdFilter()
+    acknowledged = filters.BooleanFilter(method="filter_acknowledged")
 
     class Meta:
         model = AlertEvent

@@ -1,10 +1,164 @@
-"""Reads of jobs and of the ledger of allocations."""
+"""Reads of jobs and of the ledger of allocations, and the questions about them that billing answers."""
 
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
+from typing import Any, Protocol
 
-from jobs.models import SchedulerCycle
+from django.contrib.postgres.aggregates import ArrayAgg
+from django.db.models import Count, Q, QuerySet
+from django.db.models.functions import Lower
+
+from clusters.queries import Holder, Workload
+from gpufleet.common.errors import NotFound
+from gpufleet.common.ports import Port
+from jobs.models import Allocation, Job, JobEvent, JobStatus, SchedulerCycle
+from tenants.permissions import Caller, visible_to
+from tenants.queries import TenantWorkload
+
+
+class LockedRate(Protocol):
+    """The price that an allocation is given when it starts."""
+
+    @property
+    def rate_id(self) -> int:
+        """The rate's row."""
+
+    @property
+    def price_per_gpu_hour(self) -> Decimal:
+        """In ``currency``."""
+
+    @property
+    def currency(self) -> str:
+        """ISO 4217."""
+
+
+class RateBook(Protocol):
+    """The rate of each (tenant, GPU model) at an instant; a key without a price is left out."""
+
+    def __call__(
+        self, keys: Collection[tuple[int | None, str]], *, now: datetime
+    ) -> Mapping[tuple[int | None, str], LockedRate]:
+        """Answer for all the keys in one query."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Money, with its currency."""
+
+    amount: Decimal
+    currency: str
+
+
+class JobCosts(Protocol):
+    """What each job has cost up to an instant; a job that held nothing with a price is left out."""
+
+    def __call__(self, job_ids: Collection[int], *, now: datetime) -> Mapping[int, Cost]:
+        """Answer for all the jobs in one query."""
+
+
+rate_book: Port[RateBook] = Port("jobs.rate_book")
+job_costs: Port[JobCosts] = Port("jobs.job_costs")
+
+ALIVE = [JobStatus.QUEUED, JobStatus.BLOCKED, JobStatus.RUNNING]
+WAITING = [JobStatus.QUEUED, JobStatus.BLOCKED]
+
+
+@dataclass(frozen=True, slots=True)
+class JobReport:
+    """A job, the GPUs it holds, and what it has cost so far; None where nothing it held has a price."""
+
+    job: Job
+    gpu_ids: list[int]
+    cost: Cost | None
+
+
+def list_jobs(caller: Caller) -> QuerySet[Job]:
+    """The jobs that the caller may know of."""
+    return visible_to(Job.objects.all(), caller)
+
+
+def get_job(job_id: int, caller: Caller) -> Job:
+    """One job. Raises ``NotFound`` when there is none that the caller may know of."""
+    job = list_jobs(caller).filter(pk=job_id).first()
+    if job is None:
+        raise NotFound
+    return job
+
+
+def describe(jobs: Collection[Job], *, now: datetime) -> list[JobReport]:
+    """The jobs with what they hold and cost, in the same order; two queries for all of them."""
+    ids = [job.pk for job in jobs]
+    held = dict(
+        Allocation.objects.filter(job_id__in=ids, during__upper_inf=True)
+        .order_by()
+        .values_list("job_id")
+        .annotate(gpus=ArrayAgg("gpu_id", order_by="gpu_id"))
+    )
+    costs = job_costs.ask(ids, now=now)
+    return [JobReport(job, held.get(job.pk, []), costs.get(job.pk)) for job in jobs]
+
+
+def list_events(job_id: int, caller: Caller) -> QuerySet[JobEvent]:
+    """Every change of a job's state. Raises ``NotFound`` when the caller may not know of the job."""
+    return get_job(job_id, caller).events.all()
 
 
 def last_cycle_finished_at() -> datetime | None:
     """When the scheduler last finished a cycle, or None when it never has."""
     return SchedulerCycle.objects.values_list("finished_at", flat=True).first()
+
+
+def tenant_workload(tenant_ids: Collection[int]) -> dict[int, TenantWorkload]:
+    """What the tenants hold and wait for: the answer to ``tenants.tenant_workload``."""
+    held = _count_by(Allocation.objects.filter(tenant_id__in=tenant_ids, during__upper_inf=True), "tenant_id")
+    queued = _count_by(Job.objects.filter(tenant_id__in=tenant_ids, status__in=WAITING), "tenant_id")
+    return {pk: TenantWorkload(held.get(pk, 0), queued.get(pk, 0)) for pk in tenant_ids}
+
+
+def tenant_has_history(tenant_id: int) -> bool:
+    """Whether a job was ever submitted for the tenant: the answer to ``tenants.has_history``."""
+    return Job.objects.filter(tenant_id=tenant_id).exists()
+
+
+def cluster_workload(cluster_ids: Collection[int], tenant_id: int | None) -> dict[int, Workload]:
+    """Jobs that run and wait on the clusters: the answer to ``clusters.cluster_workload``."""
+    jobs = Job.objects.filter(cluster_id__in=cluster_ids, status__in=ALIVE)
+    if tenant_id is not None:
+        jobs = jobs.filter(tenant_id=tenant_id)
+    counts = (
+        jobs.order_by()
+        .values_list("cluster_id")
+        .annotate(
+            active=Count("pk", filter=Q(status=JobStatus.RUNNING)), waiting=Count("pk", filter=Q(status__in=WAITING))
+        )
+    )
+    return {cluster_id: Workload(active, waiting) for cluster_id, active, waiting in counts}
+
+
+def holders(gpu_ids: Collection[int]) -> dict[int, Holder]:
+    """Who holds the GPUs now: the answer to ``clusters.holders``."""
+    rows = (
+        Allocation.objects.filter(gpu_id__in=gpu_ids, during__upper_inf=True)
+        .annotate(since=Lower("during"))
+        .values_list("gpu_id", "job_id", "job__name", "tenant_id", "since")
+    )
+    return {gpu_id: Holder(job_id, name, tenant_id, since) for gpu_id, job_id, name, tenant_id, since in rows}
+
+
+def held_gpu_ids(tenant_id: int | None) -> QuerySet[Any, int]:
+    """The GPUs held now, by one tenant or by all: the answer to ``clusters.held_gpu_ids``."""
+    held = Allocation.objects.filter(during__upper_inf=True)
+    if tenant_id is not None:
+        held = held.filter(tenant_id=tenant_id)
+    return held.order_by().values_list("gpu_id", flat=True)
+
+
+def count_running_jobs(cluster_id: int) -> int:
+    """The answer to ``clusters.count_running_jobs``."""
+    return Job.objects.filter(cluster_id=cluster_id, status=JobStatus.RUNNING).count()
+
+
+def _count_by(rows: QuerySet[Any], field: str) -> dict[int, int]:
+    return dict(rows.order_by().values_list(field).annotate(count=Count("pk")))

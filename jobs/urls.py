@@ -1,3 +1,7 @@
-from django.urls import URLPattern, URLResolver
+from gpufleet.common.api import ApiRouter
+from jobs.views import JobViewSet
 
-urlpatterns: list[URLPattern | URLResolver] = []
+router = ApiRouter()
+router.register("jobs", JobViewSet, basename="job")
+
+urlpatterns = router.urls

@@ -1,0 +1,114 @@
+"""Shapes of jobs on the wire."""
+
+from typing import Any
+
+from django.utils import timezone
+from rest_framework import serializers
+
+from gpufleet.common.serializers import IdField, StrictSerializer
+from jobs import queries
+from jobs.models import Job, JobStatus
+
+MOST_GPUS = 100_000
+LONGEST_MINUTES = 60 * 24 * 366
+
+
+class JobInputSerializer(StrictSerializer):
+    """A job as a client submits it."""
+
+    cluster_id = IdField()
+    name = serializers.CharField(max_length=200)
+    gpu_count = serializers.IntegerField(min_value=1, max_value=MOST_GPUS, required=False)
+    gpu_type = serializers.CharField(
+        max_length=300, allow_blank=True, required=False, help_text="A model or its beginning, or several: A100|H100."
+    )
+    priority = serializers.IntegerField(min_value=1, max_value=10, required=False, help_text="1 is the highest.")
+    tenant_id = IdField(required=False, allow_null=True)
+    submitted_by = serializers.CharField(max_length=200, allow_blank=True, required=False)
+    estimated_duration_min = serializers.IntegerField(
+        min_value=1, max_value=LONGEST_MINUTES, required=False, allow_null=True
+    )
+    command = serializers.ListField(
+        child=serializers.CharField(max_length=4_096, trim_whitespace=False),
+        min_length=1,
+        max_length=200,
+        required=False,
+        allow_null=True,
+        help_text="The argument list; never a shell string.",
+    )
+    image = serializers.CharField(max_length=500, allow_blank=True, required=False)
+    env = serializers.DictField(
+        child=serializers.CharField(max_length=4_096, allow_blank=True, trim_whitespace=False), required=False
+    )
+
+    def validate_env(self, env: dict[str, str]) -> dict[str, str]:
+        """Names that a process could not have are refused."""
+        if len(env) > 200 or any(not name or len(name) > 256 or "=" in name for name in env):
+            raise serializers.ValidationError("env has at most 200 names, of 1 to 256 characters without '='.")
+        return env
+
+
+class JobSerializer(serializers.Serializer[Any]):
+    """A job as it is shown, made of a ``JobReport``."""
+
+    id = serializers.IntegerField(source="job.pk")
+    cluster_id = serializers.IntegerField(source="job.cluster_id")
+    tenant_id = serializers.IntegerField(source="job.tenant_id", allow_null=True)
+    name = serializers.CharField(source="job.name")
+    gpu_count = serializers.IntegerField(source="job.gpu_count")
+    gpu_type = serializers.CharField(source="job.gpu_type", allow_blank=True)
+    priority = serializers.IntegerField(source="job.priority")
+    status = serializers.ChoiceField(source="job.status", choices=JobStatus.choices)
+    block_reason = serializers.CharField(
+        source="job.block_reason", allow_blank=True, help_text="Why it is held, or why it waits."
+    )
+    submitted_by = serializers.CharField(source="job.submitted_by", allow_blank=True)
+    estimated_duration_min = serializers.IntegerField(source="job.estimated_duration_min", allow_null=True)
+    command = serializers.ListField(source="job.command", child=serializers.CharField(), allow_null=True)
+    image = serializers.CharField(source="job.image", allow_blank=True)
+    env = serializers.DictField(source="job.env", child=serializers.CharField(allow_blank=True))
+    gpu_ids = serializers.ListField(child=serializers.IntegerField(), help_text="The GPUs it holds now.")
+    cost = serializers.SerializerMethodField(help_text="So far; null where nothing it held has a price.")
+    currency = serializers.SerializerMethodField(help_text="ISO 4217, of the cost.")
+    submitted_at = serializers.DateTimeField(source="job.submitted_at")
+    started_at = serializers.DateTimeField(source="job.started_at", allow_null=True)
+    ended_at = serializers.DateTimeField(source="job.ended_at", allow_null=True)
+
+    def get_cost(self, report: queries.JobReport) -> str | None:
+        """A decimal string in the currency's minor unit."""
+        return None if report.cost is None else str(report.cost.amount)
+
+    def get_currency(self, report: queries.JobReport) -> str | None:
+        """The cost's currency."""
+        return None if report.cost is None else report.cost.currency
+
+
+class StatusInputSerializer(StrictSerializer):
+    """A move that a client asks for; only the scheduler starts jobs."""
+
+    status = serializers.ChoiceField(choices=JobStatus.choices)
+    block_reason = serializers.CharField(max_length=400, required=False, help_text="Required when status is blocked.")
+
+
+class JobEventSerializer(serializers.Serializer[Any]):
+    """One change of a job's state."""
+
+    id = serializers.IntegerField()
+    at = serializers.DateTimeField()
+    from_status = serializers.CharField(allow_blank=True, help_text="Empty: the job was submitted.")
+    to_status = serializers.ChoiceField(choices=JobStatus.choices)
+    actor = serializers.CharField()
+    reason = serializers.CharField(allow_blank=True)
+
+
+def show(*jobs: Job) -> list[dict[str, Any]]:
+    """Jobs as the API shows them, with what they hold and cost now."""
+    return [JobSerializer(report).data for report in queries.describe(jobs, now=timezone.now())]
+
+
+def recent_jobs(cluster_id: int, tenant_id: int | None, limit: int) -> list[dict[str, Any]]:
+    """The newest jobs of a cluster: the answer to ``clusters.recent_jobs``."""
+    jobs = Job.objects.filter(cluster_id=cluster_id)
+    if tenant_id is not None:
+        jobs = jobs.filter(tenant_id=tenant_id)
+    return show(*jobs.order_by("-pk")[:limit])

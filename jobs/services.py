@@ -1,0 +1,225 @@
+"""Submitting jobs and moving them along. Ending a job frees its GPUs in the same transaction."""
+
+from collections.abc import Callable, Collection, Mapping
+from datetime import datetime
+from typing import Any
+
+from django.db import connection, transaction
+from django.db.backends.postgresql.psycopg_any import DateTimeTZRange
+
+from clusters.models import GPU, Cluster
+from gpufleet.common.errors import Conflict, FieldProblem, InvalidInput, NotFound
+from gpufleet.common.ports import Port
+from jobs.models import Allocation, Job, JobEvent, JobStatus, WaitPeriod
+from jobs.placement import WaitCode, sentence, takes
+from jobs.states import ENDED, RUNNING, legal_moves
+from tenants.models import Tenant, TenantStatus
+
+# Wakes the scheduler, after the commit; the beat is the guarantee behind it.
+doorbell: Port[Callable[[], None]] = Port("jobs.doorbell")
+
+
+class TenantInactive(Conflict):
+    """An inactive tenant starts nothing new."""
+
+    code = "tenant_inactive"
+
+
+class OverQuota(Conflict):
+    """The job asks for more GPUs than the tenant may ever hold at once."""
+
+    code = "over_quota"
+
+
+class NoSuchHardware(Conflict):
+    """The cluster does not have that many GPUs of any one model that the job takes, busy or free."""
+
+    code = "no_such_hardware"
+
+
+class IllegalMove(Conflict):
+    """The job's status may not become this one from what it is."""
+
+    code = "illegal_move"
+
+
+@transaction.atomic
+def submit_job(
+    *, cluster_id: int, name: str, actor: str, now: datetime, tenant_id: int | None = None, **fields: Any
+) -> Job:
+    """Put a job into the queue and ring the doorbell.
+
+    ``fields`` are the optional ones of ``Job``: gpu_count, gpu_type, priority, submitted_by, estimated_duration_min,
+    command, image, env. Raises ``InvalidInput`` for a cluster or tenant that is not there, and ``TenantInactive``,
+    ``OverQuota`` or ``NoSuchHardware`` for a job that could never start.
+    """
+    _check_cluster(cluster_id)
+    job = Job(cluster_id=cluster_id, tenant_id=tenant_id, name=name, submitted_at=now, **fields)
+    if tenant_id is not None:
+        _check_tenant(tenant_id, job.gpu_count)
+    _check_hardware(job)
+    _begin_wait(job, WaitCode.SCHEDULER, {}, now=now)
+    _note(job, from_status="", actor=actor, reason="submitted", now=now)
+    ring_doorbell()
+    return job
+
+
+def _check_cluster(cluster_id: int) -> None:
+    if not Cluster.objects.filter(pk=cluster_id, decommissioned_at__isnull=True).exists():
+        raise InvalidInput(FieldProblem("#/cluster_id", "does_not_exist", f"There is no cluster {cluster_id}."))
+
+
+def _check_tenant(tenant_id: int, gpu_count: int) -> None:
+    tenant = Tenant.objects.filter(pk=tenant_id).first()
+    if tenant is None:
+        raise InvalidInput(FieldProblem("#/tenant_id", "does_not_exist", f"There is no tenant {tenant_id}."))
+    if tenant.status != TenantStatus.ACTIVE:
+        raise TenantInactive(f"Tenant {tenant.name} is inactive.", tenant_id=tenant_id)
+    if gpu_count > tenant.gpu_quota:
+        detail = f"The job needs {gpu_count} GPUs at once, and the tenant's quota is {tenant.gpu_quota}."
+        raise OverQuota(detail, needs=gpu_count, quota=tenant.gpu_quota)
+
+
+def _check_hardware(job: Job) -> None:
+    """What counts is what the cluster has, busy or broken or not: the rest may come back."""
+    models = GPU.objects.filter(node__cluster_id=job.cluster_id, retired_at__isnull=True).order_by()
+    counts: dict[str, int] = {}
+    for model in models.values_list("model", flat=True):
+        counts[model] = counts.get(model, 0) + 1
+    admitted = {model: count for model, count in counts.items() if takes(job.gpu_type, model)}
+    most = max(admitted.values(), default=0)
+    if most < job.gpu_count:
+        wants = job.gpu_type or "one model"
+        detail = f"The job needs {job.gpu_count} GPUs of {wants}, and the cluster has at most {most} of one such model."
+        raise NoSuchHardware(detail, needs=job.gpu_count, gpu_type=job.gpu_type, available=counts)
+
+
+@transaction.atomic
+def change_status(
+    *, job_id: int, status: str, actor: str, now: datetime, reason: str = "", tenant_id: int | None = None
+) -> Job:
+    """Move a job as a client, an agent or an operator asks; ``tenant_id`` narrows it to one tenant's jobs.
+
+    Raises ``NotFound``, ``IllegalMove`` with the legal ones, and ``InvalidInput`` for a hold without its reason.
+    """
+    job = _lock_job(job_id, tenant_id)
+    if status not in legal_moves(job.status):
+        legal = list(legal_moves(job.status))
+        detail = f"A {job.status} job can't become {status}. Legal: {', '.join(legal) or 'nothing, it has ended'}."
+        raise IllegalMove(detail, current=job.status, requested=status, legal=legal)
+    if status in ENDED:
+        return _end(job, status, actor=actor, reason=reason, now=now)
+    if status == JobStatus.BLOCKED:
+        return _hold(job, actor=actor, reason=reason, now=now)
+    return _release(job, actor=actor, reason=reason, now=now)
+
+
+@transaction.atomic
+def fail_lost_job(*, job_id: int, reason: str, lost_at: Mapping[int, datetime], now: datetime) -> bool:
+    """Fail a running job whose hardware is gone. ``lost_at`` gives, by GPU, when its seconds ended; the job's other
+    GPUs were held until now. Returns False when somebody else has ended the job meanwhile."""
+    job = Job.objects.select_for_update().filter(pk=job_id, status=RUNNING).first()
+    if job is None:
+        return False
+    for gpu_id, at in lost_at.items():
+        _close_allocations(job.pk, min(at, now), gpu_id=gpu_id)
+    _end(job, JobStatus.FAILED, actor="scheduler", reason=reason, now=now)
+    return True
+
+
+@transaction.atomic
+def cancel_waiting_jobs(*, cluster_ids: Collection[int], reason: str, now: datetime) -> int:
+    """Cancel whatever waits for clusters that are gone. Returns how many jobs it was."""
+    waiting = Job.objects.select_for_update().filter(
+        cluster_id__in=cluster_ids, status__in=[JobStatus.QUEUED, JobStatus.BLOCKED]
+    )
+    jobs = list(waiting.order_by("pk"))
+    for job in jobs:
+        _end(job, JobStatus.CANCELLED, actor="scheduler", reason=reason, now=now)
+    return len(jobs)
+
+
+def ring_doorbell() -> None:
+    """Wake the scheduler once this transaction has committed."""
+    transaction.on_commit(lambda: doorbell.ask())
+
+
+def close_waits(job_ids: Collection[int], now: datetime) -> None:
+    """End the open wait periods of these jobs; one that lasted no time leaves no row."""
+    _close_periods(WaitPeriod, "job_id = ANY(%(jobs)s)", {"jobs": list(job_ids)}, now)
+
+
+def _lock_job(job_id: int, tenant_id: int | None) -> Job:
+    jobs = Job.objects.select_for_update()
+    if tenant_id is not None:
+        jobs = jobs.filter(tenant_id=tenant_id)
+    job = jobs.filter(pk=job_id).first()
+    if job is None:
+        raise NotFound
+    return job
+
+
+def _end(job: Job, status: str, *, actor: str, reason: str, now: datetime) -> Job:
+    before = job.status
+    close_waits([job.pk], now)
+    _close_allocations(job.pk, now)
+    job.status, job.ended_at, job.block_reason = status, max(now, job.started_at or now), ""
+    job.save(update_fields=["status", "ended_at", "block_reason"])
+    _note(job, from_status=before, actor=actor, reason=reason, now=now)
+    ring_doorbell()
+    return job
+
+
+def _hold(job: Job, *, actor: str, reason: str, now: datetime) -> Job:
+    if not reason:
+        detail = "block_reason says why the job is held; it is required when status is blocked."
+        raise InvalidInput(FieldProblem("#/block_reason", "required", detail))
+    return _wait_on(job, JobStatus.BLOCKED, WaitCode.HELD, {"reason": reason}, actor=actor, reason=reason, now=now)
+
+
+def _release(job: Job, *, actor: str, reason: str, now: datetime) -> Job:
+    job = _wait_on(job, JobStatus.QUEUED, WaitCode.SCHEDULER, {}, actor=actor, reason=reason, now=now)
+    ring_doorbell()
+    return job
+
+
+def _wait_on(
+    job: Job, status: str, code: WaitCode, figures: dict[str, Any], *, actor: str, reason: str, now: datetime
+) -> Job:
+    before, job.status = job.status, status
+    close_waits([job.pk], now)
+    _begin_wait(job, code, figures, now=now)
+    _note(job, from_status=before, actor=actor, reason=reason, now=now)
+    return job
+
+
+def _begin_wait(job: Job, code: WaitCode, figures: dict[str, Any], *, now: datetime) -> None:
+    job.block_reason = sentence(code, figures)[:500]
+    job.save()
+    WaitPeriod.objects.create(job=job, code=code, figures=figures, during=DateTimeTZRange(now, None))
+
+
+def _close_allocations(job_id: int, now: datetime, gpu_id: int | None = None) -> None:
+    """End what the job holds, or one GPU of it. An allocation that lasted no time held nothing and leaves no row."""
+    which = "job_id = %(job)s AND (%(gpu)s::bigint IS NULL OR gpu_id = %(gpu)s)"
+    _close_periods(Allocation, which, {"job": job_id, "gpu": gpu_id}, now)
+
+
+def _close_periods(
+    model: type[Allocation] | type[WaitPeriod], which: str, parameters: dict[str, Any], now: datetime
+) -> None:
+    """Give the open ledger rows an end, and drop those that would be empty. ``which`` is SQL of this module."""
+    table, parameters = model._meta.db_table, {**parameters, "now": now}
+    open_ones = f"upper_inf(during) AND {which}"
+    with connection.cursor() as cursor:
+        cursor.execute(f"DELETE FROM {table} WHERE {open_ones} AND lower(during) >= %(now)s", parameters)  # noqa: S608
+        cursor.execute(
+            f"UPDATE {table} SET during = tstzrange(lower(during), %(now)s) WHERE {open_ones}",  # noqa: S608
+            parameters,
+        )
+
+
+def _note(job: Job, *, from_status: str, actor: str, reason: str, now: datetime) -> None:
+    JobEvent.objects.create(
+        job=job, at=now, from_status=from_status, to_status=job.status, actor=actor, reason=reason[:500]
+    )

@@ -1,0 +1,43 @@
+"""The scheduler's tick, and the doorbell that wakes it between two beats."""
+
+import logging
+
+from celery import shared_task
+from django.core.cache import cache
+from django.utils import timezone
+from kombu.exceptions import KombuError, OperationalError
+from redis.exceptions import RedisError
+
+from jobs import scheduler
+
+logger = logging.getLogger(__name__)
+
+RUNG = "jobs.doorbell"
+RUNG_FOR_SECONDS = 5
+UNREACHABLE = (RedisError, KombuError, OperationalError, OSError)
+
+
+@shared_task(name="jobs.tick")
+def tick() -> None:
+    """Every 30 s, and whenever the doorbell rings: one cycle of the scheduler."""
+    _forget_ring()
+    with scheduler.turn() as mine:
+        if mine:
+            scheduler.run_cycle(now=timezone.now())
+
+
+def ring() -> None:
+    """Ask for a tick now, unless one is on its way that has not begun. Without Redis, the beat does it."""
+    try:
+        if cache.add(RUNG, 1, timeout=RUNG_FOR_SECONDS):
+            tick.apply_async(expires=30, retry=False)
+    except UNREACHABLE as error:
+        logger.warning("the doorbell could not be rung: %s", error)
+
+
+def _forget_ring() -> None:
+    """From here on a ring needs a tick of its own, since this one may already have looked."""
+    try:
+        cache.delete(RUNG)
+    except UNREACHABLE as error:
+        logger.warning("the doorbell could not be reset: %s", error)

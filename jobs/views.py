@@ -1,0 +1,81 @@
+"""The routes of jobs: each calls one service or query and translates."""
+
+from typing import Any
+
+from django.utils import timezone
+from drf_spectacular.utils import extend_schema
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from gpufleet.common.api import ApiViewSet
+from gpufleet.common.errors import FieldProblem, InvalidInput
+from gpufleet.common.idempotency import idempotent
+from gpufleet.common.serializers import checked_body
+from jobs import queries, services
+from jobs.filters import JobFilter
+from jobs.models import Job
+from jobs.serializers import JobEventSerializer, JobInputSerializer, JobSerializer, StatusInputSerializer, show
+from tenants.permissions import READ, WRITE, Caller, caller_of
+
+
+class JobViewSet(ApiViewSet):
+    """Jobs. A tenant-bound key sees and submits its own tenant's alone."""
+
+    queryset = Job.objects.none()
+    serializer_class = JobSerializer
+    filterset_class = JobFilter
+    access = {"list": READ, "retrieve": READ, "create": WRITE, "change_status": WRITE, "events": READ}
+    action_parameters = {"events": ("limit", "cursor")}
+
+    def list(self, request: Request) -> Response:
+        """Jobs, newest first."""
+        rows = self.filter_queryset(queries.list_jobs(caller_of(request)))
+        return self.get_paginated_response(show(*(self.paginate_queryset(rows) or [])))
+
+    def retrieve(self, request: Request, pk: str) -> Response:
+        """One job."""
+        return Response(show(queries.get_job(int(pk), caller_of(request)))[0])
+
+    @extend_schema(request=JobInputSerializer, responses={201: JobSerializer})
+    @idempotent()
+    def create(self, request: Request) -> Response:
+        """Submit a job. One that could never start is a 409; one that can't start now waits, with its reason."""
+        values = checked_body(JobInputSerializer, request)
+        caller = caller_of(request)
+        values["tenant_id"] = _tenant_of(values, caller)
+        job = services.submit_job(**values, actor=caller.actor, now=timezone.now())
+        return Response(show(job)[0], status=201)
+
+    @extend_schema(request=StatusInputSerializer, responses=JobSerializer)
+    @action(detail=True, methods=["patch"], url_path="status")
+    def change_status(self, request: Request, pk: str) -> Response:
+        """Hold, release, cancel or end a job. An illegal move is a 409 that names the legal ones."""
+        values = checked_body(StatusInputSerializer, request)
+        caller = caller_of(request)
+        job = services.change_status(
+            job_id=int(pk),
+            status=values["status"],
+            reason=values.get("block_reason", ""),
+            actor=caller.actor,
+            tenant_id=caller.tenant_id,
+            now=timezone.now(),
+        )
+        return Response(show(job)[0])
+
+    @extend_schema(responses=JobEventSerializer(many=True))
+    @action(detail=True, methods=["get"], filterset_class=None)
+    def events(self, request: Request, pk: str) -> Response:
+        """Every change of the job's state, newest first."""
+        page = self.paginate_queryset(queries.list_events(int(pk), caller_of(request))) or []
+        return self.get_paginated_response(JobEventSerializer(page, many=True).data)
+
+
+def _tenant_of(values: dict[str, Any], caller: Caller) -> int | None:
+    """A tenant's key submits for its own tenant; another's is told as one that is not there."""
+    wanted: int | None = values.get("tenant_id")
+    if caller.tenant_id is None or wanted == caller.tenant_id:
+        return wanted
+    if wanted is None:
+        return caller.tenant_id
+    raise InvalidInput(FieldProblem("#/tenant_id", "does_not_exist", f"There is no tenant {wanted}."))
