@@ -2,12 +2,17 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import QuerySet
+from django.db import connection
+from django.db.models import Count, F, IntegerField, OuterRef, Q, QuerySet, Subquery
+from django.db.models.functions import Coalesce
 
+from clusters.models import GPU, Cluster, GPUState, LatestReading, MetricSample, Node
+from gpufleet.common.errors import FieldProblem, InvalidInput, NotFound
 from gpufleet.common.ports import Port
+from tenants.permissions import Caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +50,265 @@ held_gpu_ids: Port[Callable[[int | None], QuerySet[Any, int]]] = Port("clusters.
 
 # (cluster id): how many jobs run on it.
 count_running_jobs: Port[Callable[[int], int]] = Port("clusters.count_running_jobs")
+
+
+RECENT_JOBS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterReport:
+    """A cluster as ``list_clusters`` gives it, with its workload as far as the caller may see it."""
+
+    cluster: Cluster
+    workload: Workload
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterDetail:
+    """A cluster with its nodes and its most recent jobs, as far as the caller may see them."""
+
+    report: ClusterReport
+    nodes: list[Node]
+    jobs: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class GpuReport:
+    """A GPU with its newest reading and the job that holds it."""
+
+    gpu: GPU
+    latest: LatestReading | None
+    holder: Holder | None
+
+
+def list_clusters() -> QuerySet[Cluster]:
+    """The clusters in service, each with ``node_count``, ``gpu_count`` and ``idle_gpus`` (available and not held)."""
+    nodes = Node.objects.filter(cluster=OuterRef("pk"), decommissioned_at__isnull=True)
+    gpus = GPU.objects.filter(node__cluster=OuterRef("pk"), retired_at__isnull=True)
+    idle = gpus.filter(state=GPUState.AVAILABLE).exclude(pk__in=held_gpu_ids.ask(None))
+    return Cluster.objects.filter(decommissioned_at__isnull=True).annotate(
+        node_count=_count(nodes, by=F("cluster")),
+        gpu_count=_count(gpus, by=F("node__cluster")),
+        idle_gpus=_count(idle, by=F("node__cluster")),
+    )
+
+
+def describe_clusters(clusters: Collection[Cluster], caller: Caller) -> list[ClusterReport]:
+    """The clusters with their workloads; of a tenant-bound caller only its own jobs count."""
+    workloads = cluster_workload.ask([cluster.pk for cluster in clusters], caller.tenant_id)
+    return [ClusterReport(cluster, workloads.get(cluster.pk, Workload())) for cluster in clusters]
+
+
+def get_cluster(cluster_id: int, caller: Caller) -> ClusterReport:
+    """One cluster in service. Raises ``NotFound``."""
+    cluster = list_clusters().filter(pk=cluster_id).first()
+    if cluster is None:
+        raise NotFound
+    return describe_clusters([cluster], caller)[0]
+
+
+def get_cluster_detail(cluster_id: int, caller: Caller) -> ClusterDetail:
+    """One cluster with nodes and jobs. Raises ``NotFound``."""
+    report = get_cluster(cluster_id, caller)
+    nodes = list(list_nodes(caller).filter(cluster=cluster_id).order_by("-pk"))
+    return ClusterDetail(report, nodes, recent_jobs.ask(cluster_id, caller.tenant_id, RECENT_JOBS))
+
+
+def list_nodes(caller: Caller) -> QuerySet[Node]:
+    """The nodes in service that the caller may see, each with ``gpu_count``: its registered GPUs."""
+    rows = Node.objects.filter(decommissioned_at__isnull=True)
+    if caller.tenant_id is not None:
+        rows = rows.filter(pk__in=GPU.objects.filter(_held_by(caller.tenant_id)).values("node"))
+    gpus = GPU.objects.filter(node=OuterRef("pk"), retired_at__isnull=True)
+    return rows.annotate(gpu_count=_count(gpus, by=F("node")))
+
+
+def get_node(node_id: int, caller: Caller) -> Node:
+    """One node. Raises ``NotFound`` when there is none that the caller may know of."""
+    node = list_nodes(caller).filter(pk=node_id).first()
+    if node is None:
+        raise NotFound
+    return node
+
+
+def visible_gpus(caller: Caller) -> QuerySet[GPU]:
+    """The GPUs that the caller may see, retired ones too: all, or those that its tenant's jobs hold now."""
+    rows = GPU.objects.select_related("node", "latest_reading")
+    return rows if caller.tenant_id is None else rows.filter(_held_by(caller.tenant_id))
+
+
+def list_gpus(caller: Caller) -> QuerySet[GPU]:
+    """The GPUs in service that the caller may see."""
+    return visible_gpus(caller).filter(retired_at__isnull=True)
+
+
+def get_gpu(gpu_id: int, caller: Caller) -> GpuReport:
+    """One GPU; a retired one too, since bills speak of it. Raises ``NotFound``."""
+    gpu = visible_gpus(caller).filter(pk=gpu_id).first()
+    if gpu is None:
+        raise NotFound
+    reports = describe_gpus([gpu], caller)
+    if not reports:
+        raise NotFound
+    return reports[0]
+
+
+def describe_gpus(gpus: Collection[GPU], caller: Caller) -> list[GpuReport]:
+    """The GPUs with their readings and holders.
+
+    A tenant sees no reading from before its present allocation, and no GPU that it let go of a moment ago.
+    """
+    held = holders.ask([gpu.pk for gpu in gpus])
+    reports = [GpuReport(gpu, getattr(gpu, "latest_reading", None), held.get(gpu.pk)) for gpu in gpus]
+    if caller.tenant_id is None:
+        return reports
+    return [_for_tenant(report) for report in reports if _is_held_by(report, caller.tenant_id)]
+
+
+def reportable_clusters(cluster_key_id: int | None) -> QuerySet[Cluster]:
+    """The clusters in service whose hardware may be reported: all, or that of a cluster's own key."""
+    rows = Cluster.objects.filter(decommissioned_at__isnull=True)
+    return rows if cluster_key_id is None else rows.filter(key=cluster_key_id)
+
+
+def reportable_nodes(cluster_key_id: int | None) -> QuerySet[Node]:
+    """The nodes in service whose GPUs may be reported."""
+    rows = Node.objects.filter(decommissioned_at__isnull=True)
+    return rows if cluster_key_id is None else rows.filter(cluster__key=cluster_key_id)
+
+
+def reportable_gpus(cluster_key_id: int | None) -> QuerySet[GPU]:
+    """The GPUs, retired ones too, whose readings may be reported."""
+    rows = GPU.objects.all()
+    return rows if cluster_key_id is None else rows.filter(node__cluster__key=cluster_key_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """How a window of samples is cut. ``width`` None: not at all. ``default_span``: the window when none is named."""
+
+    width: timedelta | None
+    default_span: timedelta
+
+
+STEPS = {
+    "raw": Step(None, timedelta(hours=1)),
+    "5m": Step(timedelta(minutes=5), timedelta(hours=24)),
+    "1h": Step(timedelta(hours=1), timedelta(days=7)),
+    "1d": Step(timedelta(days=1), timedelta(days=30)),
+}
+MAX_POINTS = 20_000
+READING = (
+    "recorded_at",
+    "utilization_pct",
+    "memory_used_mb",
+    "memory_total_mb",
+    "temperature_c",
+    "power_draw_w",
+    "xid",
+)
+FIGURES = READING[1:-1]
+
+# A retry may have stored a sample twice; each (gpu, recorded_at) counts once.
+BUCKETS = """
+SELECT
+    date_bin(%s::interval, recorded_at, timestamptz '2000-01-01 00:00:00+00') AS start, count(*),
+    avg(utilization_pct), min(utilization_pct), max(utilization_pct),
+    avg(memory_used_mb)::float8, min(memory_used_mb), max(memory_used_mb),
+    avg(memory_total_mb)::float8, min(memory_total_mb), max(memory_total_mb),
+    avg(temperature_c), min(temperature_c), max(temperature_c),
+    avg(power_draw_w), min(power_draw_w), max(power_draw_w)
+FROM (
+    SELECT DISTINCT ON (recorded_at) *
+    FROM clusters_metricsample
+    WHERE gpu_id = %s AND recorded_at >= %s AND recorded_at < %s
+    ORDER BY recorded_at
+) AS sample
+GROUP BY start
+ORDER BY start
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A GPU's samples in ``[start, end)``, oldest first: readings where ``step`` is raw, else buckets."""
+
+    gpu_id: int
+    start: datetime
+    end: datetime
+    step: str
+    points: list[dict[str, Any]]
+
+
+def gpu_metrics(
+    gpu_id: int, caller: Caller, *, start: datetime | None, end: datetime | None, step: str, now: datetime
+) -> Series:
+    """A GPU's metrics in a window; a tenant's begins at the earliest with its present allocation.
+
+    The window ends now and has the step's default length where the caller does not say. Raises ``NotFound``, and
+    ``InvalidInput`` for a window that is empty or would give more than 20,000 points.
+    """
+    report = get_gpu(gpu_id, caller)
+    end = end or now
+    start = start or end - STEPS[step].default_span
+    _check_window(start, end, STEPS[step].width)
+    if caller.tenant_id is not None and report.holder is not None:
+        start = min(max(start, report.holder.since), end)
+    width = STEPS[step].width
+    points = _readings(gpu_id, start, end) if width is None else _buckets(gpu_id, start, end, width)
+    return Series(gpu_id, start, end, step, points)
+
+
+def _check_window(start: datetime, end: datetime, width: timedelta | None) -> None:
+    if start >= end:
+        raise InvalidInput(FieldProblem("?from", "empty_window", "from lies at or after to."))
+    if width is not None and (end - start) / width > MAX_POINTS:
+        raise _too_many_points()
+
+
+def _too_many_points() -> InvalidInput:
+    detail = f"The window has more than {MAX_POINTS:,} points; take a shorter one or a longer step."
+    return InvalidInput(FieldProblem("?from", "too_many_points", detail))
+
+
+def _readings(gpu_id: int, start: datetime, end: datetime) -> list[dict[str, Any]]:
+    rows = MetricSample.objects.filter(gpu_id=gpu_id, recorded_at__gte=start, recorded_at__lt=end)
+    points = list(rows.order_by("recorded_at").distinct("recorded_at").values(*READING)[: MAX_POINTS + 1])
+    if len(points) > MAX_POINTS:
+        raise _too_many_points()
+    return points
+
+
+def _buckets(gpu_id: int, start: datetime, end: datetime, width: timedelta) -> list[dict[str, Any]]:
+    with connection.cursor() as cursor:
+        cursor.execute(BUCKETS, [f"{width.total_seconds()} seconds", gpu_id, start, end])
+        rows = cursor.fetchall()
+    return [_bucket(*row) for row in rows]
+
+
+def _bucket(start: datetime, samples: int, *spreads: float | None) -> dict[str, Any]:
+    """``spreads`` are average, least and greatest of each figure in turn."""
+    bucket: dict[str, Any] = {"start": start, "samples": samples}
+    for place, figure in enumerate(FIGURES):
+        bucket[figure] = dict(zip(("avg", "min", "max"), spreads[3 * place : 3 * place + 3], strict=True))
+    return bucket
+
+
+def _held_by(tenant_id: int) -> Q:
+    return Q(pk__in=held_gpu_ids.ask(tenant_id))
+
+
+def _is_held_by(report: GpuReport, tenant_id: int) -> bool:
+    return report.holder is not None and report.holder.tenant_id == tenant_id
+
+
+def _for_tenant(report: GpuReport) -> GpuReport:
+    latest, holder = report.latest, report.holder
+    if latest is not None and holder is not None and latest.recorded_at < holder.since:
+        return GpuReport(report.gpu, None, holder)
+    return report
+
+
+def _count(rows: QuerySet[Any], *, by: F) -> Coalesce:
+    counted = rows.order_by().values(group=by).annotate(n=Count("pk")).values("n")
+    return Coalesce(Subquery(counted), 0, output_field=IntegerField())

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from clusters.models import GPUStatePeriod
@@ -21,6 +23,6 @@ def test_a_gpu_is_made_with_its_open_period() -> None:
     ],
 )
 def test_the_state_of_a_made_gpu_follows_its_circumstances(
-    node: dict[str, object], gpu: dict[str, object], state: str
+    node: dict[str, Any], gpu: dict[str, Any], state: str
 ) -> None:
     assert make_gpu(make_node(**node), **gpu).state == state

@@ -1,0 +1,51 @@
+"""Everything that changes clusters, nodes and GPUs.
+
+Locks are taken in the order of the house: scheduler, clusters, nodes by id, latest readings by GPU, GPUs by id.
+"""
+
+from clusters.services.fleet import (
+    ClusterBusy,
+    ClusterChanges,
+    ClusterNameTaken,
+    CreatedCluster,
+    create_cluster,
+    decommission_cluster,
+    update_cluster,
+)
+from clusters.services.gpus import GpuFields, GpuRegistration, GpuRetired, mark_health, mark_many, register_gpus
+from clusters.services.ledger import refresh_gpu_states
+from clusters.services.metrics import record_samples
+from clusters.services.nodes import (
+    HostnameTaken,
+    NodeFields,
+    NodeRegistration,
+    register_node,
+    sweep_silent_nodes,
+    turn_nodes,
+    update_node,
+)
+
+__all__ = [
+    "ClusterBusy",
+    "ClusterChanges",
+    "ClusterNameTaken",
+    "CreatedCluster",
+    "GpuFields",
+    "GpuRegistration",
+    "GpuRetired",
+    "HostnameTaken",
+    "NodeFields",
+    "NodeRegistration",
+    "create_cluster",
+    "decommission_cluster",
+    "mark_health",
+    "mark_many",
+    "record_samples",
+    "refresh_gpu_states",
+    "register_gpus",
+    "register_node",
+    "sweep_silent_nodes",
+    "turn_nodes",
+    "update_cluster",
+    "update_node",
+]

@@ -1,0 +1,148 @@
+"""GPUs: which devices sit in a node's slots, and an operator's word on their health."""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypedDict
+
+import structlog
+from django.db import transaction
+
+from clusters.models import GPU, GPUHealth, HealthCause, Node
+from clusters.queries import reportable_nodes
+from clusters.services.fleet import share_cluster
+from clusters.services.ledger import circumstances_of, open_ledger, refresh_gpu_states, retire_gpus
+from clusters.states import gpu_state
+from gpufleet.common.errors import Conflict, FieldProblem, InvalidInput, NotFound
+from gpufleet.common.locks import lock_rows
+
+logger = structlog.stdlib.get_logger(__name__)
+
+
+class GpuRetired(Conflict):
+    """The GPU is no longer in service."""
+
+    code = "gpu_retired"
+
+
+class GpuFields(TypedDict, total=False):
+    """What an agent says of one GPU; of a known one, what it leaves out stays as it is."""
+
+    gpu_index: int
+    model: str
+    vram_mb: int | None
+    uuid: str
+    pci_bus_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class GpuRegistration:
+    """The GPUs in the order in which they were sent, and how many of them are new."""
+
+    gpus: list[GPU]
+    created: int
+
+
+@transaction.atomic
+def register_gpus(
+    *, node_id: int, gpus: Sequence[GpuFields], now: datetime, cluster_key_id: int | None = None
+) -> GpuRegistration:
+    """Say which GPUs sit in which slots of a node; slots that are not named stay as they are.
+
+    A slot's GPU is known again unless both it and the message have a uuid and the two differ: then it is another
+    device, and the old one is retired with its history. ``cluster_key_id`` narrows what is found to the cluster of
+    that key. Raises ``NotFound``, and ``InvalidInput`` for a slot or a uuid that stands twice.
+    """
+    slots = _by_slot(gpus)
+    node = _lock_node(node_id, cluster_key_id)
+    in_service = GPU.objects.filter(node=node, retired_at__isnull=True)
+    wanted = in_service.filter(gpu_index__in=slots).values_list("pk", flat=True)
+    present = {gpu.gpu_index: gpu for gpu in lock_rows(in_service, wanted).values()}
+    replaced = [slot for slot, gpu in present.items() if _is_another(gpu, slots[slot])]
+    retire_gpus([present.pop(slot).pk for slot in replaced], now=now)
+    _update(present, slots)
+    new = _insert(node, {slot: fields for slot, fields in slots.items() if slot not in present}, now)
+    if new:
+        logger.info("GPUs registered", node_id=node_id, new=len(new), replaced=len(replaced))
+    present.update((gpu.gpu_index, gpu) for gpu in new)
+    return GpuRegistration(gpus=[present[slot] for slot in slots], created=len(new))
+
+
+@transaction.atomic
+def mark_health(*, gpu_id: int, health: GPUHealth, reason: str, now: datetime) -> None:
+    """Take an operator's word that a GPU is healthy or not. Readings do not overrule "unhealthy".
+
+    Raises ``NotFound`` and ``GpuRetired``.
+    """
+    if mark_many(gpu_ids=[gpu_id], health=health, reason=reason, now=now):
+        return
+    if GPU.objects.filter(pk=gpu_id).exists():
+        raise GpuRetired(f"GPU {gpu_id} is retired.")
+    raise NotFound
+
+
+@transaction.atomic
+def mark_many(*, gpu_ids: Collection[int], health: GPUHealth, reason: str, now: datetime) -> int:
+    """As ``mark_health``, for many GPUs at once. Returns how many of them are in service."""
+    gpus = lock_rows(GPU.objects.filter(retired_at__isnull=True), gpu_ids)
+    unhealthy = health == GPUHealth.UNHEALTHY
+    GPU.objects.filter(pk__in=gpus).update(
+        health=health,
+        health_cause=HealthCause.OPERATOR if unhealthy else HealthCause.NONE,
+        health_reason=reason if unhealthy else "",
+    )
+    refresh_gpu_states(GPU.objects.filter(pk__in=gpus), now=now)
+    logger.info("GPU health marked", gpu_ids=list(gpus), health=health)
+    return len(gpus)
+
+
+def _by_slot(gpus: Sequence[GpuFields]) -> dict[int, GpuFields]:
+    """The GPUs by slot: the one they name, or their place. Raises ``InvalidInput``."""
+    slots = [fields.get("gpu_index", place) for place, fields in enumerate(gpus)]
+    uuids = [fields.get("uuid", "") for fields in gpus]
+    slot_count, uuid_count = Counter(slots), Counter(uuids)
+    problems = []
+    for place, (slot, uuid) in enumerate(zip(slots, uuids, strict=True)):
+        if slot_count[slot] > 1:
+            detail = f"Slot {slot} stands {slot_count[slot]} times."
+            problems.append(FieldProblem(f"#/gpus/{place}/gpu_index", "repeated_slot", detail))
+        if uuid and uuid_count[uuid] > 1:
+            detail = f"{uuid} stands {uuid_count[uuid]} times."
+            problems.append(FieldProblem(f"#/gpus/{place}/uuid", "repeated_uuid", detail))
+    if problems:
+        raise InvalidInput(*problems)
+    return dict(zip(slots, gpus, strict=True))
+
+
+def _lock_node(node_id: int, cluster_key_id: int | None) -> Node:
+    """The node, locked, its cluster's status held as it is. Raises ``NotFound``."""
+    reportable = reportable_nodes(cluster_key_id)
+    cluster_id = reportable.filter(pk=node_id).values_list("cluster_id", flat=True).first()
+    if cluster_id is None:
+        raise NotFound
+    share_cluster(cluster_id)
+    return lock_rows(reportable.select_related("cluster"), [node_id])[node_id]
+
+
+def _is_another(gpu: GPU, fields: GpuFields) -> bool:
+    uuid = fields.get("uuid", "")
+    return bool(uuid and gpu.uuid and uuid != gpu.uuid)
+
+
+def _update(present: Mapping[int, GPU], slots: Mapping[int, GpuFields]) -> None:
+    for slot, gpu in present.items():
+        changed = [name for name, value in slots[slot].items() if getattr(gpu, name) != value]
+        if "uuid" in changed and not slots[slot]["uuid"]:
+            changed.remove("uuid")  # An agent that can't read the uuid does not make us forget it.
+        for name in changed:
+            setattr(gpu, name, slots[slot][name])  # type: ignore[literal-required]  # a name of the same dict
+        if changed:
+            gpu.save(update_fields=changed)
+
+
+def _insert(node: Node, slots: Mapping[int, GpuFields], now: datetime) -> list[GPU]:
+    gpus = [GPU(**{**fields, "gpu_index": slot, "node": node, "registered_at": now}) for slot, fields in slots.items()]
+    if gpus:
+        open_ledger(gpus, gpu_state(circumstances_of(gpus[0])))
+    return gpus

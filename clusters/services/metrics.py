@@ -1,0 +1,119 @@
+"""Metric batches: durable, or refused whole; and what they say of GPUs' health and of nodes' life."""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
+
+import structlog
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Q
+
+from clusters import ingest
+from clusters.models import GPU, GPUHealth, LatestReading, Node
+from clusters.queries import reportable_gpus
+from clusters.services.ledger import refresh_gpu_states
+from clusters.states import Health, Reading, decide_health
+from clusters.telemetry import SHOWN_PROBLEMS, Sample
+from gpufleet.common.errors import FieldProblem, InvalidInput
+from gpufleet.common.locks import lock_rows
+
+logger = structlog.stdlib.get_logger(__name__)
+
+
+# GPUs whose health seems to change, with the reading before the batch and the news since.
+Doubtful = dict[int, tuple[LatestReading | None, list[Reading]]]
+
+
+@transaction.atomic
+def record_samples(*, samples: Sequence[Sample], now: datetime, cluster_key_id: int | None = None) -> int:
+    """Store a batch, all of it or none, with the changes of health that follow from it. Returns its size.
+
+    A sample also proves that its node lived when it was taken, so it counts as a heartbeat of that time: a batch
+    that an agent kept for hours revives nobody. ``cluster_key_id`` narrows the GPUs that may be reported to the
+    cluster of that key. Raises ``InvalidInput`` that names the samples of GPUs that are unknown, of another
+    cluster, or were retired before.
+    """
+    gpus = reportable_gpus(cluster_key_id).in_bulk({sample.gpu_id for sample in samples})
+    _check(samples, gpus)
+    ingest.copy_samples(samples)
+    revived = _take_heartbeats(samples, gpus, now)
+    doubtful = _take_readings(samples, gpus)
+    if revived or doubtful:
+        _apply(doubtful, revived, now)
+    return len(samples)
+
+
+def _check(samples: Sequence[Sample], gpus: Mapping[int, GPU]) -> None:
+    problems = []
+    for index, sample in enumerate(samples):
+        gpu = gpus.get(sample.gpu_id)
+        if gpu is None:
+            detail = f"There is no GPU {sample.gpu_id}."
+            problems.append(FieldProblem(f"#/metrics/{index}/gpu_id", "does_not_exist", detail))
+        elif gpu.retired_at is not None and sample.recorded_at > gpu.retired_at:
+            detail = f"GPU {sample.gpu_id} was retired before this sample was taken."
+            problems.append(FieldProblem(f"#/metrics/{index}/gpu_id", "gpu_retired", detail))
+    if problems:
+        raise InvalidInput(*problems[:SHOWN_PROBLEMS])
+
+
+def _take_heartbeats(samples: Sequence[Sample], gpus: Mapping[int, GPU], now: datetime) -> list[int]:
+    """Move the nodes' last heartbeats on, and return the ids of those that were silent and are back."""
+    heard: dict[int, datetime] = {}
+    for sample in samples:
+        gpu = gpus[sample.gpu_id]
+        if gpu.retired_at is None:
+            at = min(sample.recorded_at, now)
+            heard[gpu.node_id] = max(heard.get(gpu.node_id, at), at)
+    nodes = lock_rows(Node.objects.filter(decommissioned_at__isnull=True), heard)
+    later = [node for node in nodes.values() if node.last_heartbeat_at < heard[node.pk]]
+    alive_since = now - timedelta(seconds=settings.NODE_SILENT_AFTER_SECONDS)
+    revived = []
+    for node in later:
+        node.last_heartbeat_at = heard[node.pk]
+        if node.silent and node.last_heartbeat_at >= alive_since:
+            node.silent = False
+            revived.append(node.pk)
+    Node.objects.bulk_update(later, ["last_heartbeat_at", "silent"])
+    return revived
+
+
+def _take_readings(samples: Sequence[Sample], gpus: Mapping[int, GPU]) -> Doubtful:
+    """Renew the latest readings."""
+    latest = ingest.lock_latest(gpus)
+    newest: list[ingest.Newest] = []
+    doubtful: Doubtful = {}
+    for gpu_id, fresh in ingest.fresh_by_gpu(samples, latest).items():
+        before = _health_of(gpus[gpu_id], latest.get(gpu_id))
+        readings = [Reading(sample.temperature_c, sample.xid) for sample in fresh]
+        after = decide_health(before, readings)
+        newest.append(ingest.Newest(fresh[-1], after.hot_samples))
+        if (before.healthy, before.cause) != (after.healthy, after.cause):
+            doubtful[gpu_id] = (latest.get(gpu_id), readings)
+    ingest.upsert_latest(newest)
+    return doubtful
+
+
+def _health_of(gpu: GPU, latest: LatestReading | None) -> Health:
+    return Health(
+        healthy=gpu.health == GPUHealth.HEALTHY,
+        cause=gpu.health_cause,  # type: ignore[arg-type]  # one of HealthCause's values, by a constraint
+        reason=gpu.health_reason,
+        hot_samples=latest.hot_samples if latest else 0,
+        last_xid=latest.xid if latest else None,
+    )
+
+
+def _apply(doubtful: Doubtful, revived: Collection[int], now: datetime) -> None:
+    """Decide again on the locked rows, since an operator may have spoken meanwhile, and let the states follow."""
+    affected = GPU.objects.filter(Q(pk__in=doubtful) | Q(node__in=revived), retired_at__isnull=True)
+    locked = lock_rows(GPU.objects.filter(retired_at__isnull=True), affected.values_list("pk", flat=True))
+    changed = [gpu for gpu_id, gpu in locked.items() if gpu_id in doubtful]
+    for gpu in changed:
+        latest, readings = doubtful[gpu.pk]
+        health = decide_health(_health_of(gpu, latest), readings)
+        gpu.health = GPUHealth.HEALTHY if health.healthy else GPUHealth.UNHEALTHY
+        gpu.health_cause, gpu.health_reason = health.cause, health.reason
+    GPU.objects.bulk_update(changed, ["health", "health_cause", "health_reason"])
+    refresh_gpu_states(GPU.objects.filter(pk__in=locked), now=now)
+    logger.info("GPU health decided", gpu_ids=[gpu.pk for gpu in changed], revived_nodes=list(revived))

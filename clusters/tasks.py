@@ -1,0 +1,18 @@
+"""The clusters' periodic work; the times are in the one beat table."""
+
+from celery import shared_task
+from django.utils import timezone
+
+from clusters import partitions, services
+
+
+@shared_task(name="clusters.sweep_silent_nodes")  # type: ignore[untyped-decorator]  # Celery has no types
+def sweep_silent_nodes() -> None:
+    """Every 15 seconds: nodes whose heartbeats stopped."""
+    services.sweep_silent_nodes(now=timezone.now())
+
+
+@shared_task(name="clusters.maintain_partitions")  # type: ignore[untyped-decorator]  # Celery has no types
+def maintain_partitions() -> None:
+    """Hourly: partitions of the coming days, and an end to those past their time."""
+    partitions.maintain_partitions(now=timezone.now())

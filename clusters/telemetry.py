@@ -1,0 +1,140 @@
+"""Metric batches as agents send them: their shape, their limits, and what is wrong with them. Pure."""
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from gpufleet.common.errors import FieldProblem, InvalidInput
+
+MAX_SAMPLES: Final = 5_000
+MAX_AGE: Final = timedelta(hours=24)
+MAX_LEAD: Final = timedelta(seconds=60)
+SHOWN_PROBLEMS: Final = 20
+
+Id = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
+Megabytes = Annotated[float, msgspec.Meta(ge=0, le=2**31 - 1)]  # Stored whole.
+Celsius = Annotated[float, msgspec.Meta(ge=-100, le=300)]
+Watts = Annotated[float, msgspec.Meta(ge=0, le=100_000)]
+Xid = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+Instant = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+class SentSample(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False):
+    """One element of ``metrics``. A field that is null or left out was not measured."""
+
+    gpu_id: Id
+    utilization_pct: Percent | None = None
+    memory_used_mb: Megabytes | None = None
+    memory_total_mb: Megabytes | None = None
+    temperature_c: Celsius | None = None
+    power_draw_w: Watts | None = None
+    xid: Xid | None = None
+    recorded_at: Instant | None = None
+
+
+class Batch(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """The body of ``POST /api/clusters/metrics``."""
+
+    metrics: Annotated[list[SentSample], msgspec.Meta(min_length=1, max_length=MAX_SAMPLES)]
+
+
+class Sample(msgspec.Struct, frozen=True, gc=False):
+    """A sample that passed the checks. Its place in a batch is its place in the list."""
+
+    gpu_id: int
+    recorded_at: datetime
+    utilization_pct: float | None
+    memory_used_mb: int | None
+    memory_total_mb: int | None
+    temperature_c: float | None
+    power_draw_w: float | None
+    xid: int | None
+
+
+def decode(body: Any, *, now: datetime) -> list[Sample]:
+    """Check a parsed JSON body and give its samples, in order, those without a time at ``now``.
+
+    Raises ``InvalidInput`` that points at the place, such as ``#/metrics/3/utilization_pct``.
+    """
+    try:
+        sent = msgspec.convert(body, Batch).metrics
+    except msgspec.ValidationError as error:
+        raise InvalidInput(problem_of(str(error))) from error
+    _refuse(_misdated(sent, now))
+    samples = [_dated(one, now) for one in sent]
+    _refuse(_repeated(samples))
+    return samples
+
+
+def _refuse(problems: Iterator[FieldProblem]) -> None:
+    found = list(itertools.islice(problems, SHOWN_PROBLEMS))
+    if found:
+        raise InvalidInput(*found)
+
+
+def _dated(sent: SentSample, now: datetime) -> Sample:
+    return Sample(
+        gpu_id=sent.gpu_id,
+        recorded_at=now if sent.recorded_at is None else sent.recorded_at.astimezone(UTC),
+        utilization_pct=sent.utilization_pct,
+        memory_used_mb=_whole(sent.memory_used_mb),
+        memory_total_mb=_whole(sent.memory_total_mb),
+        temperature_c=sent.temperature_c,
+        power_draw_w=sent.power_draw_w,
+        xid=sent.xid,
+    )
+
+
+def _whole(megabytes: float | None) -> int | None:
+    return None if megabytes is None else round(megabytes)
+
+
+def _misdated(sent: Sequence[SentSample], now: datetime) -> Iterator[FieldProblem]:
+    for index, one in enumerate(sent):
+        if one.recorded_at is None:
+            continue
+        if one.recorded_at < now - MAX_AGE:
+            yield FieldProblem(f"#/metrics/{index}/recorded_at", "too_old", "The sample is older than 24 hours.")
+        elif one.recorded_at > now + MAX_LEAD:
+            detail = "The sample lies more than 60 seconds in the future; check the node's clock."
+            yield FieldProblem(f"#/metrics/{index}/recorded_at", "in_the_future", detail)
+
+
+def _repeated(samples: Sequence[Sample]) -> Iterator[FieldProblem]:
+    seen: dict[tuple[int, datetime], int] = {}
+    for index, sample in enumerate(samples):
+        first = seen.setdefault((sample.gpu_id, sample.recorded_at), index)
+        if first != index:
+            detail = f"GPU {sample.gpu_id} has a sample of this time at index {first} already."
+            yield FieldProblem(f"#/metrics/{index}", "repeated_sample", detail)
+
+
+# msgspec says what is wrong in a sentence that ends with the place, such as "… - at `$.metrics[3].gpu_id`".
+PLACE = re.compile(r"(?P<detail>.*?)(?: - at `\$(?P<path>[^`]*)`)?", re.DOTALL)
+NAMED = re.compile(r"Object (?P<kind>contains unknown|missing required) field `(?P<name>.*)`", re.DOTALL)
+CODES = (
+    (re.compile(r"`(int|float)` >= "), "min_value"),
+    (re.compile(r"`(int|float)` <= "), "max_value"),
+    (re.compile(r"of length"), "length"),
+    (re.compile(r"RFC3339|timezone"), "invalid_time"),
+)
+
+
+def problem_of(message: str) -> FieldProblem:
+    """msgspec's sentence in the API's terms: pointer, code and detail."""
+    match = PLACE.fullmatch(message)
+    detail, path = (match["detail"], match["path"] or "") if match else (message, "")
+    pointer = "#" + re.sub(r"\[(\d+)\]", r"/\1", path).replace(".", "/")
+    named = NAMED.fullmatch(detail)
+    if named:
+        known = named["kind"] == "missing required"
+        name = named["name"].replace("~", "~0").replace("/", "~1")
+        text = "This field is required." if known else "There is no such field here."
+        return FieldProblem(f"{pointer}/{name}", "required" if known else "unknown_field", text)
+    code = next((code for pattern, code in CODES if pattern.search(detail)), "invalid")
+    return FieldProblem(pointer, code, f"{detail}.")
