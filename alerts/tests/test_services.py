@@ -10,6 +10,7 @@ from alerts import services
 from alerts.models import AlertEvent, AlertRule, EventStatus
 from alerts.services import RuleHasHistory, RuleNameTaken
 from clusters.models import LatestReading
+from clusters.tests.factories import NOW as HARDWARE_NOW
 from clusters.tests.factories import make_cluster, make_gpu, make_node
 from gpufleet.common.errors import InvalidInput, NotFound
 from jobs.models import Allocation
@@ -37,10 +38,10 @@ def only_our_rules() -> None:
 def alice() -> Tenant:
     """Alice's tenant holds two of its four GPUs."""
     tenant = make_tenant(name="acme", gpu_quota=4)
-    node = make_node(cluster=make_cluster(), now=NOW - 60 * MINUTE)
-    job = make_job(cluster=node.cluster, tenant=tenant, gpu_count=2, status="running", now=NOW - 30 * MINUTE)
-    for index in range(2):
-        gpu = make_gpu(node=node, gpu_index=index, now=NOW - 60 * MINUTE)
+    node = make_node(make_cluster())
+    job = make_job(cluster=node.cluster, tenant=tenant, gpu_count=2, status="running")
+    for _ in range(2):
+        gpu = make_gpu(node)
         Allocation.objects.create(job=job, gpu=gpu, tenant=tenant, during=(NOW - 30 * MINUTE, None))
     return tenant
 
@@ -103,12 +104,10 @@ def test_an_incident_whose_subject_is_gone_resolves(alice: Tenant) -> None:
 
 
 def test_health_is_the_broken_share_of_a_cluster() -> None:
-    node = make_node(cluster=make_cluster(name="east"), now=NOW)
+    node = make_node(make_cluster("east"))
     for index, state in enumerate(["available", "available", "unhealthy", "offline"]):
-        gpu = make_gpu(node=node, gpu_index=index, now=NOW)
-        type(gpu).objects.filter(pk=gpu.pk).update(state=state)
-    retired = make_gpu(node=node, gpu_index=9, now=NOW)
-    type(retired).objects.filter(pk=retired.pk).update(state="offline", retired_at=NOW)
+        make_gpu(node, index, state=state)
+    make_gpu(node, 9, state="offline", retired_at=HARDWARE_NOW + MINUTE)
     make_rule(type="health_degraded", threshold=50.0)
     services.evaluate_rules(now=NOW)
     event = AlertEvent.objects.get()

@@ -147,7 +147,9 @@ jobs_strategy = st.lists(
 nodes_strategy = st.lists(st.tuples(st.integers(1, 2), st.sampled_from([H100, A100]), st.integers(0, 8)), max_size=10)
 
 
-@given(jobs_strategy, nodes_strategy, st.lists(st.tuples(st.integers(1, 12), st.integers(0, 12)), min_size=3, max_size=3))
+@given(
+    jobs_strategy, nodes_strategy, st.lists(st.tuples(st.integers(1, 12), st.integers(0, 12)), min_size=3, max_size=3)
+)
 def test_the_promises_hold_in_any_world(
     jobs: list[tuple[int, int | None, int, str, int]],
     nodes: list[tuple[int, str, int]],
@@ -157,9 +159,7 @@ def test_the_promises_hold_in_any_world(
         WaitingJob(number, cluster, tenant, gpus, kind, priority, NOON + number * timedelta(seconds=1))
         for number, (cluster, tenant, gpus, kind, priority) in enumerate(jobs)
     ]
-    views = [
-        node(number, free, model, cluster=cluster) for number, (cluster, model, free) in enumerate(nodes, start=1)
-    ]
+    views = [node(number, free, model, cluster=cluster) for number, (cluster, model, free) in enumerate(nodes, start=1)]
     tenants = {number: TenantView(*quota) for number, quota in enumerate(quotas, start=1)}
     model_of = {gpu: model for view in views for model, gpus in view.free.items() for gpu in gpus}
     cluster_of = {gpu: view.cluster_id for view in views for gpus in view.free.values() for gpu in gpus}

@@ -1,0 +1,204 @@
+"""Cycles of the scheduler on real rows, at instants of our choosing."""
+
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+import pytest
+from django.db import connection
+from django.db.models.functions import Lower, Upper
+from pytest_django import DjangoAssertNumQueries
+
+from billing.models import Rate
+from clusters.models import GPU, Cluster, Node
+from clusters.tests.factories import make_cluster, make_gpu, make_node
+from jobs import scheduler, services
+from jobs.models import Allocation, Job, JobEvent, JobStatus, SchedulerCycle, WaitPeriod
+from jobs.tests.factories import NOW, allocate, make_job
+from tenants.models import Tenant
+from tenants.tests.factories import make_tenant
+
+pytestmark = pytest.mark.django_db
+
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture
+def node() -> Node:
+    """A node with four H100s."""
+    node = make_node(make_cluster())
+    for _ in range(4):
+        make_gpu(node)
+    return node
+
+
+def cycle(minutes: float = 0) -> scheduler.CycleResult:
+    with scheduler.turn() as mine:
+        assert mine
+        return scheduler.run_cycle(now=NOW + minutes * MINUTE)
+
+
+def ranges(rows: type[Allocation] | type[WaitPeriod]) -> list[tuple[datetime, datetime | None]]:
+    return list(rows.objects.order_by("pk").values_list(Lower("during"), Upper("during")))
+
+
+def test_a_job_gets_its_gpus_and_its_wait_ends_in_the_ledger(node: Node) -> None:
+    job = make_job(cluster=node.cluster, gpu_count=2)
+    result = cycle(1)
+    job.refresh_from_db()
+    assert (result.started, result.waiting) == (1, 0)
+    assert (job.status, job.started_at, job.block_reason) == ("running", NOW + MINUTE, "")
+    assert ranges(Allocation) == [(NOW + MINUTE, None)] * 2
+    assert ranges(WaitPeriod) == [(NOW, NOW + MINUTE)]
+    event = JobEvent.objects.get()
+    assert (event.from_status, event.to_status, event.actor, event.reason) == (
+        "queued",
+        "running",
+        "scheduler",
+        "2 × H100",
+    )
+
+
+def test_the_rate_in_force_is_locked_into_the_allocation(node: Node) -> None:
+    tenant = make_tenant()
+    rate = Rate.objects.create(
+        gpu_model="H100", price_per_gpu_hour=Decimal("2.5"), valid_from=NOW, recorded_at=NOW, recorded_by="test"
+    )
+    make_job(cluster=node.cluster, tenant=tenant)
+    cycle(1)
+    allocation = Allocation.objects.get()
+    assert (allocation.rate_id, allocation.price_per_gpu_hour, allocation.currency) == (rate.pk, Decimal("2.5"), "USD")
+    assert allocation.tenant_id == tenant.pk
+
+
+def test_a_reason_is_a_period_that_is_written_only_when_it_changes(node: Node) -> None:
+    running = make_job(cluster=node.cluster, gpu_count=3, status="running")
+    allocate(running, node.gpus.all()[:3])
+    job = make_job(cluster=node.cluster, gpu_count=4)
+    cycle(1)
+    cycle(2)
+    job.refresh_from_db()
+    assert job.block_reason == "Needs 4 GPUs of one model; 1 are free."
+    assert [period.code for period in job.wait_periods.order_by("pk")] == ["scheduler", "capacity"]
+    assert ranges(WaitPeriod) == [(NOW, NOW + MINUTE), (NOW + MINUTE, None)]
+    services.change_status(job_id=running.pk, status="completed", actor="key:1", now=NOW + 3 * MINUTE)
+    cycle(4)
+    assert ranges(WaitPeriod)[-1] == (NOW + MINUTE, NOW + 4 * MINUTE)
+
+
+def test_new_figures_of_the_same_reason_make_no_new_period(node: Node) -> None:
+    running = make_job(cluster=node.cluster, gpu_count=3, status="running")
+    allocate(running, node.gpus.all()[:3])
+    job = make_job(cluster=node.cluster, gpu_count=4)
+    cycle(1)
+    allocate(make_job(cluster=node.cluster, status="running"), node.gpus.all()[3:])
+    cycle(2)
+    period = WaitPeriod.objects.get(job=job, during__upper_inf=True)
+    assert (period.during.lower, period.figures["free"]) == (NOW + MINUTE, 0)
+
+
+@pytest.mark.parametrize("change", [{"state": "draining"}, {"state": "unhealthy"}, {"registered_at": NOW + 9 * MINUTE}])
+def test_what_is_out_of_service_takes_nothing(change: dict[str, object]) -> None:
+    node = make_node(make_cluster())
+    gpu = make_gpu(node)
+    GPU.objects.filter(pk=gpu.pk).update(**change)
+    make_job(cluster=node.cluster)
+    assert cycle(1).started == 0
+
+
+def test_a_gpu_whose_last_job_ended_after_the_clock_was_read_is_left_for_the_next_cycle(node: Node) -> None:
+    done = make_job(cluster=node.cluster, gpu_count=4, status="completed")
+    allocate(done, node.gpus.all(), start=NOW - 5 * MINUTE, end=NOW + timedelta(seconds=61))
+    make_job(cluster=node.cluster)
+    assert cycle(1).started == 0
+    assert cycle(2).started == 1
+
+
+def test_a_job_held_or_submitted_later_is_left_alone(node: Node) -> None:
+    make_job(cluster=node.cluster, status="blocked")
+    make_job(cluster=node.cluster, submitted_at=NOW + 2 * MINUTE)
+    result = cycle(1)
+    assert (result.started, result.waiting) == (0, 0)
+
+
+def test_a_job_on_a_silent_node_fails_and_its_seconds_end_at_the_last_heartbeat(node: Node) -> None:
+    other = make_node(node.cluster, last_heartbeat_at=NOW)
+    far = make_gpu(other)
+    job = make_job(cluster=node.cluster, gpu_count=2, status="running", started_at=NOW - 10 * MINUTE)
+    allocate(job, [node.gpus.all()[0], far], start=NOW - 10 * MINUTE)
+    Node.objects.filter(pk=other.pk).update(silent=True, last_heartbeat_at=NOW - 4 * MINUTE)
+    assert cycle(1).failed == 1
+    job.refresh_from_db()
+    assert (job.status, job.ended_at) == ("failed", NOW + MINUTE)
+    ends = dict(Allocation.objects.values_list("gpu_id", Upper("during")))
+    assert ends == {node.gpus.all()[0].pk: NOW + MINUTE, far.pk: NOW - 4 * MINUTE}
+    assert other.hostname in JobEvent.objects.get().reason
+
+
+def test_a_job_that_started_after_the_last_heartbeat_held_nothing_of_the_lost_node(node: Node) -> None:
+    job = make_job(cluster=node.cluster, status="running")
+    allocate(job, node.gpus.all()[:1])
+    Node.objects.filter(pk=node.pk).update(silent=True, last_heartbeat_at=NOW - MINUTE)
+    cycle(1)
+    job.refresh_from_db()
+    assert job.status == "failed"
+    assert ranges(Allocation) == []
+
+
+def test_a_job_whose_gpu_was_retired_fails(node: Node) -> None:
+    job = make_job(cluster=node.cluster, status="running")
+    allocate(job, node.gpus.all()[:1])
+    GPU.objects.filter(pk=node.gpus.all()[0].pk).update(retired_at=NOW + MINUTE)
+    cycle(2)
+    job.refresh_from_db()
+    assert job.status == "failed"
+    assert ranges(Allocation) == [(NOW, NOW + MINUTE)]
+
+
+def test_what_waits_for_a_decommissioned_cluster_is_cancelled(node: Node) -> None:
+    job, held = make_job(cluster=node.cluster), make_job(cluster=node.cluster, status="blocked")
+    Cluster.objects.filter(pk=node.cluster_id).update(decommissioned_at=NOW)
+    cycle(1)
+    assert set(Job.objects.filter(pk__in=[job.pk, held.pk]).values_list("status", flat=True)) == {"cancelled"}
+    assert ranges(WaitPeriod) == [(NOW, NOW + MINUTE)]
+
+
+def test_a_plan_made_before_the_quota_was_lowered_is_checked_again(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    tenant = make_tenant(gpu_quota=4)
+    for _ in range(4):
+        make_job(cluster=node.cluster, tenant=tenant)
+    planned = scheduler.plan
+
+    def lower_then_plan(snapshot: scheduler.Snapshot) -> scheduler.Plan:
+        Tenant.objects.update(gpu_quota=1)
+        return planned(snapshot)
+
+    monkeypatch.setattr(scheduler, "plan", lower_then_plan)
+    assert cycle(1).started == 1
+
+
+def test_a_job_that_the_database_refuses_does_not_stop_the_others(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [make_job(cluster=node.cluster) for _ in range(3)]
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE jobs_allocation ADD CONSTRAINT poison CHECK (job_id <> {jobs[1].pk})")
+    assert cycle(1).started == 2
+    assert Job.objects.get(pk=jobs[1].pk).status == JobStatus.QUEUED
+    assert Allocation.objects.count() == 2
+
+
+def test_an_empty_cycle_is_a_cycle() -> None:
+    cycle(5)
+    cycle(6)
+    assert SchedulerCycle.objects.get().finished_at == NOW + 6 * MINUTE
+
+
+def test_the_number_of_queries_does_not_grow_with_the_jobs(
+    django_assert_max_num_queries: DjangoAssertNumQueries,
+) -> None:
+    node = make_node(make_cluster())
+    for _ in range(8):
+        make_gpu(node)
+    tenants = [make_tenant(name) for name in ("acme", "bluefin")]
+    for number in range(40):
+        make_job(cluster=node.cluster, tenant=tenants[number % 2])
+    with django_assert_max_num_queries(36):
+        assert cycle(1).started == 8

@@ -1,0 +1,156 @@
+"""Submitting and moving jobs, at instants of our choosing."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db.models.functions import Lower, Upper
+
+from clusters.models import Cluster, Node
+from clusters.tests.factories import make_cluster, make_gpu, make_node
+from gpufleet.common.errors import InvalidInput, NotFound
+from jobs import services
+from jobs.models import Allocation, Job, JobEvent, JobStatus, WaitPeriod
+from jobs.services import IllegalMove, NoSuchHardware, OverQuota, TenantInactive
+from jobs.states import MOVES
+from jobs.tests.factories import NOW, allocate, make_job
+from tenants.tests.factories import make_tenant
+
+pytestmark = pytest.mark.django_db
+
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture
+def node() -> Node:
+    """A node with four H100s."""
+    node = make_node(make_cluster())
+    for _ in range(4):
+        make_gpu(node)
+    return node
+
+
+@pytest.fixture(autouse=True)
+def rings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How often the doorbell was rung."""
+    heard: list[int] = []
+    monkeypatch.setattr(services.doorbell, "_answer", lambda: heard.append(1))
+    return heard
+
+
+def submit(node: Node, **fields: Any) -> Job:
+    return services.submit_job(cluster_id=node.cluster_id, name="train", actor="key:1", now=NOW, **fields)
+
+
+def move(job: Job, status: str, reason: str = "", minutes: int = 1, **fields: Any) -> Job:
+    now = NOW + minutes * MINUTE
+    return services.change_status(job_id=job.pk, status=status, reason=reason, actor="key:1", now=now, **fields)
+
+
+def test_a_submitted_job_waits_for_the_scheduler_and_rings_after_the_commit(
+    node: Node, rings: list[int], django_capture_on_commit_callbacks: Any
+) -> None:
+    with django_capture_on_commit_callbacks() as callbacks:
+        job = submit(node)
+    assert (job.status, job.gpu_count, job.priority) == ("queued", 1, 5)
+    assert rings == []
+    callbacks[0]()
+    assert rings == [1]
+    period = WaitPeriod.objects.get()
+    assert (period.code, period.during.lower, period.during.upper) == ("scheduler", NOW, None)
+    event = JobEvent.objects.get()
+    assert (event.from_status, event.to_status, event.actor, event.reason) == ("", "queued", "key:1", "submitted")
+
+
+def test_a_job_over_the_quota_is_refused_with_the_figures(node: Node) -> None:
+    tenant = make_tenant(gpu_quota=3)
+    with pytest.raises(OverQuota) as refusal:
+        submit(node, tenant_id=tenant.pk, gpu_count=4)
+    assert refusal.value.data == {"needs": 4, "quota": 3}
+    assert not Job.objects.exists()
+    assert submit(node, tenant_id=tenant.pk, gpu_count=3).status == "queued"
+
+
+@pytest.mark.parametrize("wish", [{"gpu_count": 5}, {"gpu_type": "A100"}, {"gpu_type": "A100|B200", "gpu_count": 1}])
+def test_a_job_that_the_hardware_can_never_hold_is_refused(node: Node, wish: dict[str, Any]) -> None:
+    with pytest.raises(NoSuchHardware) as refusal:
+        submit(node, **wish)
+    assert refusal.value.data["available"] == {"H100": 4}
+    assert not Job.objects.exists()
+
+
+def test_hardware_that_is_busy_or_broken_counts_and_retired_hardware_does_not(node: Node) -> None:
+    gpus = node.gpus.order_by("gpu_index")
+    gpus.filter(gpu_index__in=[0, 1, 2]).update(state="offline")
+    submit(node, gpu_count=4)
+    gpus.filter(gpu_index=3).update(retired_at=NOW)
+    with pytest.raises(NoSuchHardware):
+        submit(node, gpu_count=4)
+
+
+def test_who_or_what_is_not_there_is_named(node: Node) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        submit(node, tenant_id=10**9)
+    assert refusal.value.problems[0].pointer == "#/tenant_id"
+    Cluster.objects.filter(pk=node.cluster_id).update(decommissioned_at=NOW)
+    with pytest.raises(InvalidInput) as refusal:
+        submit(node)
+    assert refusal.value.problems[0].pointer == "#/cluster_id"
+    with pytest.raises(TenantInactive):
+        submit(make_node(make_cluster()), tenant_id=make_tenant(status="inactive").pk)
+
+
+@pytest.mark.parametrize("before", JobStatus.values)
+@pytest.mark.parametrize("after", JobStatus.values)
+def test_only_legal_moves_are_made(node: Node, before: str, after: str) -> None:
+    job = make_job(cluster=node.cluster, status=before)
+    if after in MOVES[before]:
+        assert move(job, after, "because").status == after
+    else:
+        with pytest.raises(IllegalMove) as refusal:
+            move(job, after, "because")
+        assert refusal.value.data == {"current": before, "requested": after, "legal": list(MOVES[before])}
+        job.refresh_from_db()
+        assert job.status == before
+
+
+def test_ending_a_job_frees_its_gpus_in_the_ledger(node: Node, django_capture_on_commit_callbacks: Any) -> None:
+    job = make_job(cluster=node.cluster, gpu_count=2, status="running")
+    allocate(job, node.gpus.all()[:2])
+    with django_capture_on_commit_callbacks() as callbacks:
+        move(job, "completed", minutes=5)
+    assert len(callbacks) == 1
+    assert list(Allocation.objects.values_list(Lower("during"), Upper("during"))) == [(NOW, NOW + 5 * MINUTE)] * 2
+    assert Job.objects.get().ended_at == NOW + 5 * MINUTE
+
+
+def test_a_job_that_ends_as_it_starts_held_nothing(node: Node) -> None:
+    job = make_job(cluster=node.cluster, status="running")
+    allocate(job, node.gpus.all()[:1])
+    move(job, "failed", minutes=0)
+    assert not Allocation.objects.exists()
+
+
+def test_a_hold_has_its_reason_and_its_period_and_a_release_ends_it(node: Node) -> None:
+    job = make_job(cluster=node.cluster)
+    with pytest.raises(InvalidInput) as refusal:
+        move(job, "blocked")
+    assert refusal.value.problems[0].pointer == "#/block_reason"
+    assert move(job, "blocked", "waits for data", minutes=1).block_reason == "On hold: waits for data"
+    move(job, "queued", minutes=2)
+    move(job, "cancelled", minutes=3)
+    periods = WaitPeriod.objects.order_by("pk").values_list("code", Lower("during"), Upper("during"))
+    assert list(periods) == [
+        ("scheduler", NOW, NOW + MINUTE),
+        ("held", NOW + MINUTE, NOW + 2 * MINUTE),
+        ("scheduler", NOW + 2 * MINUTE, NOW + 3 * MINUTE),
+    ]
+
+
+def test_another_tenants_job_is_not_there(node: Node) -> None:
+    job = make_job(cluster=node.cluster, tenant=make_tenant())
+    with pytest.raises(NotFound):
+        move(job, "cancelled", tenant_id=job.tenant_id + 1)
+    with pytest.raises(NotFound):
+        services.change_status(job_id=10**9, status="cancelled", actor="key:1", now=NOW)
+    assert move(job, "cancelled", tenant_id=job.tenant_id).status == "cancelled"
