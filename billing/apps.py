@@ -5,3 +5,11 @@ class BillingConfig(AppConfig):
     """Rates, invoices, and the proof behind every cent."""
 
     name = "billing"
+
+    def ready(self) -> None:
+        """Answer what the jobs app asks about prices."""
+        import jobs.queries
+        from billing import queries
+
+        jobs.queries.rate_book.answer_with(queries.rates_in_force)
+        jobs.queries.job_costs.answer_with(queries.job_costs)

@@ -2,7 +2,7 @@
 
 from django_filters import rest_framework as filters
 
-from billing.models import Rate
+from billing.models import Invoice, InvoiceStatus, Rate
 from gpufleet.common.query import IdFilter
 from tenants.models import PlanTier
 
@@ -18,3 +18,16 @@ class RateFilter(filters.FilterSet):  # type: ignore[misc]  # django-filter has 
     class Meta:
         model = Rate
         fields = ["gpu_model", "plan_tier", "tenant_id", "currency"]
+
+
+class InvoiceFilter(filters.FilterSet):  # type: ignore[misc]  # django-filter has no types
+    """By a field's own name and exact value."""
+
+    tenant_id = IdFilter()
+    status = filters.ChoiceFilter(choices=InvoiceStatus.choices)
+    currency = filters.CharFilter()
+    number = IdFilter()
+
+    class Meta:
+        model = Invoice
+        fields = ["tenant_id", "status", "currency", "number"]

@@ -1,18 +1,23 @@
 """Reads of rates, invoices and what is billed."""
 
-from collections.abc import Collection
-from dataclasses import dataclass
-from datetime import datetime
+import hashlib
+import json
+from collections.abc import Collection, Iterable
+from dataclasses import astuple, dataclass, fields, replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 from django.db import connection
-from django.db.models import Q, QuerySet
+from django.db.models import Q, QuerySet, Sum
 
-from billing.models import Rate
-from billing.pricing import Terms
+from billing.ledger import job_lines, unbilled_lines, unpriced_seconds
+from billing.models import BilledRange, CreditNote, CreditNoteStatus, Invoice, InvoiceLine, InvoiceStatus, Rate
+from billing.pricing import Stretch, Terms, billed_seconds
+from gpufleet.common.errors import NotFound
+from jobs.queries import Cost
 from tenants.models import Tenant
-from tenants.permissions import Caller
+from tenants.permissions import Caller, visible_to
 
 # What GPU time without a tenant is priced in; the currency of the demo's list prices and of new tenants.
 DEFAULT_CURRENCY = "USD"
@@ -78,6 +83,18 @@ def rates_in_force(keys: Collection[RateKey], *, now: datetime) -> dict[RateKey,
     return {(tenant_id, model): RateInForce(rate_id, Terms(*terms)) for tenant_id, model, rate_id, *terms in rows}
 
 
+def job_costs(job_ids: Collection[int], *, now: datetime) -> dict[int, Cost]:
+    """What each job has cost up to ``now``, by the function that will price its invoice, in one query.
+
+    A job that held nothing with a price is left out. Each rate is rounded as an invoice's line of this job alone.
+    """
+    costs: dict[int, Cost] = {}
+    for line in job_lines(job_ids=job_ids, now=now):
+        before = costs.get(line.owner_id, Cost(Decimal(0), line.terms.currency))
+        costs[line.owner_id] = Cost(before.amount + line.price.amount, line.terms.currency)
+    return costs
+
+
 def list_rates(caller: Caller) -> QuerySet[Rate]:
     """The rates the caller may know of: all; or the list prices, those of its tenant's plan, and its tenant's own."""
     if caller.tenant_id is None:
@@ -85,3 +102,207 @@ def list_rates(caller: Caller) -> QuerySet[Rate]:
     plan = Tenant.objects.filter(pk=caller.tenant_id).values("plan_tier")
     general = Q(tenant__isnull=True) & (Q(plan_tier="") | Q(plan_tier__in=plan))
     return Rate.objects.filter(general | Q(tenant_id=caller.tenant_id))
+
+
+@dataclass(frozen=True, slots=True)
+class ProofRow:
+    """One allocation's time behind one line, with what the pricing function makes of it."""
+
+    line_id: int
+    allocation_id: int
+    job_id: int
+    job_name: str
+    gpu_id: int
+    gpu_model: str
+    start: datetime
+    end: datetime
+    held_seconds: Decimal
+    billed_seconds: int
+    rate_id: int
+    price_per_gpu_hour: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Every allocation behind every line. ``sha256`` is computed now; the invoice holds the one of its issue."""
+
+    invoice: Invoice
+    rows: tuple[ProofRow, ...]
+    sha256: str
+
+    @property
+    def matches(self) -> bool | None:
+        """Whether the ledger still says what it said when the invoice was finalised; None for a draft."""
+        return self.sha256 == self.invoice.proof_sha256 if self.invoice.proof_sha256 else None
+
+
+@dataclass(frozen=True, slots=True)
+class InvoiceReport:
+    """An invoice and what issued credit notes took off it."""
+
+    invoice: Invoice
+    credited: Decimal
+
+    @property
+    def amount_due(self) -> Decimal:
+        """What is still to be paid: nothing unless the invoice is open."""
+        open_ = self.invoice.status == InvoiceStatus.OPEN
+        return self.invoice.total - self.credited if open_ else Decimal(0)
+
+
+def list_invoices(caller: Caller) -> QuerySet[Invoice]:
+    """The invoices the caller may know of: all, or its tenant's."""
+    return visible_to(Invoice.objects.all(), caller)
+
+
+def describe_invoices(invoices: Iterable[Invoice]) -> list[InvoiceReport]:
+    """The invoices with what was credited on each, in the same order; one query for all of them."""
+    rows = list(invoices)
+    issued = CreditNote.objects.filter(invoice__in=rows, status=CreditNoteStatus.ISSUED).order_by()
+    credited = dict(issued.values_list("invoice_id").annotate(sum=Sum("amount")))
+    return [InvoiceReport(invoice, credited.get(invoice.pk, Decimal(0))) for invoice in rows]
+
+
+def get_invoice(invoice_id: int, caller: Caller) -> Invoice:
+    """One invoice. Raises ``NotFound`` when there is none that the caller may know of."""
+    invoice = list_invoices(caller).filter(pk=invoice_id).first()
+    if invoice is None:
+        raise NotFound
+    return invoice
+
+
+def proof_of(invoice: Invoice) -> Proof:
+    """Every allocation behind every line of the invoice, in a fixed order, and the digest of it all."""
+    ranges = BilledRange.objects.filter(line__invoice=invoice).select_related("line__rate", "allocation__job")
+    rows = tuple(_proof_row(billed) for billed in ranges.order_by("line_id", "allocation_id", "during"))
+    return Proof(invoice, rows, _digest(invoice, rows))
+
+
+def _proof_row(billed: BilledRange) -> ProofRow:
+    line, rate, allocation = billed.line, billed.line.rate, billed.allocation
+    terms = Terms(line.price_per_gpu_hour, rate.currency, rate.minimum_seconds, rate.increment_seconds)
+    stretch = Stretch(allocation.during.lower, billed.during.lower, billed.during.upper)
+    return ProofRow(
+        line_id=line.pk,
+        allocation_id=allocation.pk,
+        job_id=allocation.job_id,
+        job_name=allocation.job.name,
+        gpu_id=allocation.gpu_id,
+        gpu_model=line.gpu_model,
+        start=stretch.start,
+        end=stretch.end,
+        held_seconds=stretch.held_seconds,
+        billed_seconds=billed_seconds(stretch, terms),
+        rate_id=rate.pk,
+        price_per_gpu_hour=line.price_per_gpu_hour,
+    )
+
+
+def _digest(invoice: Invoice, rows: Iterable[ProofRow]) -> str:
+    """SHA-256 of lines of JSON: the invoice, its lines, its rows without the jobs' names. All values are strings."""
+    head = [invoice.pk, invoice.tenant_id, invoice.currency, invoice.total]
+    columns = ("pk", "gpu_model", "rate_id", "price_per_gpu_hour", "held_seconds", "billed_seconds", "amount")
+    nameless = (astuple(replace(row, job_name="")) for row in rows)
+    parts: list[Iterable[Any]] = [head, *invoice.lines.order_by("pk").values_list(*columns), *nameless]
+    sha256 = hashlib.sha256()
+    for part in parts:
+        sha256.update(json.dumps([_canonical(value) for value in part]).encode() + b"\n")
+    return sha256.hexdigest()
+
+
+def _canonical(value: Any) -> str:
+    if isinstance(value, Decimal):
+        return f"{value:.6f}"
+    return value.astimezone(UTC).isoformat() if isinstance(value, datetime) else str(value)
+
+
+@dataclass(slots=True)
+class Figures:
+    """Money of one currency: ``billed``, ``credited``, ``paid`` and ``uncollectible`` are of invoices finalised in the
+    window; ``draft``, ``open`` and ``overdue`` (a part of open) are of all that stand so now; ``unbilled`` is sold time
+    of the window that no invoice holds."""
+
+    billed: Decimal = Decimal(0)
+    credited: Decimal = Decimal(0)
+    paid: Decimal = Decimal(0)
+    uncollectible: Decimal = Decimal(0)
+    draft: Decimal = Decimal(0)
+    open: Decimal = Decimal(0)
+    overdue: Decimal = Decimal(0)
+    unbilled: Decimal = Decimal(0)
+
+    def add(self, other: "Figures") -> None:
+        """Add the other's figures to these."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a window earned, in one currency. ``currencies`` are all that tenants have invoices or unbilled time in."""
+
+    start: datetime
+    end: datetime
+    currency: str
+    currencies: tuple[str, ...]
+    total: Figures
+    by_tenant: dict[int, Figures]
+    by_model: dict[str, Figures]
+    unpriced_gpu_seconds: Decimal
+
+
+def summarise(caller: Caller, *, start: datetime, end: datetime, currency: str | None = None) -> Summary:
+    """The figures of ``[start, end)``, of the caller's tenant or of all; ``end`` is now.
+
+    ``currency`` is the tenant's own when None, or USD for callers without a tenant. A model's figures are its lines
+    (``billed``) and its unbilled time. Overdue invoices are judged at ``end``.
+    """
+    tenant_ids = None if caller.tenant_id is None else [caller.tenant_id]
+    tenant = Tenant.objects.filter(pk__in=tenant_ids or []).first()
+    currency = currency or (tenant.currency if tenant else DEFAULT_CURRENCY)
+    lines = unbilled_lines(start=start, end=end, tenant_ids=tenant_ids)
+    invoices = list_invoices(caller).order_by()
+    codes = {*invoices.values_list("currency", flat=True).distinct(), *(line.terms.currency for line in lines)}
+    by_tenant = _invoice_figures(invoices.filter(currency=currency), start, end)
+    by_model = _line_figures(invoices.filter(currency=currency), start, end)
+    for line in lines:
+        if line.terms.currency == currency:
+            by_tenant.setdefault(line.owner_id, Figures()).unbilled += line.price.amount
+            by_model.setdefault(line.gpu_model, Figures()).unbilled += line.price.amount
+    total = Figures()
+    for figures in by_tenant.values():
+        total.add(figures)
+    unpriced = unpriced_seconds(start=start, end=end, tenant_ids=tenant_ids)
+    return Summary(start, end, currency, tuple(sorted(codes)), total, by_tenant, by_model, unpriced)
+
+
+def _invoice_figures(invoices: QuerySet[Invoice], start: datetime, end: datetime) -> dict[int, Figures]:
+    """One query: each invoice with what was credited on it, summed up by tenant."""
+    issued = Sum("credit_notes__amount", filter=Q(credit_notes__status=CreditNoteStatus.ISSUED))
+    by_tenant: dict[int, Figures] = {}
+    for invoice in invoices.exclude(status=InvoiceStatus.VOID).annotate(issued=issued):
+        figures = by_tenant.setdefault(invoice.tenant_id, Figures())
+        figures.add(_figures_of(InvoiceReport(invoice, invoice.issued or Decimal(0)), start, end))
+    return by_tenant
+
+
+def _figures_of(report: InvoiceReport, start: datetime, end: datetime) -> Figures:
+    invoice = report.invoice
+    figures = Figures(open=report.amount_due)
+    if invoice.status == InvoiceStatus.DRAFT:
+        figures.draft = invoice.total
+    if invoice.due_at is not None and invoice.due_at < end:
+        figures.overdue = report.amount_due
+    if invoice.finalised_at is not None and start <= invoice.finalised_at < end:
+        figures.billed, figures.credited = invoice.total, report.credited
+        if invoice.status == InvoiceStatus.PAID:
+            figures.paid = invoice.total - report.credited
+        if invoice.status == InvoiceStatus.UNCOLLECTIBLE:
+            figures.uncollectible = invoice.total - report.credited
+    return figures
+
+
+def _line_figures(invoices: QuerySet[Invoice], start: datetime, end: datetime) -> dict[str, Figures]:
+    finalised = invoices.exclude(status=InvoiceStatus.VOID).filter(finalised_at__gte=start, finalised_at__lt=end)
+    lines = InvoiceLine.objects.filter(invoice__in=finalised).order_by()
+    return {model: Figures(billed=billed) for model, billed in lines.values_list("gpu_model").annotate(Sum("amount"))}

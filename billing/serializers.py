@@ -1,11 +1,21 @@
 """Shapes of rates and invoices on the wire. Money is a decimal string with its currency beside it."""
 
+import csv
+import io
+from dataclasses import asdict
+from decimal import Decimal
 from typing import Any
 
 from rest_framework import serializers
 
+from billing.models import CreditNoteStatus, InvoiceStatus
+from billing.pricing import minor_unit
+from billing.queries import Figures, InvoiceReport, Proof, Summary
 from gpufleet.common.serializers import IdField, InstantField, StrictSerializer
 from tenants.models import PlanTier
+
+# What begins a formula in spreadsheets, by OWASP's page on CSV injection.
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 class RateInputSerializer(StrictSerializer):
@@ -39,3 +49,203 @@ class RateSerializer(serializers.Serializer[Any]):
     recorded_at = serializers.DateTimeField()
     recorded_by = serializers.CharField()
     reason = serializers.CharField(allow_blank=True)
+
+
+def money(amount: Decimal, currency: str) -> str:
+    """An amount as the API shows it: a decimal string with exactly the decimals of its currency."""
+    return str(amount.quantize(minor_unit(currency)))
+
+
+class InvoiceInputSerializer(StrictSerializer):
+    """Whose time to bill."""
+
+    tenant_id = IdField()
+
+
+class InvoiceStatusInputSerializer(StrictSerializer):
+    """Where the invoice goes. Only legal moves are made."""
+
+    status = serializers.ChoiceField(choices=[choice for choice in InvoiceStatus.choices if choice[0] != "draft"])
+
+
+class InvoiceSerializer(serializers.Serializer[Any]):
+    """An invoice as it is shown, made of an ``InvoiceReport``."""
+
+    id = serializers.IntegerField(source="invoice.pk")
+    number = serializers.IntegerField(source="invoice.number", allow_null=True, help_text="Null until finalised.")
+    tenant_id = serializers.IntegerField(source="invoice.tenant_id")
+    status = serializers.ChoiceField(source="invoice.status", choices=InvoiceStatus.choices)
+    currency = serializers.CharField(source="invoice.currency", help_text="ISO 4217.")
+    total = serializers.SerializerMethodField(help_text="The sum of its lines.")
+    credited = serializers.SerializerMethodField(help_text="What issued credit notes took off it.")
+    amount_due = serializers.SerializerMethodField(help_text="What is still to be paid.")
+    period_from = serializers.DateTimeField(source="invoice.period.lower")
+    period_to = serializers.DateTimeField(source="invoice.period.upper", help_text="Exclusive.")
+    proof_sha256 = serializers.CharField(source="invoice.proof_sha256", allow_blank=True)
+    created_at = serializers.DateTimeField(source="invoice.created_at")
+    created_by = serializers.CharField(source="invoice.created_by")
+    finalised_at = serializers.DateTimeField(source="invoice.finalised_at", allow_null=True)
+    due_at = serializers.DateTimeField(source="invoice.due_at", allow_null=True)
+    settled_at = serializers.DateTimeField(source="invoice.settled_at", allow_null=True)
+
+    def get_total(self, report: InvoiceReport) -> str:
+        """With the currency's decimals."""
+        return money(report.invoice.total, report.invoice.currency)
+
+    def get_credited(self, report: InvoiceReport) -> str:
+        """With the currency's decimals."""
+        return money(report.credited, report.invoice.currency)
+
+    def get_amount_due(self, report: InvoiceReport) -> str:
+        """With the currency's decimals."""
+        return money(report.amount_due, report.invoice.currency)
+
+
+class InvoiceLineSerializer(serializers.Serializer[Any]):
+    """GPU time of one model at one rate."""
+
+    id = serializers.IntegerField(source="pk")
+    gpu_model = serializers.CharField()
+    rate_id = serializers.IntegerField()
+    price_per_gpu_hour = serializers.DecimalField(max_digits=14, decimal_places=6)
+    currency = serializers.CharField(source="invoice.currency")
+    period_from = serializers.DateTimeField(source="period.lower")
+    period_to = serializers.DateTimeField(source="period.upper")
+    held_seconds = serializers.DecimalField(max_digits=20, decimal_places=6, help_text="GPU-seconds of the ledger.")
+    billed_seconds = serializers.IntegerField(help_text="After the rate's minimum and increment.")
+    amount = serializers.SerializerMethodField(help_text="Rounded once, half-even, to the currency's minor unit.")
+
+    def get_amount(self, line: Any) -> str:
+        """With the currency's decimals."""
+        return money(line.amount, line.invoice.currency)
+
+
+class CreditNoteSerializer(serializers.Serializer[Any]):
+    """A correction of the invoice."""
+
+    id = serializers.IntegerField(source="pk")
+    number = serializers.IntegerField(allow_null=True, help_text="Null until issued.")
+    status = serializers.ChoiceField(choices=CreditNoteStatus.choices)
+    amount = serializers.SerializerMethodField()
+    reason = serializers.CharField()
+    created_at = serializers.DateTimeField()
+    decided_at = serializers.DateTimeField(allow_null=True)
+
+    def get_amount(self, note: Any) -> str:
+        """With the currency's decimals."""
+        return money(note.amount, note.invoice.currency)
+
+
+class InvoiceDetailSerializer(InvoiceSerializer):
+    """An invoice with its lines and credit notes."""
+
+    lines = InvoiceLineSerializer(source="invoice.lines.all", many=True)
+    credit_notes = CreditNoteSerializer(source="invoice.credit_notes.all", many=True)
+
+
+class ProofRowSerializer(serializers.Serializer[Any]):
+    """One allocation's time behind one line."""
+
+    line_id = serializers.IntegerField()
+    allocation_id = serializers.IntegerField()
+    job_id = serializers.IntegerField()
+    job_name = serializers.CharField()
+    gpu_id = serializers.IntegerField()
+    gpu_model = serializers.CharField()
+    start = serializers.DateTimeField()
+    end = serializers.DateTimeField(help_text="Exclusive.")
+    held_seconds = serializers.DecimalField(max_digits=20, decimal_places=6)
+    billed_seconds = serializers.IntegerField()
+    rate_id = serializers.IntegerField()
+    price_per_gpu_hour = serializers.DecimalField(max_digits=14, decimal_places=6)
+
+
+class ProofSerializer(serializers.Serializer[Any]):
+    """The seconds behind an invoice, and whether the ledger still says what it said when it was finalised."""
+
+    invoice_id = serializers.IntegerField(source="invoice.pk")
+    number = serializers.IntegerField(source="invoice.number", allow_null=True)
+    currency = serializers.CharField(source="invoice.currency")
+    total = serializers.SerializerMethodField()
+    issued_sha256 = serializers.CharField(source="invoice.proof_sha256", allow_blank=True, help_text="Of its issue.")
+    sha256 = serializers.CharField(help_text="Recomputed from the ledger now.")
+    matches = serializers.BooleanField(allow_null=True, help_text="Null for a draft.")
+    rows = ProofRowSerializer(many=True)
+
+    def get_total(self, proof: Proof) -> str:
+        """With the currency's decimals."""
+        return money(proof.invoice.total, proof.invoice.currency)
+
+
+def proof_csv(proof: Proof) -> str:
+    """A proof's rows as CSV. A cell that a spreadsheet would run as a formula is made text by an apostrophe."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(ProofRowSerializer().fields)
+    for row in ProofRowSerializer(proof.rows, many=True).data:
+        writer.writerow(_harmless(value) for value in row.values())
+    return text.getvalue()
+
+
+def _harmless(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
+
+
+class FiguresSerializer(serializers.Serializer[Any]):
+    """Decimal strings in the summary's currency."""
+
+    billed = serializers.CharField(help_text="Finalised in the window, void ones apart.")
+    credited = serializers.CharField(help_text="Taken off those by credit notes.")
+    paid = serializers.CharField(help_text="Of those, what was paid.")
+    uncollectible = serializers.CharField(help_text="Of those, what was given up.")
+    draft = serializers.CharField(help_text="All drafts that stand now.")
+    open = serializers.CharField(help_text="All that is to be paid now, whenever it was billed.")
+    overdue = serializers.CharField(help_text="The part of open whose due date has passed.")
+    unbilled = serializers.CharField(help_text="Sold in the window and on no invoice yet.")
+
+
+class TenantFiguresSerializer(FiguresSerializer):
+    """One tenant's part."""
+
+    tenant_id = serializers.IntegerField()
+
+
+class ModelFiguresSerializer(serializers.Serializer[Any]):
+    """One GPU model's part."""
+
+    gpu_model = serializers.CharField()
+    billed = serializers.CharField()
+    unbilled = serializers.CharField()
+
+
+class SummarySerializer(FiguresSerializer):
+    """What a window earned, in one currency."""
+
+    window_from = serializers.DateTimeField()
+    window_to = serializers.DateTimeField()
+    currency = serializers.CharField()
+    currencies = serializers.ListField(child=serializers.CharField(), help_text="All that there are figures in.")
+    unpriced_gpu_seconds = serializers.DecimalField(
+        max_digits=20, decimal_places=6, help_text="Sold without a rate in force: on no invoice until somebody acts."
+    )
+    by_tenant = TenantFiguresSerializer(many=True)
+    by_model = ModelFiguresSerializer(many=True)
+
+
+def shown_summary(summary: Summary) -> dict[str, Any]:
+    """The summary with every amount as a decimal string of its currency."""
+
+    def strings(figures: Figures) -> dict[str, str]:
+        return {name: money(amount, summary.currency) for name, amount in asdict(figures).items()}
+
+    data = {
+        **strings(summary.total),
+        "window_from": summary.start,
+        "window_to": summary.end,
+        "currency": summary.currency,
+        "currencies": summary.currencies,
+        "unpriced_gpu_seconds": summary.unpriced_gpu_seconds,
+        "by_tenant": [{"tenant_id": key, **strings(value)} for key, value in sorted(summary.by_tenant.items())],
+        "by_model": [{"gpu_model": key, **strings(value)} for key, value in sorted(summary.by_model.items())],
+    }
+    return SummarySerializer(data).data

@@ -1,7 +1,9 @@
-from billing.views import RateViewSet
+from billing.views import InvoiceViewSet, RateViewSet, SummaryViewSet
 from gpufleet.common.api import ApiRouter
 
 router = ApiRouter()
 router.register("billing/rates", RateViewSet, basename="rate")
+router.register("billing/invoices", InvoiceViewSet, basename="invoice")
+router.register("billing", SummaryViewSet, basename="billing")
 
 urlpatterns = router.urls

@@ -1,0 +1,153 @@
+"""Sold time as lines: what no invoice holds yet, and what an invoice holds.
+
+Both readings make the same ``MeteredLine`` and are priced by the same function, so that a preview equals its invoice,
+and an invoice equals its proof. Windows are half-open, in UTC.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from itertools import groupby
+from typing import Any
+
+from django.db import connection
+
+from billing.pricing import Price, Stretch, Terms, price
+
+# An allocation's part in the window, minus what stands on invoices that are not void. Without a rate there is no price
+# and so nothing to bill; the unpriced seconds are counted apart.
+UNBILLED = """
+    SELECT allocation.tenant_id, rate.gpu_model, rate.id, allocation.price_per_gpu_hour, allocation.currency,
+           rate.minimum_seconds, rate.increment_seconds,
+           allocation.id, lower(allocation.during), lower(piece), upper(piece),
+           EXISTS (SELECT FROM billing_billedrange AS before
+                    WHERE before.allocation_id = allocation.id AND before.released_at IS NULL
+                      AND upper(before.during) = lower(piece))
+      FROM jobs_allocation AS allocation
+      JOIN billing_rate AS rate ON rate.id = allocation.rate_id
+     CROSS JOIN LATERAL (
+           SELECT coalesce(range_agg(billed.during), '{}') AS done
+             FROM billing_billedrange AS billed
+            WHERE billed.allocation_id = allocation.id AND billed.released_at IS NULL
+              AND billed.during && tstzrange(%(start)s, %(end)s)
+           ) AS billed
+     CROSS JOIN LATERAL unnest(
+           tstzmultirange(allocation.during * tstzrange(%(start)s, %(end)s)) - billed.done
+           ) AS piece
+     WHERE allocation.during && tstzrange(%(start)s, %(end)s)
+       AND allocation.tenant_id IS NOT NULL
+       AND (%(tenants)s::bigint[] IS NULL OR allocation.tenant_id = ANY (%(tenants)s))
+     ORDER BY 1, 2, 3, 4, 5, allocation.id, lower(piece)
+"""
+
+BILLED = """
+    SELECT invoice.tenant_id, line.gpu_model, line.rate_id, line.price_per_gpu_hour, invoice.currency,
+           rate.minimum_seconds, rate.increment_seconds,
+           allocation.id, lower(allocation.during), lower(piece), upper(piece), false
+      FROM billing_invoice AS invoice
+      JOIN billing_invoiceline AS line ON line.invoice_id = invoice.id
+      JOIN billing_rate AS rate ON rate.id = line.rate_id
+      JOIN billing_billedrange AS billed ON billed.line_id = line.id
+      JOIN jobs_allocation AS allocation ON allocation.id = billed.allocation_id
+     CROSS JOIN LATERAL (SELECT billed.during * tstzrange(%(start)s, %(end)s) AS piece) AS clipped
+     WHERE invoice.id = %(invoice)s AND NOT isempty(piece)
+     ORDER BY 1, 2, 3, 4, 5, allocation.id, lower(piece)
+"""
+
+# The same columns for whole jobs up to now, with the job in the tenant's place.
+OF_JOBS = """
+    SELECT allocation.job_id, rate.gpu_model, rate.id, allocation.price_per_gpu_hour, allocation.currency,
+           rate.minimum_seconds, rate.increment_seconds,
+           allocation.id, lower(allocation.during), lower(allocation.during),
+           least(coalesce(upper(allocation.during), %(now)s), %(now)s), false
+      FROM jobs_allocation AS allocation
+      JOIN billing_rate AS rate ON rate.id = allocation.rate_id
+     WHERE allocation.job_id = ANY (%(jobs)s) AND lower(allocation.during) < %(now)s
+     ORDER BY 1, 2, 3, 4, 5, allocation.id
+"""
+
+UNPRICED_SECONDS = """
+    SELECT coalesce(sum(extract(epoch FROM upper(held) - lower(held))), 0)
+      FROM jobs_allocation AS allocation
+     CROSS JOIN LATERAL (SELECT allocation.during * tstzrange(%(start)s, %(end)s) AS held) AS clipped
+     WHERE allocation.during && tstzrange(%(start)s, %(end)s)
+       AND allocation.tenant_id IS NOT NULL AND allocation.rate_id IS NULL
+       AND (%(tenants)s::bigint[] IS NULL OR allocation.tenant_id = ANY (%(tenants)s))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Time of one allocation. ``continues``: it starts where a billed range of the same allocation ends."""
+
+    allocation_id: int
+    stretch: Stretch
+    continues: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MeteredLine:
+    """One tenant's (or job's) time of one GPU model at one rate, with its price."""
+
+    owner_id: int
+    gpu_model: str
+    rate_id: int
+    terms: Terms
+    pieces: tuple[Piece, ...]
+    price: Price
+
+    @property
+    def held_seconds(self) -> Decimal:
+        """GPU-seconds, as the ledger has them."""
+        return sum((piece.stretch.held_seconds for piece in self.pieces), Decimal(0))
+
+    @property
+    def period(self) -> tuple[datetime, datetime]:
+        """From the first to the last instant of its pieces."""
+        stretches = [piece.stretch for piece in self.pieces]
+        return min(stretch.start for stretch in stretches), max(stretch.end for stretch in stretches)
+
+
+def unbilled_lines(*, start: datetime, end: datetime, tenant_ids: Collection[int] | None = None) -> list[MeteredLine]:
+    """The sold and priced time in the window that no invoice holds, of these tenants or of all; one query."""
+    tenants = None if tenant_ids is None else list(tenant_ids)
+    return _lines(_rows(UNBILLED, {"start": start, "end": end, "tenants": tenants}))
+
+
+def billed_lines(*, invoice_id: int, start: datetime, end: datetime) -> list[MeteredLine]:
+    """The time in the window that this invoice holds; one query."""
+    return _lines(_rows(BILLED, {"start": start, "end": end, "invoice": invoice_id}))
+
+
+def job_lines(*, job_ids: Collection[int], now: datetime) -> list[MeteredLine]:
+    """All that these jobs have held with a price up to ``now``, billed or not; one query."""
+    return _lines(_rows(OF_JOBS, {"jobs": list(job_ids), "now": now}))
+
+
+def unpriced_seconds(*, start: datetime, end: datetime, tenant_ids: Collection[int] | None = None) -> Decimal:
+    """GPU-seconds of tenants in the window that started without a rate in force, and so are on no invoice."""
+    tenants = None if tenant_ids is None else list(tenant_ids)
+    ((seconds,),) = _rows(UNPRICED_SECONDS, {"start": start, "end": end, "tenants": tenants})
+    return Decimal(seconds)
+
+
+def _rows(sql: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)
+        rows: list[tuple[Any, ...]] = cursor.fetchall()
+    return rows
+
+
+def _lines(rows: Iterable[tuple[Any, ...]]) -> list[MeteredLine]:
+    return [_line(key, group) for key, group in groupby(rows, key=lambda row: row[:7])]
+
+
+def _line(key: tuple[Any, ...], rows: Iterable[tuple[Any, ...]]) -> MeteredLine:
+    owner_id, gpu_model, rate_id, *figures = key
+    terms = Terms(*figures)
+    pieces = tuple(
+        Piece(allocation_id, Stretch(began, start, end), continues)
+        for *_, allocation_id, began, start, end, continues in rows
+    )
+    return MeteredLine(owner_id, gpu_model, rate_id, terms, pieces, price((p.stretch for p in pieces), terms))

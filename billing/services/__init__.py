@@ -1,0 +1,28 @@
+"""What changes rates, invoices and credit notes."""
+
+from billing.services.credits import (
+    CreditNoteDecided,
+    CreditTooLarge,
+    InvoiceNotFinalised,
+    credit_window,
+    decline_credit_note,
+    draft_credit_note,
+    issue_credit_note,
+)
+from billing.services.invoices import IllegalInvoiceMove, NothingToBill, create_invoice, move_invoice
+from billing.services.rates import add_rate
+
+__all__ = [
+    "CreditNoteDecided",
+    "CreditTooLarge",
+    "IllegalInvoiceMove",
+    "InvoiceNotFinalised",
+    "NothingToBill",
+    "add_rate",
+    "create_invoice",
+    "credit_window",
+    "decline_credit_note",
+    "draft_credit_note",
+    "issue_credit_note",
+    "move_invoice",
+]

@@ -1,0 +1,163 @@
+"""Making invoices of unbilled time, and moving them through their life."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+import structlog
+from django.conf import settings
+from django.db import transaction
+from django.db.backends.postgresql.psycopg_any import DateTimeTZRange
+from django.db.models import Max
+
+from billing.ledger import MeteredLine, unbilled_lines
+from billing.models import BilledRange, CreditNoteStatus, Invoice, InvoiceLine, InvoiceStatus
+from billing.queries import proof_of
+from gpufleet.common.errors import Conflict, NotFound
+from gpufleet.common.locks import lock_name, lock_rows
+from tenants.models import Tenant
+
+logger = structlog.stdlib.get_logger(__name__)
+
+# Whoever presses the button a moment after a colleague finds only the moment that running jobs have gone on for.
+# That alone is not worth an invoice: it stays for the next one.
+TOO_YOUNG = timedelta(seconds=5)
+
+MOVES: dict[str, tuple[str, ...]] = {
+    InvoiceStatus.DRAFT: (InvoiceStatus.OPEN, InvoiceStatus.VOID),
+    InvoiceStatus.OPEN: (InvoiceStatus.PAID, InvoiceStatus.VOID, InvoiceStatus.UNCOLLECTIBLE),
+    InvoiceStatus.UNCOLLECTIBLE: (InvoiceStatus.PAID, InvoiceStatus.VOID),
+    InvoiceStatus.PAID: (),
+    InvoiceStatus.VOID: (),
+}
+
+
+class NothingToBill(Conflict):
+    """Every sold and priced second of the window stands on an invoice already, or there is none."""
+
+    code = "nothing_to_bill"
+
+
+class IllegalInvoiceMove(Conflict):
+    """The invoice's status does not allow it; ``legal`` names the moves that it allows."""
+
+    code = "illegal_move"
+
+
+@transaction.atomic
+def create_invoice(*, tenant_id: int, start: datetime, end: datetime, created_by: str, now: datetime) -> Invoice:
+    """A draft of exactly the tenant's sold and priced seconds in ``[start, end)`` that no invoice holds yet.
+
+    What still runs is billed up to ``end`` or ``now``, and goes on with the next invoice. An invoice is in one
+    currency: the tenant's, or else another one that seconds were sold in before it changed.
+    Raises ``NotFound`` for an unknown tenant and ``NothingToBill``.
+    """
+    tenant = lock_rows(Tenant.objects.all(), [tenant_id]).get(tenant_id)
+    if tenant is None:
+        raise NotFound
+    until = min(end, now)
+    lines = unbilled_lines(tenant_ids=[tenant_id], start=start, end=until) if start < until else []
+    if all(_too_young(line, now) for line in lines):
+        raise NothingToBill("There is no sold and priced GPU time in this window that no invoice holds yet.")
+    lines = _of_one_currency(lines, tenant.currency)
+    invoice = Invoice.objects.create(
+        tenant=tenant,
+        currency=lines[0].terms.currency,
+        period=DateTimeTZRange(start, until),
+        total=sum((line.price.amount for line in lines), Decimal(0)),
+        created_at=now,
+        created_by=created_by,
+    )
+    _write_lines(invoice, lines)
+    logger.info("invoice drafted", invoice_id=invoice.pk, tenant_id=tenant_id, total=str(invoice.total))
+    return invoice
+
+
+@transaction.atomic
+def move_invoice(*, invoice_id: int, to: str, actor: str, now: datetime) -> Invoice:
+    """Move an invoice to another status.
+
+    ``open`` finalises a draft: it gets the next number without a gap, and freezes. ``void`` releases its seconds.
+    Raises ``NotFound`` and ``IllegalInvoiceMove``.
+    """
+    invoice = lock_rows(Invoice.objects.all(), [invoice_id]).get(invoice_id)
+    if invoice is None:
+        raise NotFound
+    legal = MOVES[invoice.status]
+    if to not in legal:
+        detail = f"This invoice is {invoice.status}; it can't become {to}."
+        raise IllegalInvoiceMove(detail, current=invoice.status, legal=list(legal))
+    EFFECTS[to](invoice, now)
+    logger.info("invoice moved", invoice_id=invoice.pk, number=invoice.number, to=to, actor=actor)
+    return invoice
+
+
+def _too_young(line: MeteredLine, now: datetime) -> bool:
+    return all(piece.continues and piece.stretch.start > now - TOO_YOUNG for piece in line.pieces)
+
+
+def _of_one_currency(lines: Sequence[MeteredLine], preferred: str) -> list[MeteredLine]:
+    chosen = min((line.terms.currency for line in lines), key=lambda code: (code != preferred, code))
+    return [line for line in lines if line.terms.currency == chosen]
+
+
+def _write_lines(invoice: Invoice, lines: Sequence[MeteredLine]) -> None:
+    rows = InvoiceLine.objects.bulk_create(
+        InvoiceLine(
+            invoice=invoice,
+            gpu_model=line.gpu_model,
+            rate_id=line.rate_id,
+            price_per_gpu_hour=line.terms.price_per_gpu_hour,
+            period=DateTimeTZRange(*line.period),
+            held_seconds=line.held_seconds,
+            billed_seconds=line.price.billed_seconds,
+            amount=line.price.amount,
+        )
+        for line in lines
+    )
+    ranges = (
+        BilledRange(
+            line=row,
+            allocation_id=piece.allocation_id,
+            during=DateTimeTZRange(piece.stretch.start, piece.stretch.end),
+        )
+        for row, line in zip(rows, lines, strict=True)
+        for piece in line.pieces
+    )
+    BilledRange.objects.bulk_create(ranges, batch_size=5_000)
+
+
+def _finalise(invoice: Invoice, now: datetime) -> None:
+    lock_name("billing.invoice-number")
+    last: int | None = Invoice.objects.aggregate(last=Max("number"))["last"]
+    invoice.number = (last or 0) + 1
+    invoice.proof_sha256 = proof_of(invoice).sha256
+    invoice.status = InvoiceStatus.OPEN
+    invoice.finalised_at = now
+    invoice.due_at = now + timedelta(days=settings.INVOICE_DUE_DAYS)
+    invoice.save()
+
+
+def _void(invoice: Invoice, now: datetime) -> None:
+    if invoice.credit_notes.filter(status=CreditNoteStatus.ISSUED).exists():
+        detail = "Credit notes were issued on this invoice; voiding it would give their money back twice."
+        raise IllegalInvoiceMove(detail, current=invoice.status, legal=[])
+    _settle(InvoiceStatus.VOID)(invoice, now)
+    BilledRange.objects.filter(line__invoice=invoice).update(released_at=now)
+
+
+def _settle(status: InvoiceStatus) -> Callable[[Invoice, datetime], None]:
+    def settle(invoice: Invoice, now: datetime) -> None:
+        invoice.status = status
+        invoice.settled_at = now
+        invoice.save(update_fields=["status", "settled_at"])
+
+    return settle
+
+
+EFFECTS: dict[str, Callable[[Invoice, datetime], None]] = {
+    InvoiceStatus.OPEN: _finalise,
+    InvoiceStatus.VOID: _void,
+    InvoiceStatus.PAID: _settle(InvoiceStatus.PAID),
+    InvoiceStatus.UNCOLLECTIBLE: _settle(InvoiceStatus.UNCOLLECTIBLE),
+}

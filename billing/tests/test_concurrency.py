@@ -1,0 +1,96 @@
+"""Two people of finance at once, on real threads and real connections."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from decimal import Decimal
+from functools import partial
+from threading import Barrier
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from billing import services
+from billing.models import BilledRange, CreditNote, Invoice
+from billing.tests.factories import NOW, hours, make_rate, sell
+from gpufleet.common.errors import Conflict
+from tenants.models import Tenant
+from tenants.tests.factories import alice
+
+pytestmark = pytest.mark.django_db(transaction=True)
+PEOPLE = 4
+
+
+def at_once(actions: Sequence[Callable[[], Any]]) -> list[Any]:
+    """What each action gave, or the conflict that refused it; all begin at the same moment."""
+    barrier = Barrier(len(actions))
+
+    def run(action: Callable[[], Any]) -> Any:
+        barrier.wait(timeout=10)
+        try:
+            return action()
+        except Conflict as refusal:
+            return refusal
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(len(actions)) as pool:
+        return list(pool.map(run, actions))
+
+
+def bill(tenant: Tenant, number: int = 0) -> Invoice:
+    now = NOW + timedelta(milliseconds=number)
+    return services.create_invoice(tenant_id=tenant.pk, start=hours(100), end=now, created_by="test", now=now)
+
+
+def test_two_who_press_the_button_at_once_make_one_draft() -> None:
+    acme, rate = alice(), make_rate()
+    running, ended = sell(acme, hours(3), rate=rate), sell(acme, hours(3), hours(1), rate=rate)
+    results = at_once([partial(bill, acme, number) for number in range(PEOPLE)])
+    drafts = [result for result in results if isinstance(result, Invoice)]
+    assert len(drafts) == Invoice.objects.count() == 1
+    assert sorted(BilledRange.objects.values_list("allocation_id", flat=True)) == [running.pk, ended.pk]
+
+
+def test_invoices_finalised_at_once_get_numbers_without_a_gap() -> None:
+    drafts = []
+    rate = make_rate()
+    for number in range(PEOPLE):
+        tenant = Tenant.objects.create(name=f"t{number}", gpu_quota=1, created_at=NOW)
+        sell(tenant, hours(3), hours(2), rate=rate)
+        drafts.append(bill(tenant))
+
+    def finalise(pk: int) -> Invoice:
+        return services.move_invoice(invoice_id=pk, to="open", actor="test", now=NOW)
+
+    at_once([partial(finalise, draft.pk) for draft in drafts])
+    numbers = Invoice.objects.order_by("number").values_list("number", flat=True)
+    assert list(numbers) == list(range(1, PEOPLE + 1))
+
+
+def test_one_draft_is_finalised_once() -> None:
+    acme = alice()
+    sell(acme, hours(3), hours(2), rate=make_rate())
+    draft = bill(acme)
+    results = at_once([lambda: services.move_invoice(invoice_id=draft.pk, to="open", actor="test", now=NOW)] * PEOPLE)
+    assert sum(isinstance(result, Invoice) for result in results) == 1
+
+
+def test_credit_notes_issued_at_once_never_exceed_the_invoice() -> None:
+    acme = alice()
+    sell(acme, hours(3), hours(2), rate=make_rate())
+    invoice = services.move_invoice(invoice_id=bill(acme).pk, to="open", actor="test", now=NOW)
+    notes = [
+        services.draft_credit_note(
+            invoice_id=invoice.pk, amount=Decimal("0.90"), reason="r", created_by="test", now=NOW
+        )
+        for _ in range(PEOPLE)
+    ]
+
+    def issue(pk: int) -> CreditNote:
+        return services.issue_credit_note(credit_note_id=pk, actor="test", now=NOW)
+
+    at_once([partial(issue, note.pk) for note in notes])
+    issued = CreditNote.objects.filter(status="issued").order_by("number")
+    assert list(issued.values_list("number", flat=True)) == [1, 2]
