@@ -49,7 +49,9 @@ class InvalidInput(DomainError):
     title = "The input is not valid"
 
     def __init__(self, *problems: FieldProblem) -> None:
-        super().__init__(problems[0].detail if len(problems) == 1 else f"{len(problems)} fields are not valid.")
+        several = f"{len(problems)} things are not valid; see errors."
+        detail = problems[0].detail if len(problems) == 1 else several
+        super().__init__(detail, errors=[problem.as_dict() for problem in problems])
         self.problems = problems
 
 

@@ -1,6 +1,5 @@
 """RFC 9457 ``application/problem+json``: the one shape of every error that leaves the API."""
 
-import math
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -71,6 +70,8 @@ def _translate(exc: Exception) -> Exception:
         return Forbidden("This is not allowed.")
     if isinstance(exc, exceptions.PermissionDenied):
         return Forbidden(str(exc.detail))
+    if isinstance(exc, exceptions.ValidationError):
+        return InvalidInput(*_flatten(exc.get_full_details(), "#"))
     if isinstance(exc, RequestDataTooBig):
         return TooLarge(f"The body is larger than {settings.DATA_UPLOAD_MAX_MEMORY_SIZE // 1024} KiB.")
     if isinstance(exc, SuspiciousOperation | UnreadablePostError):
@@ -82,12 +83,8 @@ def _translate(exc: Exception) -> Exception:
 
 
 def _describe(exc: Exception, path: str) -> tuple[int, dict[str, Any]]:
-    if isinstance(exc, InvalidInput):
-        return exc.status, _invalid(path, list(exc.problems))
     if isinstance(exc, DomainError):
         return exc.status, _of_domain(exc, path)
-    if isinstance(exc, exceptions.ValidationError):
-        return InvalidInput.status, _invalid(path, list(_flatten(exc.get_full_details(), "#")))
     if isinstance(exc, exceptions.APIException):
         return exc.status_code, _of_framework(exc, path)
     logger.error("unhandled error", exc_info=exc)
@@ -97,19 +94,6 @@ def _describe(exc: Exception, path: str) -> tuple[int, dict[str, Any]]:
 def _of_domain(error: DomainError, path: str) -> dict[str, Any]:
     return problem_body(
         status=error.status, code=error.code, title=error.title, detail=error.detail, path=path, extra=error.data
-    )
-
-
-def _invalid(path: str, problems: list[FieldProblem]) -> dict[str, Any]:
-    detail = problems[0].detail if len(problems) == 1 else f"{len(problems)} things are not valid; see errors."
-    errors = [problem.as_dict() for problem in problems]
-    return problem_body(
-        status=InvalidInput.status,
-        code=InvalidInput.code,
-        title=InvalidInput.title,
-        detail=detail,
-        path=path,
-        extra={"errors": errors},
     )
 
 
@@ -146,8 +130,7 @@ def _escape(name: object) -> str:
 
 def _headers_of(exc: Exception) -> dict[str, str]:
     if isinstance(exc, exceptions.Throttled):
-        wait: float | None = exc.wait  # type: ignore[attr-defined]  # seconds; missing in the stubs
-        return {"Retry-After": str(math.ceil(wait or 1))}
+        return {"Retry-After": str(exc.wait or 1)}  # type: ignore[attr-defined]  # whole seconds
     if isinstance(exc, Unavailable):
         return {"Retry-After": "1"}
     challenge = getattr(exc, "auth_header", None)  # Set by the framework on 401s.

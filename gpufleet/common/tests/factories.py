@@ -1,0 +1,29 @@
+"""Requests as views get them, without a route."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from rest_framework.request import Request
+from rest_framework.test import APIRequestFactory
+
+from gpufleet.common.parsing import StrictJSONParser
+
+
+@dataclass(frozen=True)
+class Someone:
+    """An authenticated sender."""
+
+    actor: str = "key:1"
+    key_id: int | None = 1
+
+
+def make_request(
+    method: str = "get", path: str = "/api/things", body: Any = None, sender: Any = None, **headers: str
+) -> Request:
+    """A request of the framework's, with JSON in its body and a sender if one is given."""
+    content: Any = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+    http = APIRequestFactory().generic(method.upper(), path, content, "application/json", headers=headers)
+    request = Request(http, parsers=[StrictJSONParser()])
+    request.user, request.auth = sender, sender
+    return request
