@@ -38,9 +38,9 @@ INVOICE_DUE_DAYS: int = env.int("INVOICE_DUE_DAYS", default=30)
 DATA_UPLOAD_MAX_MEMORY_SIZE = 4 * 1024 * 1024
 
 INSTALLED_APPS = [
-    "unfold",
+    "unfold.apps.BasicAppConfig",  # Without its own admin site: the next but one brings ours.
     "unfold.contrib.filters",
-    "django.contrib.admin",
+    "dashboard.apps.ConsoleConfig",  # django.contrib.admin with the console as its site.
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -51,6 +51,7 @@ INSTALLED_APPS = [
     "django_filters",
     "drf_spectacular",
     "drf_spectacular_sidecar",
+    "gpufleet.apps.GpufleetConfig",
     "gpufleet.common",
     "tenants",
     "apikeys",
@@ -153,7 +154,17 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
-    "ENUM_NAME_OVERRIDES": {},
+    # Fields of one name with different choices, which would otherwise be named by a digest.
+    "ENUM_NAME_OVERRIDES": {
+        "TenantStatus": "tenants.models.TenantStatus",
+        "ClusterStatus": "clusters.models.ClusterStatus",
+        "NodeStatus": "clusters.models.NodeStatus",
+        "JobStatus": "jobs.models.JobStatus",
+        "InvoiceStatus": "billing.models.InvoiceStatus",
+        "InvoiceMove": "billing.serializers.INVOICE_MOVES",
+        "CreditNoteStatus": "billing.models.CreditNoteStatus",
+        "IncidentStatus": "alerts.models.EventStatus",
+    },
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
         "gpufleet.common.schema.describe_problems",
@@ -208,6 +219,24 @@ UNFOLD: dict[str, Any] = {
     "SITE_TITLE": "gpufleet",
     "SITE_HEADER": "gpufleet",
     "SITE_SYMBOL": "developer_board",
+    "SITE_URL": None,
     "SHOW_HISTORY": True,
     "SHOW_VIEW_ON_SITE": False,
+    "STYLES": ["dashboard.admin_site.stylesheet"],
+    "SIDEBAR": {"show_search": True, "navigation": "dashboard.admin_site.sidebar"},
+    "COLORS": {
+        "primary": {  # Tailwind's blue: the colour of a sold GPU.
+            "50": "oklch(97% .014 254.604)",
+            "100": "oklch(93.2% .032 255.585)",
+            "200": "oklch(88.2% .059 254.128)",
+            "300": "oklch(80.9% .105 251.813)",
+            "400": "oklch(70.7% .165 254.624)",
+            "500": "oklch(62.3% .214 259.815)",
+            "600": "oklch(54.6% .245 262.881)",
+            "700": "oklch(48.8% .243 264.376)",
+            "800": "oklch(42.4% .199 265.638)",
+            "900": "oklch(37.9% .146 265.522)",
+            "950": "oklch(28.2% .091 267.935)",
+        }
+    },
 }
