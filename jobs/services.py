@@ -8,7 +8,7 @@ from django.db import connection, transaction
 from django.db.backends.postgresql.psycopg_any import DateTimeTZRange
 
 from clusters.models import GPU, Cluster
-from gpufleet.common.errors import Conflict, FieldProblem, InvalidInput, NotFound
+from gpufleet.common.errors import Conflict, DomainError, FieldProblem, InvalidInput, NotFound
 from gpufleet.common.ports import Port
 from jobs.models import Allocation, Job, JobEvent, JobStatus, WaitPeriod
 from jobs.placement import WaitCode, sentence, takes
@@ -112,6 +112,19 @@ def change_status(
     if status == JobStatus.BLOCKED:
         return _hold(job, actor=actor, reason=reason, now=now)
     return _release(job, actor=actor, reason=reason, now=now)
+
+
+def change_statuses(
+    *, job_ids: Collection[int], status: str, actor: str, now: datetime, reason: str = ""
+) -> tuple[int, list[DomainError]]:
+    """Move many jobs, each in its own transaction. Returns how many moved, and why the others did not."""
+    refusals: list[DomainError] = []
+    for job_id in job_ids:
+        try:
+            change_status(job_id=job_id, status=status, actor=actor, now=now, reason=reason)
+        except DomainError as refusal:
+            refusals.append(refusal)
+    return len(job_ids) - len(refusals), refusals
 
 
 @transaction.atomic
