@@ -99,7 +99,7 @@ class NodeAdmin(ReadOnlyAdmin):
     @display(description="Status", ordering="status", label=STATUS_COLOURS)  # type: ignore[untyped-decorator]  # unfold is untyped
     def shown_status(self, node: Node) -> str:
         """The status as a coloured word."""
-        return node.status
+        return str(node.status)
 
     def has_operate_permission(self, request: HttpRequest) -> bool:
         """Whoever may change nodes may drain them, though nobody edits their fields."""

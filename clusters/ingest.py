@@ -84,9 +84,15 @@ def fresh_by_gpu(samples: Iterable[Sample], latest: Mapping[int, LatestReading])
 
 def upsert_latest(newest: Collection[Newest]) -> None:
     """Make these the latest readings. One that is older than what another batch left meanwhile changes nothing."""
-    columns: list[list[Any]] = [[getattr(one.sample, column) for one in newest] for column in COLUMNS]
+    columns = [_array(newest, column, kind) for column, kind in zip(COLUMNS, TYPES, strict=True)]
     with connection.cursor() as cursor:
         cursor.execute(UPSERT, [*columns, [one.hot_samples for one in newest]])
+
+
+def _array(newest: Collection[Newest], column: str, kind: str) -> list[Any]:
+    """One column; the driver takes no list in which 50 and 50.5 stand together."""
+    values = [getattr(one.sample, column) for one in newest]
+    return [None if value is None else float(value) for value in values] if kind == "float8" else values
 
 
 def _taken(sample: Sample) -> datetime:

@@ -33,7 +33,6 @@ CREATE = "CREATE TABLE {partition} (LIKE {table} INCLUDING DEFAULTS INCLUDING IN
 ATTACH = "ALTER TABLE {table} ATTACH PARTITION {partition} FOR VALUES FROM ({start}) TO ({end})"
 
 
-@transaction.atomic
 def ensure_partitions(days: Iterable[date]) -> list[date]:
     """Make the partitions of these days that are missing. Returns the days that it made them for.
 
@@ -42,10 +41,11 @@ def ensure_partitions(days: Iterable[date]) -> list[date]:
     wanted = set(days)
     if not wanted - existing_days():
         return []
-    lock_name("metric partitions")
-    made = sorted(wanted - existing_days())
-    for day in made:
-        _make(day)
+    with transaction.atomic():
+        lock_name("metric partitions")
+        made = sorted(wanted - existing_days())
+        for day in made:
+            _make(day)
     return made
 
 

@@ -4,12 +4,15 @@ import itertools
 from datetime import UTC, datetime
 from typing import Any
 
+from django.apps import apps
 from django.db.backends.postgresql.psycopg_any import DateTimeTZRange
 
 from apikeys.models import KeyKind
 from apikeys.services import issue_key
-from clusters.models import GPU, Cluster, ClusterStatus, GPUStatePeriod, HealthCause, Node
-from clusters.states import Circumstances, gpu_state
+from clusters.models import GPU, Cluster, GPUStatePeriod, HealthCause, Node
+from clusters.services.ledger import circumstances_of
+from clusters.states import gpu_state
+from tenants.models import Tenant
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
@@ -48,7 +51,7 @@ def make_gpu(node: Node | None = None, gpu_index: int | None = None, **fields: A
     if fields.get("health") == "unhealthy":
         fields = {"health_cause": HealthCause.OPERATOR, **fields}
     gpu = GPU(node=node, gpu_index=gpu_index, **{"model": "H100", "vram_mb": 81_559, "registered_at": NOW, **fields})
-    verdict = gpu_state(_circumstances(gpu))
+    verdict = gpu_state(circumstances_of(gpu))
     gpu.state = fields.get("state", verdict.state)
     gpu.save()
     GPUStatePeriod.objects.create(
@@ -57,13 +60,12 @@ def make_gpu(node: Node | None = None, gpu_index: int | None = None, **fields: A
     return gpu
 
 
-def _circumstances(gpu: GPU) -> Circumstances:
-    return Circumstances(
-        cluster_in_maintenance=gpu.node.cluster.status == ClusterStatus.MAINTENANCE,
-        node_intent=gpu.node.intent,  # type: ignore[arg-type]  # a NodeIntent's value
-        node_reason=gpu.node.intent_reason,
-        node_silent=gpu.node.silent,
-        last_heartbeat_at=gpu.node.last_heartbeat_at,
-        healthy=gpu.health == "healthy",
-        health_reason=gpu.health_reason,
+def hold(gpu: GPU, tenant: Tenant | None = None, *, since: datetime = NOW, name: str = "training") -> Any:
+    """A running job of the tenant that holds the GPU. Jobs stand above clusters, so they are looked up by name."""
+    job = apps.get_model("jobs", "Job").objects.create(
+        cluster=gpu.node.cluster, tenant=tenant, name=name, status="running", submitted_at=since, started_at=since
     )
+    apps.get_model("jobs", "Allocation").objects.create(
+        job=job, gpu=gpu, tenant=tenant, during=DateTimeTZRange(since, None)
+    )
+    return job

@@ -1,0 +1,34 @@
+"""Real threads with connections of their own, for tests of what happens at once."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from django.db import connection
+
+Result = TypeVar("Result")
+
+LONGEST_S = 30
+
+
+def at_once(*actions: Callable[[], Result]) -> list[Result]:
+    """Start the actions at the same moment, each in a thread, and give their results in order, or raise."""
+    barrier = threading.Barrier(len(actions))
+
+    def run(action: Callable[[], Result]) -> Result:
+        try:
+            connection.ensure_connection()
+            barrier.wait(LONGEST_S)
+            return action()
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(len(actions)) as pool:
+        futures = [pool.submit(run, action) for action in actions]
+        return [future.result(LONGEST_S) for future in futures]
+
+
+def in_thread(action: Callable[[], Result]) -> Result:
+    """Run one action in another thread, while this one keeps its transaction."""
+    return at_once(action)[0]
