@@ -37,10 +37,10 @@ TAKES = {
     "B200": set(),
 }
 KINDS = {
-    "scheduler": "could_have_run",
-    "capacity": "fragmented",
-    "fragmented": "fragmented",
     "quota": "held_by_quota",
+    "fragmented": "fragmented",
+    "capacity": "fragmented",
+    "scheduler": "could_have_run",
     "held": None,
     "tenant_inactive": None,
     "cluster_maintenance": None,
@@ -106,7 +106,7 @@ NODES_CLUSTER = [0, 0, 1]  # Three nodes, of two clusters.
 @st.composite
 def stretches(draw: st.DrawFn, what: st.SearchStrategy[Any], most: int) -> list[Stretch]:
     """Disjoint stretches in order, with and without gaps; the last may be open."""
-    bounds = sorted(draw(st.sets(st.integers(0, SECONDS), max_size=2 * most)))
+    bounds = sorted(draw(st.sets(st.integers(0, SECONDS), min_size=draw(st.sampled_from([0, 2])), max_size=2 * most)))
     gaps = draw(st.booleans())
     ends = [*bounds, None][1:]
     made = [Stretch(low, high, draw(what)) for low, high in zip(bounds, ends, strict=True)]
@@ -122,11 +122,13 @@ devices = st.builds(
 )
 waiters = st.builds(
     Waiter,
-    cluster=st.integers(0, 1),
-    gpu_type=st.sampled_from(list(TAKES)),
+    cluster=st.sampled_from([0, 0, 1]),
+    gpu_type=st.sampled_from(["", "", *TAKES]),
     reasons=stretches(st.sampled_from(list(KINDS)), 3),
 )
-histories = st.builds(History, st.lists(devices, max_size=5), st.lists(waiters, max_size=5))
+histories = st.builds(History, st.lists(devices, max_size=5), st.lists(waiters, max_size=5)) | st.builds(
+    History, st.lists(devices, min_size=2, max_size=5), st.lists(waiters, min_size=4, max_size=8)
+)
 windows = st.tuples(st.integers(-20, SECONDS + 20), st.integers(-20, SECONDS + 20)).map(sorted)
 groupings = st.sets(st.sampled_from([By.CLUSTER, By.MODEL, By.NODE, By.GPU, By.DAY, By.SEGMENT]))
 
@@ -299,6 +301,19 @@ def by_tenant(rows: list[Sold], tenants: set[int | None]) -> dict[int | None, in
         if row.tenant_id in tenants:
             held[row.tenant_id] += row.held
     return dict(held)
+
+
+def test_of_several_reasons_the_first_in_the_order_of_precedence_counts() -> None:
+    reasons = [("quota", 0, 40), ("capacity", 10, 30), ("scheduler", 20, 50), ("held", 0, 60)]
+    waiters = [Waiter(0, "", [Stretch(low, high, code)]) for code, low, high in reasons]
+    write(History([Device(0, "H100", [Stretch(0, 60, "available")], [])], waiters))
+    assert as_counts(ledger.account(Scope(at(0), at(60)))) == {
+        "registered": 60,
+        "held_by_quota": 10,  # 0 to 10
+        "fragmented": 10,  # 10 to 20
+        "could_have_run": 30,  # 20 to 50
+        "no_demand": 10,  # 50 to 60
+    }
 
 
 def test_microseconds_are_not_lost() -> None:
