@@ -6,7 +6,7 @@ and an invoice equals its proof. Windows are half-open, in UTC.
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from itertools import groupby
 from typing import Any
@@ -67,6 +67,26 @@ OF_JOBS = """
      ORDER BY 1, 2, 3, 4, 5, allocation.id
 """
 
+# All that a tenant held in the window, priced or not, cut at UTC midnights, with the day in the tenant's place.
+OF_TENANT = """
+    SELECT day::date, gpu.model, rate.id, allocation.price_per_gpu_hour, allocation.currency,
+           rate.minimum_seconds, rate.increment_seconds,
+           allocation.id, lower(allocation.during), lower(piece), upper(piece)
+      FROM jobs_allocation AS allocation
+      JOIN clusters_gpu AS gpu ON gpu.id = allocation.gpu_id
+      LEFT JOIN billing_rate AS rate ON rate.id = allocation.rate_id
+     CROSS JOIN LATERAL (SELECT allocation.during * tstzrange(%(start)s, %(end)s) AS held) AS clipped
+     CROSS JOIN LATERAL generate_series(
+           date_trunc('day', lower(held), 'UTC') AT TIME ZONE 'UTC', upper(held) AT TIME ZONE 'UTC', '1 day') AS day
+     CROSS JOIN LATERAL (
+           SELECT held * tstzrange(day AT TIME ZONE 'UTC', (day + interval '1 day') AT TIME ZONE 'UTC') AS piece
+           ) AS cut
+     WHERE allocation.tenant_id = %(tenant)s
+       AND allocation.during && tstzrange(%(start)s, %(end)s)
+       AND NOT isempty(piece)
+     ORDER BY gpu.model, rate.id, day, allocation.id
+"""
+
 UNPRICED_SECONDS = """
     SELECT coalesce(sum(extract(epoch FROM upper(held) - lower(held))), 0)
       FROM jobs_allocation AS allocation
@@ -107,6 +127,26 @@ class MeteredLine:
         """From the first to the last instant of its pieces."""
         stretches = [piece.stretch for piece in self.pieces]
         return min(stretch.start for stretch in stretches), max(stretch.end for stretch in stretches)
+
+
+@dataclass(frozen=True, slots=True)
+class UsedPiece:
+    """Time of one allocation within one UTC day. ``terms`` is None where the model had no price."""
+
+    day: date
+    gpu_model: str
+    terms: Terms | None
+    stretch: Stretch
+
+
+def used_pieces(*, tenant_id: int, start: datetime, end: datetime) -> list[UsedPiece]:
+    """All that a tenant held in the window, billed or not, cut at UTC midnights; one query."""
+    rows = _rows(OF_TENANT, {"tenant": tenant_id, "start": start, "end": end})
+    return [
+        UsedPiece(day, model, None if rate_id is None else Terms(*terms), Stretch(*stretch))
+        for day, model, rate_id, *terms, _, began, low, high in rows
+        for stretch in [(began, low, high)]
+    ]
 
 
 def unbilled_lines(*, start: datetime, end: datetime, tenant_ids: Collection[int] | None = None) -> list[MeteredLine]:

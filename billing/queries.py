@@ -2,22 +2,23 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import astuple, dataclass, fields, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
 from django.db import connection
 from django.db.models import Q, QuerySet, Sum
 
-from billing.ledger import job_lines, unbilled_lines, unpriced_seconds
+from billing.ledger import UsedPiece, job_lines, unbilled_lines, unpriced_seconds, used_pieces
 from billing.models import BilledRange, CreditNote, CreditNoteStatus, Invoice, InvoiceLine, InvoiceStatus, Rate
-from billing.pricing import Stretch, Terms, billed_seconds
+from billing.pricing import Stretch, Terms, billed_seconds, price
 from gpufleet.common.errors import NotFound
-from jobs.queries import Cost
+from jobs.queries import Cost, count_jobs
 from tenants.models import Tenant
 from tenants.permissions import Caller, visible_to
+from tenants.queries import get_tenant
 
 # What GPU time without a tenant is priced in; the currency of the demo's list prices and of new tenants.
 DEFAULT_CURRENCY = "USD"
@@ -306,3 +307,56 @@ def _line_figures(invoices: QuerySet[Invoice], start: datetime, end: datetime) -
     finalised = invoices.exclude(status=InvoiceStatus.VOID).filter(finalised_at__gte=start, finalised_at__lt=end)
     lines = InvoiceLine.objects.filter(invoice__in=finalised).order_by()
     return {model: Figures(billed=billed) for model, billed in lines.values_list("gpu_model").annotate(Sum("amount"))}
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What a tenant held, in GPU-seconds, and what that costs; time without a price costs nothing."""
+
+    gpu_seconds: Decimal
+    cost: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """A tenant's use in a window, in its currency. The total is the sum of the models, each rounded once as a line of
+    an invoice is; the days are rounded by themselves, so that their sum may differ by a minor unit a day."""
+
+    tenant: Tenant
+    start: datetime
+    end: datetime
+    total: Used
+    by_day: dict[date, Used]
+    by_model: dict[str, Used]
+    jobs: dict[str, int]
+
+
+def usage_of(tenant_id: int, caller: Caller, *, start: datetime, end: datetime) -> Usage:
+    """What a tenant used in ``[start, end)``. Raises ``NotFound`` when the caller may not know of it."""
+    tenant = get_tenant(tenant_id, of_tenant=caller.tenant_id)
+    pieces = used_pieces(tenant_id=tenant_id, start=start, end=end)
+    by_model = {model: _used(group) for model, group in _grouped(pieces, lambda piece: piece.gpu_model).items()}
+    by_day = {day: _used(group) for day, group in sorted(_grouped(pieces, lambda piece: piece.day).items())}
+    total = Used(
+        sum((used.gpu_seconds for used in by_model.values()), Decimal(0)),
+        sum((used.cost for used in by_model.values()), Decimal(0)),
+    )
+    jobs = count_jobs(tenant_id, start=start, end=end)
+    return Usage(tenant, start, end, total, by_day, by_model, jobs)
+
+
+def _grouped(pieces: Iterable[UsedPiece], key: Callable[[UsedPiece], Any]) -> dict[Any, list[UsedPiece]]:
+    groups: dict[Any, list[UsedPiece]] = {}
+    for piece in pieces:
+        groups.setdefault(key(piece), []).append(piece)
+    return groups
+
+
+def _used(pieces: Iterable[UsedPiece]) -> Used:
+    """Each of the terms is a line of its own, by the function that prices invoices."""
+    seconds, stretches = Decimal(0), dict[Terms, list[Stretch]]()
+    for piece in pieces:
+        seconds += piece.stretch.held_seconds
+        if piece.terms is not None:
+            stretches.setdefault(piece.terms, []).append(piece.stretch)
+    return Used(seconds, sum((price(group, terms).amount for terms, group in stretches.items()), Decimal(0)))

@@ -10,10 +10,12 @@ from rest_framework import serializers
 
 from billing.models import CreditNoteStatus, InvoiceStatus
 from billing.pricing import minor_unit
-from billing.queries import Figures, InvoiceReport, Proof, Summary
+from billing.queries import Figures, InvoiceReport, Proof, Summary, Usage, Used
 from gpufleet.common.serializers import IdField, InstantField, StrictSerializer
 from tenants.models import PlanTier
 
+# Where an invoice can be moved; nothing becomes a draft again.
+INVOICE_MOVES = [choice for choice in InvoiceStatus.choices if choice[0] != InvoiceStatus.DRAFT]
 # What begins a formula in spreadsheets, by OWASP's page on CSV injection.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
@@ -65,7 +67,7 @@ class InvoiceInputSerializer(StrictSerializer):
 class InvoiceStatusInputSerializer(StrictSerializer):
     """Where the invoice goes. Only legal moves are made."""
 
-    status = serializers.ChoiceField(choices=[choice for choice in InvoiceStatus.choices if choice[0] != "draft"])
+    status = serializers.ChoiceField(choices=INVOICE_MOVES)
 
 
 class InvoiceSerializer(serializers.Serializer[Any]):
@@ -249,3 +251,65 @@ def shown_summary(summary: Summary) -> dict[str, Any]:
         "by_model": [{"gpu_model": key, **strings(value)} for key, value in sorted(summary.by_model.items())],
     }
     return SummarySerializer(data).data
+
+
+class UsedSerializer(serializers.Serializer[Any]):
+    """GPU-seconds held, and their cost."""
+
+    gpu_seconds = serializers.DecimalField(max_digits=20, decimal_places=6)
+    cost = serializers.CharField(help_text="A decimal string in the tenant's currency.")
+
+
+class UsedByDaySerializer(UsedSerializer):
+    """One UTC day."""
+
+    date = serializers.DateField()
+
+
+class UsedByModelSerializer(UsedSerializer):
+    """One GPU model."""
+
+    gpu_model = serializers.CharField(allow_blank=True)
+
+
+class JobCountsSerializer(serializers.Serializer[Any]):
+    """Jobs submitted and ended in the window, and those alive now."""
+
+    submitted = serializers.IntegerField()
+    completed = serializers.IntegerField()
+    failed = serializers.IntegerField()
+    cancelled = serializers.IntegerField()
+    queued = serializers.IntegerField()
+    blocked = serializers.IntegerField()
+    running = serializers.IntegerField()
+
+
+class UsageSerializer(UsedSerializer):
+    """What a tenant used in a window."""
+
+    tenant_id = serializers.IntegerField()
+    window_from = serializers.DateTimeField()
+    window_to = serializers.DateTimeField()
+    currency = serializers.CharField()
+    jobs = JobCountsSerializer()
+    by_day = UsedByDaySerializer(many=True)
+    by_gpu_model = UsedByModelSerializer(many=True)
+
+
+def shown_usage(usage: Usage) -> dict[str, Any]:
+    """The usage with every amount as a decimal string of the tenant's currency."""
+
+    def shown(used: Used) -> dict[str, Any]:
+        return {"gpu_seconds": used.gpu_seconds, "cost": money(used.cost, usage.tenant.currency)}
+
+    data = {
+        **shown(usage.total),
+        "tenant_id": usage.tenant.pk,
+        "window_from": usage.start,
+        "window_to": usage.end,
+        "currency": usage.tenant.currency,
+        "jobs": usage.jobs,
+        "by_day": [{"date": day, **shown(used)} for day, used in usage.by_day.items()],
+        "by_gpu_model": [{"gpu_model": model, **shown(used)} for model, used in sorted(usage.by_model.items())],
+    }
+    return UsageSerializer(data).data

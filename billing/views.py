@@ -27,8 +27,10 @@ from billing.serializers import (
     RateInputSerializer,
     RateSerializer,
     SummarySerializer,
+    UsageSerializer,
     proof_csv,
     shown_summary,
+    shown_usage,
 )
 from gpufleet.common.api import ApiViewSet
 from gpufleet.common.errors import FieldProblem, InvalidInput
@@ -151,6 +153,23 @@ class SummaryViewSet(ApiViewSet):
             raise InvalidInput(FieldProblem("?currency", "unknown_currency", detail))
         summary = queries.summarise(caller_of(request), start=start, end=now, currency=currency)
         return Response(shown_summary(summary))
+
+
+class UsageViewSet(ApiViewSet):
+    """What a tenant used. A tenant-bound key sees its own alone."""
+
+    serializer_class = UsageSerializer
+    pagination_class = None
+    access = {"usage": READ}
+    action_parameters = {"usage": ("days",)}
+
+    @extend_schema(responses=UsageSerializer, parameters=[DAYS])
+    @action(detail=True)
+    def usage(self, request: Request, pk: str) -> Response:
+        """GPU-seconds, cost and jobs of the last days: in total, by UTC day and by GPU model."""
+        now = timezone.now()
+        start = now - timedelta(days=parse_days(request.query_params))
+        return Response(shown_usage(queries.usage_of(int(pk), caller_of(request), start=start, end=now)))
 
 
 def _shown(invoice: Invoice) -> dict[str, Any]:

@@ -63,6 +63,7 @@ job_costs: Port[JobCosts] = Port("jobs.job_costs")
 
 ALIVE = [JobStatus.QUEUED, JobStatus.BLOCKED, JobStatus.RUNNING]
 WAITING = [JobStatus.QUEUED, JobStatus.BLOCKED]
+ENDED = [JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,15 @@ def cluster_workload(cluster_ids: Collection[int], tenant_id: int | None) -> dic
         )
     )
     return {cluster_id: Workload(active, waiting) for cluster_id, active, waiting in counts}
+
+
+def count_jobs(tenant_id: int, *, start: datetime, end: datetime) -> dict[str, int]:
+    """A tenant's jobs in a window: submitted and ended in it, by how they ended; and those alive now, by status."""
+    ended = Q(ended_at__gte=start, ended_at__lt=end)
+    counts = {status.value: Count("pk", filter=Q(status=status) & ended) for status in ENDED}
+    counts |= {status.value: Count("pk", filter=Q(status=status)) for status in ALIVE}
+    submitted = Count("pk", filter=Q(submitted_at__gte=start, submitted_at__lt=end))
+    return Job.objects.filter(tenant_id=tenant_id).aggregate(submitted=submitted, **counts)
 
 
 def holders(gpu_ids: Collection[int]) -> dict[int, Holder]:
