@@ -99,7 +99,7 @@ class AlertEventAdmin(ReadOnlyAdmin):
     list_select_related = ["rule"]
     actions = ["acknowledge"]
 
-    @display(
+    @display(  # type: ignore[untyped-decorator]  # unfold is untyped
         description="Status",
         ordering="status",
         label={"firing": "danger", "pending": "warning", "resolved": "success"},

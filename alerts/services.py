@@ -165,7 +165,7 @@ def _evaluate_subject(rule: AlertRule, reading: Reading, event: AlertEvent | Non
         recovery_threshold=rule.recovery_threshold,
         for_duration=timedelta(seconds=rule.for_seconds),
     )
-    incident = event and OpenIncident(fired=event.status == EventStatus.FIRING, since=event.since)
+    incident = None if event is None else OpenIncident(event.status == EventStatus.FIRING, event.since)
     decision = decide(condition, incident, reading.value, now=now)
     if event is None:
         return _open(rule, reading, decision, now)

@@ -4,7 +4,7 @@ from django.utils import timezone
 from alerts import services
 
 
-@shared_task(name="alerts.evaluate")
+@shared_task(name="alerts.evaluate")  # type: ignore[untyped-decorator]  # celery is untyped
 def evaluate() -> None:
     """Every 30 s: move incidents on."""
     services.evaluate_rules(now=timezone.now())

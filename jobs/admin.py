@@ -21,29 +21,34 @@ COLOURS = {
 }
 
 
-class EventInline(TabularInline):  # type: ignore[misc]  # unfold is untyped
-    """Every change of the job's state."""
+class LedgerInline(TabularInline):  # type: ignore[misc]  # unfold is untyped
+    """Rows of a job that only services write."""
 
-    model = JobEvent
-    fields = readonly_fields = ["at", "from_status", "to_status", "actor", "reason"]
     ordering = ["pk"]
     can_delete = False
     extra = 0
     tab = True
 
     def has_add_permission(self, request: HttpRequest, obj: Job | None = None) -> bool:
-        """Events are written by services."""
+        """They are written by services."""
         return False
 
 
-class WaitInline(EventInline):
+class EventInline(LedgerInline):
+    """Every change of the job's state."""
+
+    model = JobEvent
+    fields = readonly_fields = ["at", "from_status", "to_status", "actor", "reason"]
+
+
+class WaitInline(LedgerInline):
     """What the job waited for, and how long."""
 
     model = WaitPeriod
     fields = readonly_fields = ["code", "figures", "during"]
 
 
-class AllocationInline(EventInline):
+class AllocationInline(LedgerInline):
     """The GPUs the job held, and when."""
 
     model = Allocation

@@ -14,7 +14,6 @@ from clusters.queries import Holder, Workload
 from gpufleet.common.errors import NotFound
 from gpufleet.common.ports import Port
 from jobs.models import Allocation, Job, JobEvent, JobStatus, SchedulerCycle
-from tenants.permissions import Caller, visible_to
 from tenants.queries import TenantWorkload
 
 
@@ -75,14 +74,15 @@ class JobReport:
     cost: Cost | None
 
 
-def list_jobs(caller: Caller) -> QuerySet[Job]:
-    """The jobs that the caller may know of."""
-    return visible_to(Job.objects.all(), caller)
+def list_jobs(*, of_tenant: int | None) -> QuerySet[Job]:
+    """The jobs that a caller of this tenant may know of; None stands for the whole fleet's."""
+    jobs = Job.objects.all()
+    return jobs if of_tenant is None else jobs.filter(tenant_id=of_tenant)
 
 
-def get_job(job_id: int, caller: Caller) -> Job:
+def get_job(job_id: int, *, of_tenant: int | None) -> Job:
     """One job. Raises ``NotFound`` when there is none that the caller may know of."""
-    job = list_jobs(caller).filter(pk=job_id).first()
+    job = list_jobs(of_tenant=of_tenant).filter(pk=job_id).first()
     if job is None:
         raise NotFound
     return job
@@ -101,9 +101,9 @@ def describe(jobs: Collection[Job], *, now: datetime) -> list[JobReport]:
     return [JobReport(job, held.get(job.pk, []), costs.get(job.pk)) for job in jobs]
 
 
-def list_events(job_id: int, caller: Caller) -> QuerySet[JobEvent]:
+def list_events(job_id: int, *, of_tenant: int | None) -> QuerySet[JobEvent]:
     """Every change of a job's state. Raises ``NotFound`` when the caller may not know of the job."""
-    return get_job(job_id, caller).events.all()
+    return get_job(job_id, of_tenant=of_tenant).events.all()
 
 
 def last_cycle_finished_at() -> datetime | None:

@@ -108,7 +108,5 @@ def show(*jobs: Job) -> list[dict[str, Any]]:
 
 def recent_jobs(cluster_id: int, tenant_id: int | None, limit: int) -> list[dict[str, Any]]:
     """The newest jobs of a cluster: the answer to ``clusters.recent_jobs``."""
-    jobs = Job.objects.filter(cluster_id=cluster_id)
-    if tenant_id is not None:
-        jobs = jobs.filter(tenant_id=tenant_id)
+    jobs = queries.list_jobs(of_tenant=tenant_id).filter(cluster_id=cluster_id)
     return show(*jobs.order_by("-pk")[:limit])

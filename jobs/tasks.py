@@ -17,7 +17,7 @@ RUNG_FOR_SECONDS = 5
 UNREACHABLE = (RedisError, KombuError, OperationalError, OSError)
 
 
-@shared_task(name="jobs.tick")
+@shared_task(name="jobs.tick")  # type: ignore[untyped-decorator]  # celery is untyped
 def tick() -> None:
     """Every 30 s, and whenever the doorbell rings: one cycle of the scheduler."""
     _forget_ring()

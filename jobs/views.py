@@ -30,12 +30,12 @@ class JobViewSet(ApiViewSet):
 
     def list(self, request: Request) -> Response:
         """Jobs, newest first."""
-        rows = self.filter_queryset(queries.list_jobs(caller_of(request)))
+        rows = self.filter_queryset(queries.list_jobs(of_tenant=caller_of(request).tenant_id))
         return self.get_paginated_response(show(*(self.paginate_queryset(rows) or [])))
 
     def retrieve(self, request: Request, pk: str) -> Response:
         """One job."""
-        return Response(show(queries.get_job(int(pk), caller_of(request)))[0])
+        return Response(show(queries.get_job(int(pk), of_tenant=caller_of(request).tenant_id))[0])
 
     @extend_schema(request=JobInputSerializer, responses={201: JobSerializer})
     @idempotent()
@@ -67,7 +67,7 @@ class JobViewSet(ApiViewSet):
     @action(detail=True, methods=["get"], filterset_class=None)
     def events(self, request: Request, pk: str) -> Response:
         """Every change of the job's state, newest first."""
-        page = self.paginate_queryset(queries.list_events(int(pk), caller_of(request))) or []
+        page = self.paginate_queryset(queries.list_events(int(pk), of_tenant=caller_of(request).tenant_id)) or []
         return self.get_paginated_response(JobEventSerializer(page, many=True).data)
 
 

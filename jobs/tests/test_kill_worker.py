@@ -108,7 +108,7 @@ def test_twenty_kills_in_the_middle_of_a_tick_break_no_promise() -> None:
 
 def test_without_redis_the_next_tick_carries_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """The doorbell can't be rung; the submission stands all the same, and whoever ticks next places the job."""
-    monkeypatch.setattr(tasks.cache, "add", _refuse)
+    monkeypatch.setattr("jobs.tasks.cache.add", _refuse)
     cluster, _ = build()
     job = services.submit_job(cluster_id=cluster.pk, name="j", actor="test", now=timezone.now())
     tasks.tick()

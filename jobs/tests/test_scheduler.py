@@ -11,7 +11,7 @@ from pytest_django import DjangoAssertNumQueries
 from billing.models import Rate
 from clusters.models import GPU, Cluster, Node
 from clusters.tests.factories import make_cluster, make_gpu, make_node
-from jobs import scheduler, services
+from jobs import placement, scheduler, services
 from jobs.models import Allocation, Job, JobEvent, JobStatus, SchedulerCycle, WaitPeriod
 from jobs.tests.factories import NOW, allocate, make_job
 from tenants.models import Tenant
@@ -166,13 +166,12 @@ def test_a_plan_made_before_the_quota_was_lowered_is_checked_again(node: Node, m
     tenant = make_tenant(gpu_quota=4)
     for _ in range(4):
         make_job(cluster=node.cluster, tenant=tenant)
-    planned = scheduler.plan
 
-    def lower_then_plan(snapshot: scheduler.Snapshot) -> scheduler.Plan:
+    def lower_then_plan(snapshot: placement.Snapshot) -> placement.Plan:
         Tenant.objects.update(gpu_quota=1)
-        return planned(snapshot)
+        return placement.plan(snapshot)
 
-    monkeypatch.setattr(scheduler, "plan", lower_then_plan)
+    monkeypatch.setattr("jobs.scheduler.plan", lower_then_plan)
     assert cycle(1).started == 1
 
 

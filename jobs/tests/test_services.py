@@ -148,9 +148,10 @@ def test_a_hold_has_its_reason_and_its_period_and_a_release_ends_it(node: Node) 
 
 
 def test_another_tenants_job_is_not_there(node: Node) -> None:
-    job = make_job(cluster=node.cluster, tenant=make_tenant())
+    tenant = make_tenant()
+    job = make_job(cluster=node.cluster, tenant=tenant)
     with pytest.raises(NotFound):
-        move(job, "cancelled", tenant_id=job.tenant_id + 1)
+        move(job, "cancelled", tenant_id=tenant.pk + 1)
     with pytest.raises(NotFound):
         services.change_status(job_id=10**9, status="cancelled", actor="key:1", now=NOW)
     assert move(job, "cancelled", tenant_id=job.tenant_id).status == "cancelled"
