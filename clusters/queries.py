@@ -250,13 +250,20 @@ def gpu_metrics(
     """
     report = get_gpu(gpu_id, caller)
     end = end or now
-    start = start or end - STEPS[step].default_span
-    _check_window(start, end, STEPS[step].width)
+    start = start or _default_start(end, STEPS[step].default_span)
+    width = STEPS[step].width
+    _check_window(start, end, width)
     if caller.tenant_id is not None and report.holder is not None:
         start = min(max(start, report.holder.since), end)
-    width = STEPS[step].width
     points = _readings(gpu_id, start, end) if width is None else _buckets(gpu_id, start, end, width)
     return Series(gpu_id, start, end, step, points)
+
+
+def _default_start(end: datetime, span: timedelta) -> datetime:
+    try:
+        return end - span
+    except OverflowError as error:
+        raise InvalidInput(FieldProblem("?to", "out_of_range", "to lies before the calendar.")) from error
 
 
 def _check_window(start: datetime, end: datetime, width: timedelta | None) -> None:

@@ -1,6 +1,7 @@
 """What must be true of the ledger of states, whatever happened before."""
 
 from datetime import datetime
+from itertools import pairwise
 
 from clusters.models import GPU, GPUStatePeriod
 from clusters.services.ledger import circumstances_of
@@ -21,7 +22,7 @@ def check_chain(gpu_id: int) -> None:
         assert gpu.retired_at == gpu.registered_at
         return
     assert chain[0][1] == gpu.registered_at
-    for (_, _, until), (_, since, _) in zip(chain, chain[1:], strict=False):
+    for (_, _, until), (_, since, _) in pairwise(chain):
         assert until == since
     assert chain[-1][2] == gpu.retired_at
     if gpu.retired_at is None:

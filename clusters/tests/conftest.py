@@ -1,0 +1,27 @@
+from collections.abc import Iterator
+
+import pytest
+import time_machine
+from rest_framework.test import APIClient
+
+from apikeys.tests.factories import client_with, make_admin_key, make_key
+from clusters.tests.factories import NOW
+
+
+@pytest.fixture
+def noon() -> Iterator[time_machine.Traveller]:
+    """The API reads the clock; here it stands at noon, when the factories' rows were made."""
+    with time_machine.travel(NOW, tick=False) as clock:
+        yield clock
+
+
+@pytest.fixture
+def admin(noon: time_machine.Traveller) -> APIClient:
+    """A client that may do everything."""
+    return client_with(make_admin_key())
+
+
+@pytest.fixture
+def charlie(noon: time_machine.Traveller) -> APIClient:
+    """Charlie, who reads and writes the whole fleet."""
+    return client_with(make_key())
