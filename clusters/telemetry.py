@@ -3,17 +3,16 @@
 import itertools
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final
 
 import msgspec
 
-from gpufleet.common.errors import FieldProblem, InvalidInput
-
 MAX_SAMPLES: Final = 5_000
 MAX_AGE: Final = timedelta(hours=24)
 MAX_LEAD: Final = timedelta(seconds=60)
-SHOWN_PROBLEMS: Final = 20
+SHOWN_FLAWS: Final = 20
 
 Id = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
@@ -22,6 +21,23 @@ Celsius = Annotated[float, msgspec.Meta(ge=-100, le=300)]
 Watts = Annotated[float, msgspec.Meta(ge=0, le=100_000)]
 Xid = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Instant = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Flaw:
+    """One thing that is wrong with a batch: where (a JSON pointer), a machine code, and a sentence."""
+
+    pointer: str
+    code: str
+    detail: str
+
+
+class BadBatch(ValueError):
+    """The batch is refused, for these flaws."""
+
+    def __init__(self, *flaws: Flaw) -> None:
+        super().__init__(flaws[0].detail)
+        self.flaws = flaws
 
 
 class SentSample(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False):
@@ -59,22 +75,22 @@ class Sample(msgspec.Struct, frozen=True, gc=False):
 def decode(body: Any, *, now: datetime) -> list[Sample]:
     """Check a parsed JSON body and give its samples, in order, those without a time at ``now``.
 
-    Raises ``InvalidInput`` that points at the place, such as ``#/metrics/3/utilization_pct``.
+    Raises ``BadBatch`` that points at the place, such as ``#/metrics/3/utilization_pct``.
     """
     try:
         sent = msgspec.convert(body, Batch).metrics
     except msgspec.ValidationError as error:
-        raise InvalidInput(problem_of(str(error))) from error
+        raise BadBatch(flaw_of(str(error))) from error
     _refuse(_misdated(sent, now))
     samples = [_dated(one, now) for one in sent]
     _refuse(_repeated(samples))
     return samples
 
 
-def _refuse(problems: Iterator[FieldProblem]) -> None:
-    found = list(itertools.islice(problems, SHOWN_PROBLEMS))
+def _refuse(flaws: Iterator[Flaw]) -> None:
+    found = list(itertools.islice(flaws, SHOWN_FLAWS))
     if found:
-        raise InvalidInput(*found)
+        raise BadBatch(*found)
 
 
 def _dated(sent: SentSample, now: datetime) -> Sample:
@@ -94,24 +110,24 @@ def _whole(megabytes: float | None) -> int | None:
     return None if megabytes is None else round(megabytes)
 
 
-def _misdated(sent: Sequence[SentSample], now: datetime) -> Iterator[FieldProblem]:
+def _misdated(sent: Sequence[SentSample], now: datetime) -> Iterator[Flaw]:
     for index, one in enumerate(sent):
         if one.recorded_at is None:
             continue
         if one.recorded_at < now - MAX_AGE:
-            yield FieldProblem(f"#/metrics/{index}/recorded_at", "too_old", "The sample is older than 24 hours.")
+            yield Flaw(f"#/metrics/{index}/recorded_at", "too_old", "The sample is older than 24 hours.")
         elif one.recorded_at > now + MAX_LEAD:
             detail = "The sample lies more than 60 seconds in the future; check the node's clock."
-            yield FieldProblem(f"#/metrics/{index}/recorded_at", "in_the_future", detail)
+            yield Flaw(f"#/metrics/{index}/recorded_at", "in_the_future", detail)
 
 
-def _repeated(samples: Sequence[Sample]) -> Iterator[FieldProblem]:
+def _repeated(samples: Sequence[Sample]) -> Iterator[Flaw]:
     seen: dict[tuple[int, datetime], int] = {}
     for index, sample in enumerate(samples):
         first = seen.setdefault((sample.gpu_id, sample.recorded_at), index)
         if first != index:
             detail = f"GPU {sample.gpu_id} has a sample of this time at index {first} already."
-            yield FieldProblem(f"#/metrics/{index}", "repeated_sample", detail)
+            yield Flaw(f"#/metrics/{index}", "repeated_sample", detail)
 
 
 # msgspec says what is wrong in a sentence that ends with the place, such as "… - at `$.metrics[3].gpu_id`".
@@ -125,7 +141,7 @@ CODES = (
 )
 
 
-def problem_of(message: str) -> FieldProblem:
+def flaw_of(message: str) -> Flaw:
     """msgspec's sentence in the API's terms: pointer, code and detail."""
     match = PLACE.fullmatch(message)
     detail, path = (match["detail"], match["path"] or "") if match else (message, "")
@@ -135,6 +151,6 @@ def problem_of(message: str) -> FieldProblem:
         known = named["kind"] == "missing required"
         name = named["name"].replace("~", "~0").replace("/", "~1")
         text = "This field is required." if known else "There is no such field here."
-        return FieldProblem(f"{pointer}/{name}", "required" if known else "unknown_field", text)
+        return Flaw(f"{pointer}/{name}", "required" if known else "unknown_field", text)
     code = next((code for pattern, code in CODES if pattern.search(detail)), "invalid")
-    return FieldProblem(pointer, code, f"{detail}.")
+    return Flaw(pointer, code, f"{detail}.")

@@ -1,5 +1,6 @@
 """The routes of clusters, nodes, GPUs and metrics: each calls one service or query and translates."""
 
+from datetime import datetime
 from typing import Any
 
 from django.utils import timezone
@@ -8,7 +9,7 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from clusters import queries, services, telemetry
+from clusters import queries, services
 from clusters.filters import ClusterFilter, GpuFilter, NodeFilter
 from clusters.models import GPU, Cluster, GPUHealth, Node
 from clusters.serializers import (
@@ -177,8 +178,8 @@ class GpuViewSet(ApiViewSet):
     @extend_schema(
         responses=SeriesSerializer,
         parameters=[
-            OpenApiParameter("from", str, description="RFC 3339. Default: an hour, a day, a week or 30 days ago."),
-            OpenApiParameter("to", str, description="RFC 3339, exclusive. Default: now."),
+            OpenApiParameter("from", datetime, description="RFC 3339. Default: an hour, a day, a week or 30 days ago."),
+            OpenApiParameter("to", datetime, description="RFC 3339, exclusive. Default: now."),
             OpenApiParameter("step", str, enum=tuple(queries.STEPS), default="raw"),
         ],
     )
@@ -207,9 +208,8 @@ class MetricViewSet(ApiViewSet):
     @idempotent()
     def create(self, request: Request) -> Response:
         """Store a batch of samples. The answer comes when they are durable; one bad sample refuses the batch."""
-        now = timezone.now()
-        samples = telemetry.decode(request.data, now=now)
-        accepted = services.record_samples(samples=samples, now=now, cluster_key_id=_cluster_key(request))
+        key = _cluster_key(request)
+        accepted = services.record_batch(body=request.data, now=timezone.now(), cluster_key_id=key)
         return Response({"accepted": accepted}, status=202)
 
 

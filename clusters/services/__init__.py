@@ -14,7 +14,7 @@ from clusters.services.fleet import (
 )
 from clusters.services.gpus import GpuFields, GpuRegistration, GpuRetired, mark_health, mark_many, register_gpus
 from clusters.services.ledger import refresh_gpu_states
-from clusters.services.metrics import record_samples
+from clusters.services.metrics import record_batch, record_samples
 from clusters.services.nodes import (
     HostnameTaken,
     NodeFields,
@@ -40,6 +40,7 @@ __all__ = [
     "decommission_cluster",
     "mark_health",
     "mark_many",
+    "record_batch",
     "record_samples",
     "refresh_gpu_states",
     "register_gpus",

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 import structlog
 from django.conf import settings
@@ -13,7 +14,7 @@ from clusters.models import GPU, GPUHealth, LatestReading, Node
 from clusters.queries import reportable_gpus
 from clusters.services.ledger import refresh_gpu_states
 from clusters.states import Health, Reading, decide_health
-from clusters.telemetry import SHOWN_PROBLEMS, Sample
+from clusters.telemetry import SHOWN_FLAWS, BadBatch, Sample, decode
 from gpufleet.common.errors import FieldProblem, InvalidInput
 from gpufleet.common.locks import lock_rows
 
@@ -22,6 +23,19 @@ logger = structlog.stdlib.get_logger(__name__)
 
 # GPUs whose health seems to change, with the reading before the batch and the news since.
 Doubtful = dict[int, tuple[LatestReading | None, list[Reading]]]
+
+
+def record_batch(*, body: Any, now: datetime, cluster_key_id: int | None = None) -> int:
+    """Check a metric batch as it was sent, and store it as ``record_samples`` does.
+
+    Raises ``InvalidInput`` that points at what is wrong.
+    """
+    try:
+        samples = decode(body, now=now)
+    except BadBatch as refusal:
+        problems = [FieldProblem(flaw.pointer, flaw.code, flaw.detail) for flaw in refusal.flaws]
+        raise InvalidInput(*problems) from refusal
+    return record_samples(samples=samples, now=now, cluster_key_id=cluster_key_id)
 
 
 @transaction.atomic
@@ -54,7 +68,7 @@ def _check(samples: Sequence[Sample], gpus: Mapping[int, GPU]) -> None:
             detail = f"GPU {sample.gpu_id} was retired before this sample was taken."
             problems.append(FieldProblem(f"#/metrics/{index}/gpu_id", "gpu_retired", detail))
     if problems:
-        raise InvalidInput(*problems[:SHOWN_PROBLEMS])
+        raise InvalidInput(*problems[:SHOWN_FLAWS])
 
 
 def _take_heartbeats(samples: Sequence[Sample], gpus: Mapping[int, GPU], now: datetime) -> list[int]:

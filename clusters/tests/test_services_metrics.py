@@ -224,9 +224,7 @@ def test_batches_of_one_gpu_at_once_leave_the_newest_and_count_every_hot_sample(
     record(sample(gpu, NOW, temperature_c=20.0))
     at_once(
         *[
-            lambda second=second: record(  # type: ignore[misc]
-                sample(gpu, NOW + second * SECOND, temperature_c=95.0)
-            )
+            lambda second=second: record(sample(gpu, NOW + second * SECOND, temperature_c=95.0))
             for second in range(1, 7)
         ]
     )

@@ -183,7 +183,7 @@ def test_two_clusters_that_register_one_hostname_at_once() -> None:
         except services.HostnameTaken:
             return False
 
-    outcomes = at_once(*[lambda pk=cluster.pk: register(pk) for cluster in clusters])  # type: ignore[misc]
+    outcomes = at_once(*[lambda pk=cluster.pk: register(pk) for cluster in clusters])
     assert outcomes.count(True) == 1
     assert Node.objects.count() == 1
 
@@ -205,7 +205,7 @@ def test_whatever_happens_at_once_the_states_agree_with_their_causes() -> None:
             lambda now=now: services.turn_nodes(node_ids=ids, intent=NodeIntent.DRAINING, now=now),  # type: ignore[misc]
             lambda now=now: services.sweep_silent_nodes(now=now),  # type: ignore[misc]
             *[
-                lambda now=now, pk=pk, turn=turn: services.register_gpus(  # type: ignore[misc]
+                lambda now=now, pk=pk, turn=turn: services.register_gpus(
                     node_id=pk, gpus=[{"gpu_index": turn}], now=now
                 )
                 for pk in ids

@@ -3,9 +3,8 @@ from typing import Any
 
 import pytest
 
-from clusters.telemetry import MAX_SAMPLES, Sample, decode, problem_of
+from clusters.telemetry import MAX_SAMPLES, BadBatch, Sample, decode, flaw_of
 from clusters.tests.factories import NOW
-from gpufleet.common.errors import InvalidInput
 
 
 def batch(*samples: Any) -> dict[str, Any]:
@@ -13,9 +12,9 @@ def batch(*samples: Any) -> dict[str, Any]:
 
 
 def refusal(body: Any) -> list[tuple[str, str]]:
-    with pytest.raises(InvalidInput) as caught:
+    with pytest.raises(BadBatch) as caught:
         decode(body, now=NOW)
-    return [(problem.pointer, problem.code) for problem in caught.value.problems]
+    return [(flaw.pointer, flaw.code) for flaw in caught.value.flaws]
 
 
 def test_a_whole_sample() -> None:
@@ -78,8 +77,8 @@ def test_one_bad_sample_refuses_the_batch_and_is_named(field: str, value: Any, c
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_what_is_no_number_is_refused_even_if_a_parser_let_it_through(value: float) -> None:
-    (problem,) = refusal(batch({"gpu_id": 1, "utilization_pct": value}))
-    assert problem[0] == "#/metrics/0/utilization_pct"
+    (flaw,) = refusal(batch({"gpu_id": 1, "utilization_pct": value}))
+    assert flaw[0] == "#/metrics/0/utilization_pct"
 
 
 @pytest.mark.parametrize(
@@ -127,10 +126,10 @@ def test_a_gpu_has_one_sample_of_one_time() -> None:
     assert refusal(body) == [("#/metrics/2", "repeated_sample"), ("#/metrics/3", "repeated_sample")]
 
 
-def test_at_most_twenty_problems_are_told() -> None:
+def test_at_most_twenty_flaws_are_told() -> None:
     assert len(refusal(batch(*({"gpu_id": 1} for _ in range(100))))) == 20
 
 
 def test_a_sentence_without_a_place_is_about_the_body() -> None:
-    problem = problem_of("Something else")
-    assert (problem.pointer, problem.code, problem.detail) == ("#", "invalid", "Something else.")
+    flaw = flaw_of("Something else")
+    assert (flaw.pointer, flaw.code, flaw.detail) == ("#", "invalid", "Something else.")

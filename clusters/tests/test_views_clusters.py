@@ -43,7 +43,7 @@ def test_a_new_cluster_shows_its_key_once_and_the_key_works(admin: APIClient) ->
 
 
 def test_a_repeated_request_gets_the_first_answer_without_the_key(admin: APIClient) -> None:
-    headers = {"HTTP_IDEMPOTENCY_KEY": "make-north"}
+    headers: Any = {"HTTP_IDEMPOTENCY_KEY": "make-north"}
     first = admin.post("/api/clusters", {"name": "north"}, **headers)
     again = admin.post("/api/clusters", {"name": "north"}, **headers)
     assert again.status_code == 201
