@@ -5,27 +5,23 @@ import math
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from django.conf import settings
 from rest_framework.exceptions import ParseError
 from rest_framework.parsers import JSONParser
-
-from gpufleet.common.errors import TooLarge
 
 MAX_DEPTH = 32
 
 
 class StrictJSONParser(JSONParser):
-    """JSON in UTF-8, at most ``DATA_UPLOAD_MAX_MEMORY_SIZE`` bytes and 32 levels deep.
+    """JSON in UTF-8, at most 32 levels deep; Django itself holds bodies to ``DATA_UPLOAD_MAX_MEMORY_SIZE``.
 
     No NaN or Infinity (also not by overflow, such as 1e999), no name twice in one object, no NUL characters and
     no lone surrogates, which no UTF-8 database takes.
     """
 
     def parse(self, stream: Any, media_type: str | None = None, parser_context: Mapping[str, Any] | None = None) -> Any:
-        """Decode the body. Raises ``ParseError`` (400) for what is not strict JSON, ``TooLarge`` (413)."""
-        raw = _read(stream)
+        """Decode the body. Raises ``ParseError`` (400) for what is not strict JSON."""
         try:
-            return decode(raw)
+            return decode(stream.read())
         except (ValueError, RecursionError) as error:
             raise ParseError(f"The body is not valid JSON: {error}.") from error
 
@@ -38,14 +34,6 @@ def decode(raw: bytes) -> Any:
     # Only escapes can bring a NUL or a lone surrogate, so only bodies that have escapes are searched for them.
     _check(data, depth=0, characters=b"\\u" in raw)
     return data
-
-
-def _read(stream: Any) -> bytes:
-    limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
-    raw: bytes = stream.read(limit + 1)
-    if len(raw) > limit:
-        raise TooLarge(f"The body is larger than {limit // 1024} KiB.", max_bytes=limit)
-    return raw
 
 
 def _refuse_constant(name: str) -> NoReturn:

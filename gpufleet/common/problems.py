@@ -73,7 +73,8 @@ def _translate(exc: Exception) -> Exception:
     if isinstance(exc, exceptions.ValidationError):
         return InvalidInput(*_flatten(exc.get_full_details(), "#"))
     if isinstance(exc, RequestDataTooBig):
-        return TooLarge(f"The body is larger than {settings.DATA_UPLOAD_MAX_MEMORY_SIZE // 1024} KiB.")
+        limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+        return TooLarge(f"The body is larger than {limit:,} bytes.", max_bytes=limit)
     if isinstance(exc, SuspiciousOperation | UnreadablePostError):
         return Unreadable("The request could not be read.")
     if isinstance(exc, OperationalError | InterfaceError):

@@ -1,5 +1,5 @@
 import pytest
-from django.contrib.auth.models import Group
+from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
 
 from gpufleet.common.errors import FieldProblem, InvalidInput, NotFound, violated_constraint
@@ -18,10 +18,10 @@ def test_what_is_missing_is_described_by_no_figure() -> None:
 
 @pytest.mark.django_db
 def test_the_constraint_that_refused_a_row_is_named() -> None:
-    Group.objects.create(name="x")
+    User.objects.create(username="x")
     with pytest.raises(IntegrityError) as caught, transaction.atomic():
-        Group.objects.create(name="x")
-    assert violated_constraint(caught.value) == "auth_group_name_key"
+        User.objects.create(username="x")
+    assert violated_constraint(caught.value) == "auth_user_username_key"
 
 
 def test_an_error_without_a_cause_names_none() -> None:

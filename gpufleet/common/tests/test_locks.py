@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import Group
+from django.contrib.auth.models import User
 from django.db import connection, transaction
 
 from gpufleet.common.locks import lock_name, lock_rows, lock_scheduler, try_lock_scheduler
@@ -69,10 +69,10 @@ def test_a_name_locks_itself_and_no_other() -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_rows_are_locked_by_id_and_missing_ones_left_out() -> None:
-    first, second = Group.objects.create(name="1"), Group.objects.create(name="2")
+    first, second = User.objects.create(username="1"), User.objects.create(username="2")
 
-    def lock(*ids: int) -> dict[int, Group]:
-        return lock_rows(Group.objects.all(), ids)
+    def lock(*ids: int) -> dict[int, User]:
+        return lock_rows(User.objects.all(), ids)
 
     with transaction.atomic():
         assert lock(second.pk, first.pk, 404, first.pk) == {first.pk: first, second.pk: second}
@@ -83,19 +83,19 @@ def test_rows_are_locked_by_id_and_missing_ones_left_out() -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_a_locked_row_may_still_be_referred_to() -> None:
-    group = Group.objects.create(name="1")
+    user = User.objects.create(username="1")
 
     def refer() -> None:
         with connection.cursor() as cursor:  # What the check of a foreign key does.
-            cursor.execute("SELECT 1 FROM auth_group WHERE id = %s FOR KEY SHARE", [group.pk])
+            cursor.execute("SELECT 1 FROM auth_user WHERE id = %s FOR KEY SHARE", [user.pk])
 
-    with held_elsewhere(lambda: lock_rows(Group.objects.all(), [group.pk])):
+    with held_elsewhere(lambda: lock_rows(User.objects.all(), [user.pk])):
         assert is_free(refer)
 
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize(
-    "take", [lock_scheduler, try_lock_scheduler, lambda: lock_name("a"), lambda: lock_rows(Group.objects.all(), [1])]
+    "take", [lock_scheduler, try_lock_scheduler, lambda: lock_name("a"), lambda: lock_rows(User.objects.all(), [1])]
 )
 def test_a_lock_outside_a_transaction_would_be_none(take: Callable[[], Any]) -> None:
     with pytest.raises(RuntimeError):

@@ -4,7 +4,7 @@ import re
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from django.contrib.auth.models import Group
+from django.contrib.auth.models import User
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,20 +22,20 @@ class View:
 def read(path: str, view: object = None) -> tuple[list[str], str | None]:
     """The names on a page, and where the next one is."""
     pagination = LinkPagination()
-    page = pagination.paginate_queryset(Group.objects.all(), make_request(path=path), view)  # type: ignore[arg-type]
-    answer = pagination.get_paginated_response([group.name for group in page])
+    page = pagination.paginate_queryset(User.objects.all(), make_request(path=path), view)  # type: ignore[arg-type]
+    answer = pagination.get_paginated_response([user.username for user in page])
     found = re.fullmatch(r'<(.+)>; rel="next"', answer.headers.get("Link", ""))
     return answer.data, found.group(1) if found else None
 
 
 @pytest.fixture
-def groups() -> None:
+def users() -> None:
     for number in range(1, 8):
-        Group.objects.create(name=str(number))
+        User.objects.create(username=str(number))
 
 
 @pytest.mark.django_db
-@pytest.mark.usefixtures("groups")
+@pytest.mark.usefixtures("users")
 def test_pages_are_newest_first_and_together_hold_each_row_once() -> None:
     seen: list[str] = []
     url: str | None = f"{PATH}?limit=3"
@@ -49,24 +49,24 @@ def test_pages_are_newest_first_and_together_hold_each_row_once() -> None:
 
 
 @pytest.mark.django_db
-@pytest.mark.usefixtures("groups")
+@pytest.mark.usefixtures("users")
 def test_a_page_that_is_exactly_full_is_the_last() -> None:
     assert read(f"{PATH}?limit=7")[1] is None
     assert read(f"{PATH}?limit=6")[1] is not None
 
 
 @pytest.mark.django_db
-@pytest.mark.usefixtures("groups")
+@pytest.mark.usefixtures("users")
 def test_rows_that_arrive_or_go_meanwhile_shift_nothing() -> None:
     _, url = read(f"{PATH}?limit=3")
-    Group.objects.create(name="8")
-    Group.objects.get(name="5").delete()
+    User.objects.create(username="8")
+    User.objects.get(username="5").delete()
     assert url is not None
     assert read(url)[0] == ["4", "3", "2"]
 
 
 @pytest.mark.django_db
-@pytest.mark.usefixtures("groups")
+@pytest.mark.usefixtures("users")
 def test_the_link_keeps_the_filters_whole() -> None:
     _, url = read(f"{PATH}?limit=1&name=a%26b%20%C3%A9&status=x")
     assert url is not None
@@ -92,7 +92,7 @@ def test_a_limit_out_of_bounds_is_refused(limit: str) -> None:
 
 
 @pytest.mark.django_db
-@pytest.mark.usefixtures("groups")
+@pytest.mark.usefixtures("users")
 def test_a_view_may_have_bounds_of_its_own() -> None:
     assert len(read(PATH, View())[0]) == 3
     assert len(read(f"{PATH}?limit=5", View())[0]) == 5
