@@ -3,7 +3,9 @@
 The oracle walks the plain history that was drawn, never the database, and shares no code with the ledger.
 """
 
+import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -26,7 +28,7 @@ pytestmark = pytest.mark.django_db
 
 BEGINNING = datetime(2026, 11, 22, 23, 57, 30, tzinfo=UTC)  # Midnight falls into the middle of a history.
 SECONDS = 300
-STATES = ["available", "available", "available", "draining", "maintenance", "unhealthy", "offline"]
+STATES = ["available"] * 5 + ["draining", "maintenance", "unhealthy", "offline"]
 MODELS = ["NVIDIA H100 80GB", "NVIDIA A100 40GB", ""]
 # Which models a job with this preference list takes, by hand.
 TAKES = {
@@ -106,7 +108,7 @@ NODES_CLUSTER = [0, 0, 1]  # Three nodes, of two clusters.
 @st.composite
 def stretches(draw: st.DrawFn, what: st.SearchStrategy[Any], most: int) -> list[Stretch]:
     """Disjoint stretches in order, with and without gaps; the last may be open."""
-    bounds = sorted(draw(st.sets(st.integers(0, SECONDS), min_size=draw(st.sampled_from([0, 2])), max_size=2 * most)))
+    bounds = sorted(draw(st.sets(st.integers(0, SECONDS), max_size=2 * most)))
     gaps = draw(st.booleans())
     ends = [*bounds, None][1:]
     made = [Stretch(low, high, draw(what)) for low, high in zip(bounds, ends, strict=True)]
@@ -122,12 +124,36 @@ devices = st.builds(
 )
 waiters = st.builds(
     Waiter,
-    cluster=st.sampled_from([0, 0, 1]),
-    gpu_type=st.sampled_from(["", "", *TAKES]),
+    cluster=st.integers(0, 1),
+    gpu_type=st.sampled_from(list(TAKES)),
     reasons=stretches(st.sampled_from(list(KINDS)), 3),
 )
+
+
+def busy_history(seed: int) -> History:
+    """A history in which much happens at once: drawing piece by piece seldom makes reasons overlap."""
+    dice = random.Random(seed)
+
+    def some(what: Callable[[], Any], most: int, *, chance: float) -> list[Stretch]:
+        bounds = sorted(dice.sample(range(SECONDS), dice.randint(2, most)))
+        pairs = zip(bounds, [*bounds, None][1:], strict=True)
+        return [Stretch(low, high, what()) for low, high in pairs if dice.random() < chance]
+
+    def device() -> Device:
+        states = some(lambda: dice.choice(STATES), 6, chance=0.9)
+        sold = some(lambda: (dice.randrange(3), dice.choice(PRICES)), 6, chance=0.3)
+        return Device(dice.choice([0, 1, 1, 2]), dice.choice(MODELS), states, sold)
+
+    def waiter() -> Waiter:
+        codes = ["quota", "fragmented", "capacity", "scheduler", dice.choice(list(KINDS))]
+        reasons = some(lambda: dice.choice(codes), 6, chance=0.7)
+        return Waiter(dice.choice([0, 0, 0, 1]), dice.choice(["", "", "", *TAKES]), reasons)
+
+    return History([device() for _ in range(5)], [waiter() for _ in range(dice.randint(2, 7))])
+
+
 histories = st.builds(History, st.lists(devices, max_size=5), st.lists(waiters, max_size=5)) | st.builds(
-    History, st.lists(devices, min_size=2, max_size=5), st.lists(waiters, min_size=4, max_size=8)
+    busy_history, st.integers(0, 2**32)
 )
 windows = st.tuples(st.integers(-20, SECONDS + 20), st.integers(-20, SECONDS + 20)).map(sorted)
 groupings = st.sets(st.sampled_from([By.CLUSTER, By.MODEL, By.NODE, By.GPU, By.DAY, By.SEGMENT]))
