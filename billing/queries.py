@@ -13,7 +13,7 @@ from django.db.models import Q, QuerySet, Sum
 
 from billing.ledger import UsedPiece, job_lines, unbilled_lines, unpriced_seconds, used_pieces
 from billing.models import BilledRange, CreditNote, CreditNoteStatus, Invoice, InvoiceLine, InvoiceStatus, Rate
-from billing.pricing import Stretch, Terms, billed_seconds, price
+from billing.pricing import Stretch, Terms, billed_seconds, minor_unit, price
 from gpufleet.common.errors import NotFound
 from jobs.queries import Cost, count_jobs
 from tenants.models import Tenant
@@ -82,6 +82,11 @@ def rates_in_force(keys: Collection[RateKey], *, now: datetime) -> dict[RateKey,
         cursor.execute(RATES_IN_FORCE, parameters)
         rows = cursor.fetchall()
     return {(tenant_id, model): RateInForce(rate_id, Terms(*terms)) for tenant_id, model, rate_id, *terms in rows}
+
+
+def minor_unit_of(currency: str) -> Decimal:
+    """The smallest amount of a currency: 0.01 USD, 1 JPY. Raises ``KeyError`` for a code that ISO 4217 does not have."""
+    return minor_unit(currency)
 
 
 def job_costs(job_ids: Collection[int], *, now: datetime) -> dict[int, Cost]:
