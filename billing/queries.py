@@ -85,7 +85,7 @@ def rates_in_force(keys: Collection[RateKey], *, now: datetime) -> dict[RateKey,
 
 
 def minor_unit_of(currency: str) -> Decimal:
-    """The smallest amount of a currency: 0.01 USD, 1 JPY. Raises ``KeyError`` for a code that ISO 4217 does not have."""
+    """The smallest amount of a currency: 0.01 USD, 1 JPY. Raises ``KeyError`` for an unknown code."""
     return minor_unit(currency)
 
 
