@@ -154,6 +154,7 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
+    "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
     # Fields of one name with different choices, which would otherwise be named by a digest.
     "ENUM_NAME_OVERRIDES": {
         "TenantStatus": "tenants.models.TenantStatus",
@@ -167,7 +168,7 @@ SPECTACULAR_SETTINGS = {
     },
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
-        "gpufleet.common.schema.describe_problems",
+        "gpufleet.common.schema.describe_contract",
     ],
 }
 

@@ -2,9 +2,9 @@
 
 from django.contrib import admin
 from django.urls import include, path
-from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from gpufleet import probes
+from gpufleet.common.docs import DocsView, SchemaView
 
 handler400 = "gpufleet.common.api.handle_bad_request"
 handler404 = "gpufleet.common.api.handle_not_found"
@@ -14,8 +14,8 @@ urlpatterns = [
     path("healthz", probes.healthz, name="healthz"),
     path("readyz", probes.readyz, name="readyz"),
     path("admin/", admin.site.urls),
-    path("api/schema", SpectacularAPIView.as_view(), name="schema"),
-    path("api/docs", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
+    path("api/schema", SchemaView.as_view(), name="schema"),
+    path("api/docs", DocsView.as_view(url_name="schema"), name="docs"),
     path("api/", include("tenants.urls")),
     path("api/", include("apikeys.urls")),
     path("api/", include("clusters.urls")),

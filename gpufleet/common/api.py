@@ -1,11 +1,9 @@
 """The base of every view of the API, the router, and the answers for paths that no view serves."""
 
-import time
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 from django.views import defaults
-from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.routers import SimpleRouter
 from rest_framework.viewsets import GenericViewSet
@@ -14,18 +12,7 @@ from gpufleet.common.errors import Internal, NotFound, Unreadable
 from gpufleet.common.middleware import is_api_path
 from gpufleet.common.problems import problem_response
 from gpufleet.common.query import StrictParametersMixin
-from gpufleet.common.throttling import check_rate
-
-
-class RateLimitMixin:
-    """Counts each request as soon as its sender is known, before anything is refused or done."""
-
-    def perform_authentication(self, request: Request) -> None:
-        """Authenticate, then count; senders without a valid key are counted by their address."""
-        try:
-            super().perform_authentication(request)  # type: ignore[misc]  # a mixin for APIView
-        finally:
-            check_rate(request, now=time.time())
+from gpufleet.common.throttling import RateLimitMixin
 
 
 class ApiViewSet(RateLimitMixin, StrictParametersMixin, GenericViewSet[Any]):

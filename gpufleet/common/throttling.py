@@ -68,3 +68,14 @@ def _bucket_of(request: Request) -> tuple[str, int]:
     if sender is not None and sender.key_id is not None:
         return sender.actor, settings.API_RATE_PER_KEY
     return BaseThrottle().get_ident(request), settings.API_RATE_ANONYMOUS
+
+
+class RateLimitMixin:
+    """Counts each request as soon as its sender is known, before anything is refused or done."""
+
+    def perform_authentication(self, request: Request) -> None:
+        """Authenticate, then count; senders without a valid key are counted by their address."""
+        try:
+            super().perform_authentication(request)  # type: ignore[misc]  # a mixin for APIView
+        finally:
+            check_rate(request, now=time.time())
