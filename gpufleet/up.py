@@ -1,0 +1,390 @@
+"""``make up``: PostgreSQL, Valkey, web, worker, beat and the demo fleet, started in order and stopped in reverse.
+
+Run as ``python -m gpufleet.up``; ``python -m gpufleet.up reset`` empties the state folder, and ``python -m gpufleet.up
+run -- command`` runs a command on what is up. Children die with this process, however it dies.
+"""
+
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import IO, NoReturn
+
+from gpufleet.embedded import EmbeddedError, Postgres, Valkey, die_with_parent, prepare_state, stop
+
+ROOT = Path(__file__).resolve().parent.parent
+LOG_LINES_SHOWN = 20
+READY_WITHIN_SECONDS = 90
+
+
+class UpError(Exception):
+    """The system could not be started or went down; the message says why and what to do."""
+
+
+@dataclass(slots=True)
+class Child:
+    """A supervised process, how it is asked to stop, and where it logs."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    stop_signal: int
+    log: Path
+
+
+def default_state() -> Path:
+    if chosen := os.environ.get("GPUFLEET_STATE"):
+        return Path(chosen).absolute()
+    if os.geteuid() == 0:
+        return Path("/var/lib/gpufleet")
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "gpufleet"
+
+
+class System:
+    """What is up, in the order in which it was started."""
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+        self.logs = state / "logs"
+        self.children: list[Child] = []
+        self.environment = dict(os.environ)
+        self.began = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """A line of progress, with the seconds since the start."""
+        print(f"[{time.monotonic() - self.began:5.1f} s] {text}", flush=True)
+
+    def open_log(self, name: str) -> tuple[Path, IO[bytes]]:
+        """A child's log; the one of the start before is kept beside it, so that logs stay bounded."""
+        path = self.logs / f"{name}.log"
+        if path.exists():
+            path.replace(path.with_suffix(".log.1"))
+        return path, path.open("wb")
+
+    def adopt(self, name: str, process: subprocess.Popen[bytes], stop_signal: int, log: Path) -> None:
+        self.children.append(Child(name, process, stop_signal, log))
+
+    def launch(self, name: str, *command: str) -> None:
+        """Start a process of ours that dies with us."""
+        path, log = self.open_log(name)
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=die_with_parent(signal.SIGTERM),
+        )
+        log.close()
+        self.adopt(name, process, signal.SIGTERM, path)
+
+    def run(self, what: str, *command: str) -> str:
+        """Run a command to its end and give its output. Raises ``UpError`` with its last lines."""
+        result = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False)
+        if result.returncode:
+            lines = (result.stderr or result.stdout).strip().splitlines()[-LOG_LINES_SHOWN:]
+            raise UpError(f"{what} failed:\n" + "\n".join(lines))
+        return result.stdout
+
+    def check_children(self) -> None:
+        """Raise ``UpError`` with the last lines of its log when a child has died."""
+        for child in self.children:
+            code = child.process.poll()
+            if code is not None:
+                tail = child.log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
+                raise UpError("\n".join([f"{child.name} stopped with code {code}; the end of {child.log}:", *tail]))
+
+    def wait_for(self, what: str, ready: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + READY_WITHIN_SECONDS
+        while not ready():
+            self.check_children()
+            if time.monotonic() > deadline:
+                raise UpError(f"{what} did not answer within {READY_WITHIN_SECONDS} s; see {self.logs}.")
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """Stop everything in reverse order."""
+        for child in reversed(self.children):
+            stop(child.process, child.stop_signal, seconds=15)
+            self.say(f"{child.name} stopped")
+
+
+def main(arguments: list[str]) -> int:
+    state = default_state()
+    try:
+        if arguments[:1] == ["reset"]:
+            return reset(state)
+        if arguments[:2] == ["run", "--"]:
+            return run_beside(state, arguments[2:])
+        return up(state)
+    except (UpError, EmbeddedError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def up(state: Path) -> int:
+    """Start everything, print where it is, and stay until told to stop or a child dies."""
+    port = _port()
+    prepare_state(state)
+    state.joinpath("logs").mkdir(exist_ok=True)
+    with _lock(state) as lock:
+        _check_port(port)
+        _catch_signals()
+        system = System(state)
+        try:
+            start(system, port)
+            _announce(lock, port)
+            while True:
+                system.check_children()
+                time.sleep(0.5)
+        except Stopped:
+            print()
+            return 0
+        finally:
+            system.stop()
+
+
+def start(system: System, port: int) -> None:
+    """Servers, database, web, worker, beat, demo fleet: each waits until what it needs answers."""
+    system.environment |= {
+        "SECRET_KEY": _kept_secret(system.state / "secret-key"),
+        "GPUFLEET_STATE": str(system.state),
+        "STATIC_ROOT": str(system.state / "static"),
+        "PYTHONUNBUFFERED": "1",
+    }
+    start_servers(system)
+    system.say("migrating the database")
+    manage = [sys.executable, "manage.py"]
+    system.run("migrate", *manage, "migrate", "--verbosity", "0")
+    collect_static(system, manage)
+    credentials = json.loads(system.run("bootstrap", *manage, "bootstrap"))
+    if _demo():
+        system.say("seeding the demo (two weeks of history; half a minute the first time)")
+        system.run("seed_demo", *manage, "seed_demo", "--state", str(system.state))
+    start_processes(system, manage, port)
+    print_welcome(system, port, credentials)
+
+
+def start_servers(system: System) -> None:
+    """PostgreSQL and Valkey of our own, unless the environment names others, which then must answer now."""
+    if "DATABASE_URL" in os.environ:
+        _check_database(os.environ["DATABASE_URL"])
+    else:
+        system.say("starting PostgreSQL")
+        postgres = Postgres(system.state)
+        path, log = system.open_log("postgres")
+        system.adopt("postgres", postgres.start(log), signal.SIGINT, path)
+        system.environment["DATABASE_URL"] = postgres.url()
+    if "REDIS_URL" in os.environ:
+        _check_redis(os.environ["REDIS_URL"])
+    else:
+        system.say("starting Valkey")
+        valkey = Valkey(system.state)
+        path, log = system.open_log("valkey")
+        system.adopt("valkey", valkey.start(log), signal.SIGTERM, path)
+        system.environment["REDIS_URL"] = valkey.url()
+
+
+def collect_static(system: System, manage: list[str]) -> None:
+    """Only when a file or a package has changed since the last time, since it takes seconds."""
+    stamp = system.state / "static-stamp"
+    sources = [ROOT / "requirements.txt", *ROOT.glob("*/static/**/*")]
+    newest = str(max(path.stat().st_mtime_ns for path in sources))
+    if stamp.exists() and stamp.read_text() == newest:
+        return
+    system.say("collecting static files")
+    system.run("collectstatic", *manage, "collectstatic", "--noinput", "--verbosity", "0")
+    stamp.write_text(newest)
+
+
+def start_processes(system: System, manage: list[str], port: int) -> None:
+    """Web, worker, beat and the demo fleet."""
+    system.say("starting web, worker and beat")
+    began = time.time()
+    celery = [sys.executable, "-m", "celery", "-A", "gpufleet"]
+    granian = str(Path(sys.executable).parent / "granian")
+    web = ["--interface", "wsgi", "--host", _host(), "--port", str(port), "--blocking-threads", "8"]
+    system.launch("web", granian, *web, "--no-ws", "gpufleet.wsgi:application")
+    # Threads, so that no child of a killed worker lives on.
+    quiet = ["--without-gossip", "--without-mingle", "--loglevel", "INFO"]
+    system.launch("worker", *celery, "worker", "--pool", "threads", "--concurrency", "4", *quiet)
+    schedule = system.state / "beat-schedule"
+    system.launch("beat", *celery, "beat", "--schedule", str(schedule), "--pidfile", "", "--loglevel", "INFO")
+    system.run("the first tick", *celery, "call", "jobs.tick")
+    system.wait_for("web, worker and scheduler", lambda: _is_ready(port, since=began))
+    system.wait_for("beat", lambda: any(system.state.glob("beat-schedule*")))
+    if _demo():
+        address = f"http://127.0.0.1:{port}"
+        system.launch("demo-fleet", *manage, "simulate_fleet", "--server", address, "--state", str(system.state))
+    system.say("everything answers")
+
+
+def print_welcome(system: System, port: int, credentials: dict[str, str]) -> None:
+    """Where it is and how to get in, with calls to try."""
+    url, key = f"http://{_shown_host()}:{port}", credentials["api_key"]
+    print(
+        f"""
+  gpufleet is up.
+
+    Console   {url}/admin/
+    Login     {credentials["username"]}
+    Password  {credentials["password"]}
+    API       {url}/api/docs
+    API key   {key}
+    State     {system.state}   (logs in {system.logs})
+
+  Try:
+
+    export KEY={key}
+    curl -H "Authorization: Bearer $KEY" {url}/api/clusters
+    curl -H "Authorization: Bearer $KEY" "{url}/api/jobs?status=running&limit=5"
+    curl -H "Authorization: Bearer $KEY" -H "Content-Type: application/json" \\
+         -d '{{"cluster_id": 1, "name": "hello", "gpu_count": 1}}' {url}/api/jobs
+
+  Ctrl-C stops everything. What it knows stays; `make reset` forgets it.
+""",
+        flush=True,
+    )
+
+
+def reset(state: Path) -> int:
+    """Delete the state folder. Raises ``UpError`` while a system runs on it."""
+    if not state.exists():
+        print(f"{state} is empty already.")
+        return 0
+    if not (state / "up.lock").exists():
+        raise UpError(f"{state} holds nothing of gpufleet's; delete it yourself if you mean it.")
+    with _lock(state):
+        shutil.rmtree(state)
+    print(f"{state} is empty.")
+    return 0
+
+
+def run_beside(state: Path, command: list[str]) -> int:
+    """Run a command on the servers of the system that is up."""
+    environment = {"SECRET_KEY": _kept_secret(state / "secret-key"), "GPUFLEET_STATE": str(state), **os.environ}
+    environment.setdefault("DATABASE_URL", Postgres(state).url())
+    environment.setdefault("REDIS_URL", Valkey(state).url())
+    environment.setdefault("STATIC_ROOT", str(state / "static"))
+    return subprocess.run(command, env=environment, cwd=ROOT, check=False).returncode
+
+
+class Stopped(Exception):
+    """Somebody asked us to stop."""
+
+
+def _catch_signals() -> None:
+    def stopped(number: int, frame: FrameType | None) -> NoReturn:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Stopped
+
+    signal.signal(signal.SIGINT, stopped)
+    signal.signal(signal.SIGTERM, stopped)
+
+
+class _lock:  # noqa: N801  (used like a function)
+    """The one system of a state folder. Raises ``UpError`` with the other's address."""
+
+    def __init__(self, state: Path) -> None:
+        self.file = (state / "up.lock").open("a+")
+
+    def __enter__(self) -> IO[str]:
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.file.seek(0)
+            where = self.file.read().strip() or "it is still starting"
+            raise UpError(f"gpufleet runs already on {Path(self.file.name).parent}: {where}") from None
+        self.file.truncate(0)
+        return self.file
+
+    def __exit__(self, *args: object) -> None:
+        self.file.close()
+
+
+def _announce(lock: IO[str], port: int) -> None:
+    lock.write(f"http://{_shown_host()}:{port}\n")
+    lock.flush()
+
+
+def _port() -> int:
+    text = os.environ.get("PORT") or "8000"
+    if not text.isdigit() or not 0 < int(text) < 65_536:
+        raise UpError(f"PORT={text} is not a port.")
+    return int(text)
+
+
+def _host() -> str:
+    return os.environ.get("HOST") or "127.0.0.1"
+
+
+def _shown_host() -> str:
+    return "127.0.0.1" if _host() == "0.0.0.0" else _host()  # noqa: S104  (only compared)
+
+
+def _demo() -> bool:
+    return os.environ.get("DEMO", "1") not in ("0", "false", "no")
+
+
+def _check_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_host(), port))
+        except OSError as error:
+            raise UpError(f"Port {port} on {_host()} is taken ({error.strerror}); try `make up PORT=8001`.") from None
+
+
+def _check_database(url: str) -> None:
+    import psycopg
+
+    try:
+        psycopg.connect(url, connect_timeout=5).close()
+    except psycopg.Error as error:
+        raise UpError(f"The database of DATABASE_URL does not answer: {error}") from error
+
+
+def _check_redis(url: str) -> None:
+    import redis
+
+    try:
+        with redis.Redis.from_url(url, socket_connect_timeout=5, socket_timeout=5) as client:
+            client.ping()
+    except redis.RedisError as error:
+        raise UpError(f"The server of REDIS_URL does not answer: {error}") from error
+
+
+def _kept_secret(path: Path) -> str:
+    if not path.exists():
+        descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(64))
+    return path.read_text()
+
+
+def _is_ready(port: int, *, since: float) -> bool:
+    """Whether /readyz is content, and the scheduler has run a cycle since our start."""
+    with suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+        with urllib.request.urlopen(f"http://{_shown_host()}:{port}/readyz", timeout=5) as answer:  # noqa: S310
+            age = json.load(answer)["checks"]["scheduler"]["last_cycle_age_s"]
+            return bool(age <= time.time() - since)
+    return False
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
