@@ -39,7 +39,7 @@ class KeyViewSet(ListModelMixin, ApiViewSet):
         issued = services.issue_key(**wanted, created_by=caller_of(request).actor, now=timezone.now())
         return Response(IssuedKeySerializer(issued).data, status=201)
 
-    @extend_schema(responses=KeySerializer)
+    @extend_schema(responses={200: KeySerializer})
     def destroy(self, request: Request, pk: str) -> Response:
         """Revoke a key, from the next request on. Its row stays, and is the answer."""
         return Response(KeySerializer(services.revoke_key(key_id=int(pk), now=timezone.now())).data)

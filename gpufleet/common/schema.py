@@ -68,6 +68,16 @@ class ContractSchema(AutoSchema):
         extra = [IDEMPOTENCY_KEY] if getattr(handler, "is_idempotent", False) else []
         return [*super().get_override_parameters(), *extra]
 
+    def _get_filter_parameters(self) -> Any:
+        return super()._get_filter_parameters() if self.method == "GET" else []  # type: ignore[no-untyped-call]
+
+    def _get_pagination_parameters(self) -> Any:
+        return super()._get_pagination_parameters() if self.method == "GET" else []  # type: ignore[no-untyped-call]
+
+    def _get_paginator(self) -> Any:
+        """Only lists that are read have pages; a POST that answers a list gives it whole."""
+        return super()._get_paginator() if self.method == "GET" else None  # type: ignore[no-untyped-call]
+
 
 class StrictSerializerSchema(OpenApiSerializerExtension):  # type: ignore[no-untyped-call]  # its base registers it
     """Strict bodies take no other member, and the document says so."""

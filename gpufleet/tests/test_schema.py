@@ -9,13 +9,6 @@ from django.test import Client
 
 from gpufleet.common.docs import openapi_document
 
-# POSTs that create nothing, or whose repetition the caller settles otherwise.
-NOT_REPEATABLE = {
-    "/api/clusters/nodes",  # A heartbeat: sending it again is its purpose.
-    "/api/clusters/gpus",  # Idempotent by (node, gpu_index).
-    "/api/clusters/metrics",  # Read once by (gpu, recorded_at).
-}
-
 
 def operations() -> list[tuple[str, str, dict[str, Any]]]:
     return [
@@ -80,13 +73,16 @@ def test_every_operation_says_what_it_refuses_with() -> None:
         assert any(status.startswith("2") for status in statuses), (method, path)
 
 
-def test_every_post_that_creates_can_be_repeated() -> None:
-    unrepeatable = {
-        path
-        for path, method, operation in operations()
-        if method == "post" and "Idempotency-Key" not in parameter_names(operation)
-    }
-    assert unrepeatable <= NOT_REPEATABLE
+def test_every_post_can_be_repeated_under_a_key() -> None:
+    for path, method, operation in operations():
+        takes_key = "Idempotency-Key" in parameter_names(operation)
+        assert takes_key == (method == "post" and path != "/api/billing/stripe/webhook"), (method, path)
+
+
+def test_only_what_is_read_takes_filters_and_pages() -> None:
+    for path, method, operation in operations():
+        if method != "get":
+            assert parameter_names(operation) <= {"id", "days", "Idempotency-Key"}, (method, path)
 
 
 def test_every_list_has_pages() -> None:
