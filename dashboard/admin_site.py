@@ -5,7 +5,7 @@ from typing import Any
 
 from django.contrib.admin import site as default_site
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.template.response import TemplateResponse
 from django.templatetags.static import static
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
@@ -53,6 +53,12 @@ SIDEBAR: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("common.IdempotentResponse", "content_copy"),
     ),
 }
+# Where the plural of a model's name says too little.
+TITLES = {
+    "clusters.NodeWatch": "Heartbeat watch",
+    "jobs.SchedulerCycle": "Last cycle",
+    "alerts.AlertEvent": "Incidents",
+}
 
 
 class ConsoleSite(UnfoldAdminSite):  # type: ignore[misc]  # unfold is untyped
@@ -75,7 +81,7 @@ class ConsoleSite(UnfoldAdminSite):  # type: ignore[misc]  # unfold is untyped
         if not self.has_permission(request):
             login = f"{reverse('admin:login')}?next={reverse('admin:index')}"
             return HttpResponse(status=204, headers={"HX-Redirect": login})
-        return render(request, "dashboard/live.html", home(request), headers={"Cache-Control": "no-store"})
+        return TemplateResponse(request, "dashboard/live.html", home(request), headers={"Cache-Control": "no-store"})
 
 
 def home(request: HttpRequest) -> dict[str, Any]:
@@ -110,13 +116,18 @@ def stylesheet(request: HttpRequest) -> str:
     return static("dashboard/console.css")
 
 
+def favicon(request: HttpRequest) -> str:
+    """Where the icon of its browser tab is."""
+    return static("dashboard/favicon.svg")
+
+
 def _may_view(request: HttpRequest, model: type[Any]) -> bool:
     return default_site._registry[model].has_view_permission(request)
 
 
 def _item(request: HttpRequest, model: type[Any], icon: str) -> dict[str, Any]:
     meta = model._meta
-    name = str(meta.verbose_name_plural)
+    name = TITLES.get(meta.label, str(meta.verbose_name_plural))
     link = reverse(f"admin:{meta.app_label}_{meta.model_name}_changelist")
     item: dict[str, Any] = {"title": name[0].upper() + name[1:], "icon": icon, "link": link}
     firing = AlertEvent.objects.filter(status=EventStatus.FIRING).count() if model is AlertEvent else 0

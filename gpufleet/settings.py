@@ -186,6 +186,8 @@ LANGUAGE_CODE = "en-us"
 USE_I18N = False
 TIME_ZONE = "UTC"
 USE_TZ = True
+DATE_FORMAT = "Y-m-d"
+DATETIME_FORMAT = "Y-m-d H:i:s"  # As operators read logs; everything is UTC.
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 STATIC_URL = "/static/"
@@ -221,6 +223,7 @@ UNFOLD: dict[str, Any] = {
     "SITE_HEADER": "gpufleet",
     "SITE_SYMBOL": "developer_board",
     "SITE_URL": None,
+    "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": "dashboard.admin_site.favicon"}],
     "SHOW_HISTORY": True,
     "SHOW_VIEW_ON_SITE": False,
     "STYLES": ["dashboard.admin_site.stylesheet"],

@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import TypedDict
 
 GPUS_PER_NODE = 8
 
@@ -34,6 +35,16 @@ PLAN_FACTORS: Mapping[str, Decimal] = {
 }
 
 
+class DemoGpu(TypedDict):
+    """A GPU as it is registered."""
+
+    gpu_index: int
+    model: str
+    vram_mb: int
+    uuid: str
+    pci_bus_id: str
+
+
 @dataclass(frozen=True, slots=True)
 class DemoNode:
     """A machine with eight GPUs of one model."""
@@ -48,7 +59,7 @@ class DemoNode:
         """A UUID that is the same in every run, in the form that the driver gives."""
         return f"GPU-{uuid.uuid5(uuid.NAMESPACE_DNS, f'{self.hostname}.gpu{index}')}"
 
-    def gpus(self) -> list[dict[str, object]]:
+    def gpus(self) -> list[DemoGpu]:
         """The node's GPUs as they are registered."""
         return [
             {

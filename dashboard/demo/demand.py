@@ -19,15 +19,17 @@ LOOKS_AT_QUOTA = 0.8
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """A job that is alive, as the customers see it."""
+    """A job that is alive, as the customers see it. ``ours``: one of them submitted it; others are left alone."""
 
     job_id: int
+    name: str
     customer: str
     gpu_count: int
     running: bool
     submitted_at: datetime
     started_at: datetime | None
     estimated_duration_min: int | None
+    ours: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ def next_requests(
 
 def ending_of(job: JobView, *, seed: int) -> Ending:
     """When and how a running job ends: the same for the same job, so that a restart changes nothing."""
-    fate = random.Random(f"{seed}:{job.job_id}")  # noqa: S311  (a fate, not a secret)
+    fate = random.Random(f"{seed}:{job.name}")  # noqa: S311  (a fate, not a secret)
     began = job.started_at or job.submitted_at
     planned = timedelta(minutes=job.estimated_duration_min or 10)
     if fate.random() < FAILS:
@@ -126,12 +128,10 @@ def ending_of(job: JobView, *, seed: int) -> Ending:
 
 def given_up(board: Board, *, now: datetime, patience: timedelta) -> list[int]:
     """Jobs whose customers have waited too long for them."""
-    return [job.job_id for job in board.waiting if now - job.submitted_at > patience]
+    return [job.job_id for job in board.waiting if job.ours and now - job.submitted_at > patience]
 
 
-def _draw(
-    claimed: Mapping[str, int], pace: Pace, clusters: Sequence[DemoCluster], rng: random.Random
-) -> Request:
+def _draw(claimed: Mapping[str, int], pace: Pace, clusters: Sequence[DemoCluster], rng: random.Random) -> Request:
     customer, work, size = _choose(rng)
     if rng.random() < LOOKS_AT_QUOTA:
         for _ in range(6):

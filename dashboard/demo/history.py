@@ -95,6 +95,7 @@ class Replay:
         views = [
             JobView(
                 job_id=job.pk,
+                name=job.name,
                 customer=self.customers[job.tenant_id or 0],
                 gpu_count=job.gpu_count,
                 running=job.status == JobStatus.RUNNING,

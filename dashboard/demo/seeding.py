@@ -105,7 +105,7 @@ def _make_cluster(cluster: DemoCluster, now: datetime) -> ClusterAccess:
             fields=fields,  # type: ignore[arg-type]  # the fields of NodeFields
             now=now,
         )
-        register_gpus(node_id=registered.node.pk, gpus=node.gpus(), now=now)
+        register_gpus(node_id=registered.node.pk, gpus=[GpuFields(**gpu) for gpu in node.gpus()], now=now)
     return ClusterAccess(created.cluster.pk, cluster.name, created.api_key)
 
 
