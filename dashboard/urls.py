@@ -1,3 +1,7 @@
-from django.urls import URLPattern, URLResolver
+from dashboard.views import DashboardViewSet
+from gpufleet.common.api import ApiRouter
 
-urlpatterns: list[URLPattern | URLResolver] = []
+router = ApiRouter()
+router.register("dashboard", DashboardViewSet, basename="dashboard")
+
+urlpatterns = router.urls

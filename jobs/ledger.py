@@ -294,7 +294,7 @@ def sales(scope: Scope, by: Collection[By] = (), *, tenants: Collection[int] | N
     """The sold part of the same seconds by group, also by tenant and by locked price; of some tenants, or of all."""
     parameters = {"every_tenant": tenants is None, "tenants": list(tenants or ())}
     rows = _fetch(SALES, {**_parameters(scope, by), **parameters})
-    return [Sold(Group(*row[:6]), *row[6:10], held=_microseconds(row[10])) for row in rows]
+    return [Sold(Group(*row[:6]), *row[6:10], *map(_microseconds, row[10:])) for row in rows]
 
 
 def slots(scope: Scope, *, by_day: bool) -> list[Slot]:
@@ -345,7 +345,8 @@ def _microseconds(duration: timedelta | None) -> int:
     return 0 if duration is None else duration // timedelta(microseconds=1)
 
 
-def _fetch(statement: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:
+def _fetch(statement: str, parameters: dict[str, Any]) -> Sequence[tuple[Any, ...]]:
     with connection.cursor() as cursor:
         cursor.execute(statement, parameters)
-        return cursor.fetchall()
+        rows: list[tuple[Any, ...]] = cursor.fetchall()
+    return rows

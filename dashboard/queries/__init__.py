@@ -1,0 +1,8 @@
+"""The figures over the whole house: what the fleet did, what it earned, and what it lost. All read one ledger."""
+
+from dashboard.queries.fleet import FleetReport, fleet
+from dashboard.queries.kpis import Kpis, kpis
+from dashboard.queries.leakage import Leakage, leakage
+from dashboard.queries.revenue import Revenue, revenue
+
+__all__ = ["FleetReport", "Kpis", "Leakage", "Revenue", "fleet", "kpis", "leakage", "revenue"]

@@ -1,0 +1,94 @@
+"""What the sold time is worth, and how much of it stands on invoices: by day, tenant and GPU model.
+
+Every figure here is held time at the price that was locked in when the job started, so that metered and billed time
+can be compared; an invoice's own amount differs by its minimums, increments and rounding.
+"""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import TypeVar
+
+from dashboard.queries.billed import billed_time
+from dashboard.queries.prices import in_millionths
+from jobs import ledger
+from jobs.ledger import By, Scope
+from tenants.models import Tenant
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(slots=True)
+class Earned:
+    """Time in microseconds and worths in one currency. ``drafted`` stands on drafts, ``billed`` on finalised invoices;
+    the rest is ``unbilled``. ``unpriced`` time was sold without a price and is worth nothing."""
+
+    sold: int = 0
+    unpriced: int = 0
+    metered: int = 0
+    billed: int = 0
+    drafted: int = 0
+
+    @property
+    def unbilled(self) -> int:
+        """Worth on no invoice."""
+        return self.metered - self.billed - self.drafted
+
+
+@dataclass(frozen=True, slots=True)
+class Revenue:
+    """The revenue of a window in one currency. ``currencies`` are all that time was sold in. ``tenants``: names."""
+
+    start: datetime
+    end: datetime
+    currency: str
+    currencies: list[str]
+    total: Earned
+    by_day: dict[date, Earned]
+    by_tenant: dict[int | None, Earned]
+    by_model: dict[str, Earned]
+    tenants: dict[int | None, str]
+
+
+def revenue(currency: str, *, start: datetime, end: datetime) -> Revenue:
+    """What ``[start, end)`` earned in one currency; time without a price has none, and is shown in each."""
+    scope = Scope(start, end)
+    sold = ledger.sales(scope, [By.DAY, By.TENANT, By.MODEL, By.RATE])
+    days = {slot.day: Earned() for slot in ledger.slots(scope, by_day=True)}
+    names: dict[int | None, str] = {None: ""}
+    names.update(Tenant.objects.values_list("pk", "name"))
+    report = Revenue(start, end, currency, [], Earned(), days, {}, {}, names)
+    for row in sold:
+        if row.currency in ("", currency):
+            for earned in _places(report, row.group.day, row.tenant_id, row.group.model or ""):
+                _add_sold(earned, row)
+    for billed in billed_time(currency, start=start, end=end, by_day=True):
+        for earned in _places(report, billed.day, billed.tenant_id, billed.model):
+            if billed.finalised:
+                earned.billed += billed.worth
+            else:
+                earned.drafted += billed.worth
+    report.currencies.extend(sorted({row.currency for row in sold if row.currency}))
+    return report
+
+
+def _places(report: Revenue, day: date | None, tenant_id: int | None, model: str) -> list[Earned]:
+    """Where a row counts: in the total, and once in each of the groupings."""
+    return [
+        report.total,
+        _of(report.by_day, day) if day is not None else Earned(),
+        _of(report.by_tenant, tenant_id),
+        _of(report.by_model, model),
+    ]
+
+
+def _of(group: dict[Key, Earned], key: Key) -> Earned:
+    return group.setdefault(key, Earned())
+
+
+def _add_sold(earned: Earned, row: ledger.Sold) -> None:
+    earned.sold += row.held
+    if row.price_per_gpu_hour is None:
+        earned.unpriced += row.held
+    else:
+        earned.metered += row.held * in_millionths(row.price_per_gpu_hour)
