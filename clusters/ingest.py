@@ -66,10 +66,9 @@ def copy_samples(samples: Sequence[Sample]) -> None:
             copy.write_row([getattr(sample, column) for column in COLUMNS])
 
 
-def lock_latest(gpu_ids: Collection[int]) -> dict[int, LatestReading]:
-    """The latest readings of these GPUs, locked by GPU; a GPU that never reported is left out."""
-    rows = LatestReading.objects.filter(pk__in=sorted(gpu_ids)).order_by("pk").select_for_update()
-    return {row.gpu_id: row for row in rows}
+def read_latest(gpu_ids: Collection[int]) -> dict[int, LatestReading]:
+    """The latest readings of these GPUs; one that never reported is left out. Their nodes are locked by the caller."""
+    return LatestReading.objects.in_bulk(gpu_ids)
 
 
 def fresh_by_gpu(samples: Iterable[Sample], latest: Mapping[int, LatestReading]) -> dict[int, list[Sample]]:

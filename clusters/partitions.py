@@ -29,7 +29,7 @@ SELECT child.relname FROM pg_inherits
 JOIN pg_class AS child ON child.oid = pg_inherits.inhrelid
 WHERE pg_inherits.inhparent = %s::regclass
 """
-CREATE = "CREATE TABLE {partition} (LIKE {table} INCLUDING DEFAULTS INCLUDING INDEXES)"
+CREATE = "CREATE TABLE {partition} (LIKE {table})"
 ATTACH = "ALTER TABLE {table} ATTACH PARTITION {partition} FOR VALUES FROM ({start}) TO ({end})"
 
 

@@ -1,6 +1,6 @@
 """Everything that changes clusters, nodes and GPUs.
 
-Locks are taken in the order of the house: scheduler, clusters, nodes by id, latest readings by GPU, GPUs by id.
+Locks are taken in the order of the house: scheduler, clusters, nodes by id, GPUs by id.
 """
 
 from clusters.services.fleet import (

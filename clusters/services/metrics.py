@@ -72,7 +72,10 @@ def _check(samples: Sequence[Sample], gpus: Mapping[int, GPU]) -> None:
 
 
 def _take_heartbeats(samples: Sequence[Sample], gpus: Mapping[int, GPU], now: datetime) -> list[int]:
-    """Move the nodes' last heartbeats on, and return the ids of those that were silent and are back."""
+    """Move the nodes' last heartbeats on, and return the ids of those that were silent and are back.
+
+    Locks the nodes, so that the batches of one GPU are taken one after the other.
+    """
     heard: dict[int, datetime] = {}
     for sample in samples:
         gpu = gpus[sample.gpu_id]
@@ -94,7 +97,7 @@ def _take_heartbeats(samples: Sequence[Sample], gpus: Mapping[int, GPU], now: da
 
 def _take_readings(samples: Sequence[Sample], gpus: Mapping[int, GPU]) -> Doubtful:
     """Renew the latest readings."""
-    latest = ingest.lock_latest(gpus)
+    latest = ingest.read_latest(gpus)
     newest: list[ingest.Newest] = []
     doubtful: Doubtful = {}
     for gpu_id, fresh in ingest.fresh_by_gpu(samples, latest).items():

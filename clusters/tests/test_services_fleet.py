@@ -8,7 +8,9 @@ from clusters import services
 from clusters.models import GPU, Cluster, Node
 from clusters.tests.factories import NOW, hold, make_cluster, make_cluster_and_key, make_gpu, make_node
 from clusters.tests.ledger import check_chain, periods_of
+from clusters.tests.threads import after
 from gpufleet.common.errors import NotFound
+from gpufleet.common.locks import lock_scheduler
 from tenants.tests.factories import alice
 
 pytestmark = pytest.mark.django_db
@@ -87,3 +89,21 @@ def test_decommissioning_ends_the_hardware_and_the_key_and_frees_the_names() -> 
     assert find_live_key(raw, now=LATER) is None
     again = services.create_cluster(name="north", actor="test", now=LATER).cluster
     assert services.register_node(cluster_id=again.pk, hostname="n1", fields={}, now=LATER).created
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_node_that_registers_while_its_cluster_ends_is_refused() -> None:
+    cluster = make_cluster()
+    with pytest.raises(NotFound):
+        after(
+            lambda: services.decommission_cluster(cluster_id=cluster.pk, now=LATER),
+            lambda: services.register_node(cluster_id=cluster.pk, hostname="n1", fields={}, now=LATER),
+        )
+    assert not Node.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_cluster_ends_between_two_ticks() -> None:
+    cluster = make_cluster()
+    ended = after(lock_scheduler, lambda: services.decommission_cluster(cluster_id=cluster.pk, now=LATER))
+    assert ended.decommissioned_at == LATER

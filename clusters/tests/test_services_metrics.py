@@ -10,7 +10,7 @@ from clusters.models import GPU, GPUHealth, LatestReading, MetricSample, Node
 from clusters.telemetry import Sample
 from clusters.tests.factories import NOW, make_gpu, make_node
 from clusters.tests.ledger import check_chain, periods_of
-from clusters.tests.threads import at_once, in_thread
+from clusters.tests.threads import after, at_once, in_thread
 from gpufleet.common.errors import InvalidInput
 
 pytestmark = pytest.mark.django_db
@@ -219,7 +219,7 @@ def test_a_large_batch_costs_as_many_queries_as_a_small_one(django_assert_num_qu
 
 
 @pytest.mark.django_db(transaction=True)
-def test_batches_of_one_gpu_at_once_leave_the_newest_and_count_every_hot_sample() -> None:
+def test_batches_of_one_gpu_at_once_leave_the_newest_and_every_sample() -> None:
     gpu = make_gpu()
     record(sample(gpu, NOW, temperature_c=20.0))
     at_once(
@@ -271,3 +271,15 @@ def test_an_answered_batch_is_committed() -> None:
     assert not transaction.get_connection().in_atomic_block
     assert in_thread(MetricSample.objects.filter(gpu_id=gpu.pk).count) == 1
     assert Node.objects.get().last_heartbeat_at == LATER
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_batches_of_one_gpu_heat_it_one_after_the_other() -> None:
+    gpu = make_gpu()
+    record(sample(gpu, NOW, temperature_c=95.0))
+    after(
+        lambda: record(sample(gpu, NOW + SECOND, temperature_c=95.0)),
+        lambda: record(sample(gpu, NOW + 2 * SECOND, temperature_c=95.0)),
+    )
+    gpu.refresh_from_db()
+    assert (gpu.health, LatestReading.objects.get().hot_samples) == ("unhealthy", 3)

@@ -2,10 +2,10 @@
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
-from django.db import connection
+from django.db import connection, transaction
 
 Result = TypeVar("Result")
 
@@ -28,6 +28,17 @@ def at_once(*actions: Callable[[], Result]) -> list[Result]:
     with ThreadPoolExecutor(len(actions)) as pool:
         futures = [pool.submit(run, action) for action in actions]
         return [future.result(LONGEST_S) for future in futures]
+
+
+def after(first: Callable[[], object], then: Callable[[], Result]) -> Result:
+    """Do the first action in a transaction; begin the other one meanwhile, check that it waits, commit, and give its
+    result, or raise."""
+    with ThreadPoolExecutor(1) as pool:
+        with transaction.atomic():
+            first()
+            other = pool.submit(in_thread, then)
+            assert not wait([other], timeout=0.5).done
+        return other.result(LONGEST_S)
 
 
 def in_thread(action: Callable[[], Result]) -> Result:
