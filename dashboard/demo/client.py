@@ -34,7 +34,7 @@ class Api:
     """The public API at ``server``. ``stop`` ends every wait."""
 
     def __init__(self, server: str, *, stop: threading.Event, rng: random.Random | None = None) -> None:
-        self._http = httpx.Client(base_url=server, timeout=TIMEOUT_S)
+        self._http = httpx.Client(base_url=server, timeout=TIMEOUT_S, trust_env=False)
         self._stop = stop
         self._rng = rng or random.Random()  # noqa: S311  (jitter, not a secret)
 
@@ -69,7 +69,7 @@ class Api:
                 raise Stopped
             try:
                 response = self._http.request(method, path, headers=headers, **rest)
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 logger.warning("the server does not answer", path=path, error=type(error).__name__)
                 self._wait(self._backoff(attempt))
             else:

@@ -19,29 +19,30 @@ LOOK_EVERY = timedelta(seconds=5)
 # Whoever was refused waits before he asks again: a key may have been revoked, a cluster decommissioned.
 REFUSED_FOR = timedelta(seconds=60)
 PAGE = 500
+UNAUTHORIZED = 401
 
 
 class LiveFleet:
     """The simulation, tied to a server. ``step`` does what is due; between two steps the caller sleeps."""
 
     def __init__(self, api: Api, keys: DemoKeys, clusters: Sequence[DemoCluster], *, seed: int, now: datetime) -> None:
+        """Tell the server of every node and GPU, and learn their ids. Doing it again changes nothing there.
+
+        A cluster whose key is refused stays out. Raises ``Refused`` where none is left, or the jobs' key is refused.
+        """
         self.api, self.keys = api, keys
-        self.access = {one.name: one for one in keys.clusters}
-        self.clusters = {cluster.name: cluster for cluster in clusters if cluster.name in self.access}
-        self.simulation = Simulation(list(self.clusters.values()), seed, began=now)
-        self.tenants: dict[str, int] = {}
+        self.tenants = self._known_tenants()
+        access = {one.name: one for one in keys.clusters}
+        self.simulation = Simulation([], seed, began=now)
+        for cluster in clusters:
+            if cluster.name in access:
+                self._enlist(cluster, access[cluster.name])
+        self.access = {cluster.name: access[cluster.name] for cluster in self.simulation.clusters}
+        if not self.access:
+            raise Refused(UNAUTHORIZED, "no cluster of the demo lets its agents in")
         self.busy: dict[int, int] = {}
         self.due: dict[str, datetime] = {"jobs": now, "metrics": now}
         self.refused_until: dict[str, datetime] = {}
-
-    def register(self) -> None:
-        """Tell the server of every node and GPU, and learn their ids. Doing it again changes nothing."""
-        for name, cluster in self.clusters.items():
-            for node in cluster.nodes():
-                self.simulation.add_agent(node, name, self._register_node(self.access[name], node))
-        known = self.api.get_all("/api/tenants", key=self.keys.jobs_key, params={"limit": PAGE})
-        ids = {tenant["name"]: tenant["id"] for tenant in known}
-        self.tenants = {customer.name: ids[customer.name] for customer in CUSTOMERS if customer.name in ids}
         logger.info("the simulated fleet is registered", nodes=len(self.simulation.agents))
 
     def step(self, now: datetime) -> float:
@@ -67,6 +68,21 @@ class LiveFleet:
         except Refused as refusal:
             logger.warning("refused", whom=whom, refusal=str(refusal))
             self.refused_until[whom] = now + REFUSED_FOR
+
+    def _known_tenants(self) -> dict[str, int]:
+        rows = self.api.get_all("/api/tenants", key=self.keys.jobs_key, params={"limit": PAGE})
+        ids = {tenant["name"]: tenant["id"] for tenant in rows}
+        return {customer.name: ids[customer.name] for customer in CUSTOMERS if customer.name in ids}
+
+    def _enlist(self, cluster: DemoCluster, access: ClusterAccess) -> None:
+        try:
+            ids = {node: self._register_node(access, node) for node in cluster.nodes()}
+        except Refused as refusal:
+            logger.warning("a cluster stays out", cluster=cluster.name, refusal=str(refusal))
+            return
+        self.simulation.clusters.append(cluster)
+        for node, gpu_ids in ids.items():
+            self.simulation.add_agent(node, cluster.name, gpu_ids)
 
     def _register_node(self, access: ClusterAccess, node: DemoNode) -> list[int]:
         gpus = node.gpus()

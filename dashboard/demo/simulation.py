@@ -46,7 +46,7 @@ class Moves:
 class Simulation:
     """The hardware's inner life and the customers' plans. Time is passed in; nothing else is asked of the outside."""
 
-    clusters: Sequence[DemoCluster]
+    clusters: list[DemoCluster]
     seed: int
     began: datetime
     agents: list[Agent] = field(default_factory=list)

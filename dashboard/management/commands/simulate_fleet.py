@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand
 from django.utils import timezone
 
 from dashboard.demo.catalog import CLUSTERS
@@ -49,17 +49,18 @@ class Command(BaseCommand):
 
 
 def simulate(server: str, state: Path, stop: threading.Event) -> None:
-    """Register and go on until told to stop; return early when the door is closed, to try again.
+    """Register and go on until told to stop; return where there is no demo, or its door is closed, to try again.
 
-    Raises ``CommandError`` where there are no keys, and ``Stopped``.
+    Raises ``Stopped``.
     """
     keys = read_keys(state)
     if keys is None:
-        raise CommandError(f"There are no keys in {state / FILE}; run seed_demo first.")
+        logger.info("no keys: there is no demo here", file=str(state / FILE))
+        stop.wait(KNOCK_AGAIN_S)
+        return
     api = Api(server, stop=stop)
     try:
         fleet = LiveFleet(api, keys, CLUSTERS, seed=SEED, now=timezone.now())
-        fleet.register()
         while not stop.wait(fleet.step(timezone.now())):
             pass
     except Refused as refusal:

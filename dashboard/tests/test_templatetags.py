@@ -1,0 +1,39 @@
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+
+from dashboard.console import Amount, StateCount
+from dashboard.templatetags.console import Bar, brief, money, since, stacked
+
+NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-3, "0 s"),
+        (59.9, "59 s"),
+        (60, "1 min"),
+        (3599, "59 min"),
+        (3600, "1 h 00 min"),
+        (7500, "2 h 05 min"),
+        (86_399, "23 h 59 min"),
+        (90_000, "1 d 1 h"),
+    ],
+)
+def test_a_duration_in_few_words(seconds: float, text: str) -> None:
+    assert brief(timedelta(seconds=seconds)) == text
+
+
+def test_how_long_ago() -> None:
+    assert since(NOON - timedelta(minutes=2), NOON) == timedelta(minutes=2)
+
+
+def test_money_has_its_currency_and_its_thousands() -> None:
+    assert money(Amount(Decimal("12345.678"), "EUR")) == "EUR 12,345.68"
+
+
+def test_the_bar_has_no_gap_and_leaves_out_what_is_empty() -> None:
+    counts = [StateCount("sold", 3, 0.75), StateCount("idle", 0, 0.0), StateCount("offline", 1, 0.25)]
+    assert list(stacked(counts)) == [Bar("sold", 0, 75), Bar("offline", 75, 25)]
