@@ -12,7 +12,7 @@ from django.db.models.functions import Coalesce
 from clusters.models import GPU, Cluster, GPUState, LatestReading, MetricSample, Node
 from gpufleet.common.errors import FieldProblem, InvalidInput, NotFound
 from gpufleet.common.ports import Port
-from tenants.permissions import Caller
+from tenants.callers import Caller
 
 
 @dataclass(frozen=True, slots=True)

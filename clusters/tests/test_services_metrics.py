@@ -283,3 +283,16 @@ def test_two_batches_of_one_gpu_heat_it_one_after_the_other() -> None:
     )
     gpu.refresh_from_db()
     assert (gpu.health, LatestReading.objects.get().hot_samples) == ("unhealthy", 3)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_sample_that_comes_while_its_node_is_called_silent_brings_it_back() -> None:
+    gpu = make_gpu()
+    silence = NOW + timedelta(hours=1)
+    after(
+        lambda: services.sweep_silent_nodes(now=silence),
+        lambda: record(sample(gpu, silence), now=silence),
+    )
+    assert Node.objects.get().status == "online"
+    assert periods_of(gpu)[-1] == ("available", silence, None)
+    check_chain(gpu.pk)
