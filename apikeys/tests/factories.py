@@ -5,6 +5,7 @@ from typing import Any
 from django.utils import timezone
 from rest_framework.test import APIClient
 
+from apikeys.hashing import mint_key
 from apikeys.services import IssuedKey, issue_key
 from tenants.models import Tenant
 
@@ -26,3 +27,8 @@ def client_with(issued: IssuedKey) -> APIClient:
     client = APIClient()
     client.credentials(HTTP_AUTHORIZATION=f"Bearer {issued.raw}")
     return client
+
+
+def unissued_key() -> str:
+    """The raw text of a well-formed key that nobody was given."""
+    return mint_key().raw

@@ -3,11 +3,12 @@
 from collections.abc import Iterable
 from typing import Any
 
-from django.contrib import messages
+from django.contrib import admin, messages
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from unfold.admin import ModelAdmin
 
 from gpufleet.common.errors import DomainError
+from gpufleet.common.models import IdempotentResponse
 
 
 class ReadOnlyAdmin(ModelAdmin):  # type: ignore[misc]  # unfold is untyped
@@ -49,3 +50,13 @@ def report(request: HttpRequest, done: str, refusals: Iterable[DomainError]) -> 
     messages.success(request, done)
     for refusal in refusals:
         messages.error(request, refusal.detail)
+
+
+@admin.register(IdempotentResponse)
+class IdempotentResponseAdmin(ReadOnlyAdmin):
+    """The answers that a repeated request would get."""
+
+    list_display = ["actor", "key", "status", "created_at"]
+    list_filter = ["status"]
+    search_fields = ["actor", "key"]
+    ordering = ["-pk"]

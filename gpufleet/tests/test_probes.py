@@ -13,7 +13,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from pytest_django import Settings
 
-from apikeys.hashing import mint_key
+from apikeys.tests.factories import unissued_key
 from gpufleet import probes
 from jobs.models import SchedulerCycle
 
@@ -108,7 +108,7 @@ def test_unready_without_the_database_and_telling_nothing_of_where_it_is(client:
 
 @pytest.mark.usefixtures("no_database")
 def test_without_the_database_the_api_says_that_it_is_not_available(client: Client) -> None:
-    answer = client.get("/api/tenants", headers={"Authorization": f"Bearer {mint_key().raw}"})
+    answer = client.get("/api/tenants", headers={"Authorization": f"Bearer {unissued_key()}"})
     assert (answer.status_code, answer["Content-Type"]) == (503, "application/problem+json")
     assert answer["Retry-After"] == "1"
     assert b"nowhere" not in answer.content
