@@ -11,7 +11,7 @@ from rest_framework.request import Request
 
 from apikeys import queries, services
 from apikeys.models import ApiKey, KeyKind
-from tenants.permissions import Caller, CallerKind, Scope
+from tenants.callers import Caller, CallerKind, Scope
 
 DEMO_VISITOR = Caller(kind=CallerKind.DEMO, scopes=frozenset({Scope.READ}), actor="demo")
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")

@@ -16,8 +16,8 @@ from billing.models import BilledRange, CreditNote, CreditNoteStatus, Invoice, I
 from billing.pricing import Stretch, Terms, billed_seconds, minor_unit, price
 from gpufleet.common.errors import NotFound
 from jobs.queries import Cost, count_jobs
+from tenants.callers import Caller, visible_to
 from tenants.models import Tenant
-from tenants.permissions import Caller, visible_to
 from tenants.queries import get_tenant
 
 # What GPU time without a tenant is priced in; the currency of the demo's list prices and of new tenants.

@@ -16,7 +16,8 @@ from jobs import queries, services
 from jobs.filters import JobFilter
 from jobs.models import Job
 from jobs.serializers import JobEventSerializer, JobInputSerializer, JobSerializer, StatusInputSerializer, show
-from tenants.permissions import READ, WRITE, Caller, caller_of
+from tenants.callers import Caller
+from tenants.permissions import READ, WRITE, caller_of
 
 
 class JobViewSet(ApiViewSet):

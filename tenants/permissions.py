@@ -1,54 +1,16 @@
-"""Who a request comes from, and what it may see and do. The rules are rows on the views, read by one class."""
+"""What a caller may do. The rules are rows on the views, read by one class."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
-from django.db.models import Model, QuerySet
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
+from tenants.callers import Caller, Scope
+
 if TYPE_CHECKING:
     from rest_framework.views import APIView
-
-Row = TypeVar("Row", bound=Model)
-
-
-class Scope(StrEnum):
-    """What a key may do. ``admin`` implies the other two; ``write`` does not imply ``read``."""
-
-    READ = "read"
-    WRITE = "write"
-    ADMIN = "admin"
-
-
-class CallerKind(StrEnum):
-    """What stands behind a request."""
-
-    KEY = "key"
-    CLUSTER_KEY = "cluster_key"
-    DEMO = "demo"
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """The authenticated sender of a request. ``actor`` names it in audit rows."""
-
-    kind: CallerKind
-    scopes: frozenset[Scope]
-    actor: str
-    key_id: int | None = None
-    tenant_id: int | None = None
-
-    def has(self, scope: Scope) -> bool:
-        """Whether the caller holds the scope, itself or through ``admin``."""
-        return scope in self.scopes or Scope.ADMIN in self.scopes
-
-    @property
-    def is_cluster_key(self) -> bool:
-        """A cluster's own key: registers and reports its cluster's hardware, and nothing else."""
-        return self.kind is CallerKind.CLUSTER_KEY
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +61,3 @@ def _allows(rule: Access, caller: Caller) -> bool:
     if caller.tenant_id is not None and not rule.tenants:
         return False
     return caller.has(rule.scope)
-
-
-def visible_to(rows: QuerySet[Row], caller: Caller, *, field: str = "tenant_id") -> QuerySet[Row]:
-    """Narrow a queryset to the rows of the caller's tenant; callers without a tenant see all."""
-    return rows if caller.tenant_id is None else rows.filter(**{field: caller.tenant_id})

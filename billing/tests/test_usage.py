@@ -15,8 +15,8 @@ from billing.models import Rate
 from clusters.tests.factories import make_cluster, make_gpu, make_node
 from jobs.models import Allocation
 from jobs.tests.factories import allocate, make_job
+from tenants.callers import Caller, CallerKind, Scope
 from tenants.models import Tenant
-from tenants.permissions import Caller, CallerKind, Scope
 from tenants.tests.factories import alice, bob
 
 pytestmark = pytest.mark.django_db

@@ -20,7 +20,7 @@ from jobs import ledger
 from jobs.ledger import By, Scope
 from jobs.models import Job
 from jobs.tests.factories import allocate, make_job
-from tenants.permissions import Caller, CallerKind
+from tenants.callers import Caller, CallerKind
 from tenants.tests.factories import alice, bob
 
 pytestmark = pytest.mark.django_db

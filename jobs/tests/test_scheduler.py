@@ -8,7 +8,7 @@ from django.db import connection
 from django.db.models.functions import Lower, Upper
 from pytest_django import DjangoAssertNumQueries
 
-from billing.models import Rate
+from billing.tests.factories import make_rate
 from clusters.models import GPU, Cluster, Node
 from clusters.tests.factories import make_cluster, make_gpu, make_node
 from jobs import placement, scheduler, services
@@ -60,9 +60,7 @@ def test_a_job_gets_its_gpus_and_its_wait_ends_in_the_ledger(node: Node) -> None
 
 def test_the_rate_in_force_is_locked_into_the_allocation(node: Node) -> None:
     tenant = make_tenant()
-    rate = Rate.objects.create(
-        gpu_model="H100", price_per_gpu_hour=Decimal("2.5"), valid_from=NOW, recorded_at=NOW, recorded_by="test"
-    )
+    rate = make_rate("H100", "2.5", valid_from=NOW)
     make_job(cluster=node.cluster, tenant=tenant)
     cycle(1)
     allocation = Allocation.objects.get()

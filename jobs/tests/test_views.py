@@ -9,7 +9,7 @@ from django.utils import timezone
 from rest_framework.test import APIClient
 
 from apikeys.tests.factories import client_with, make_admin_key, make_key
-from billing.models import Rate
+from billing.tests.factories import make_rate
 from clusters.models import Node
 from clusters.tests.factories import make_cluster, make_gpu, make_node
 from jobs.models import Job
@@ -127,9 +127,7 @@ def test_a_repeated_submission_is_one_job(api: APIClient, node: Node) -> None:
 
 def test_a_running_job_shows_what_it_holds_and_costs(api: APIClient, node: Node) -> None:
     now = timezone.now()
-    rate = Rate.objects.create(
-        gpu_model="H100", price_per_gpu_hour=Decimal(3), valid_from=now, recorded_at=now, recorded_by="test"
-    )
+    rate = make_rate("H100", "3", valid_from=now)
     job = make_job(cluster=node.cluster, gpu_count=2, status="running")
     gpus = list(node.gpus.all()[:2])
     allocate(job, gpus, start=now - timedelta(hours=2), rate_id=rate.pk, price_per_gpu_hour=Decimal(3), currency="USD")

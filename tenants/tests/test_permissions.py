@@ -1,20 +1,8 @@
 import pytest
 
+from tenants.callers import Caller, CallerKind, Scope, visible_to
 from tenants.models import Tenant
-from tenants.permissions import (
-    ADMIN,
-    READ,
-    READ_FLEET,
-    REPORT,
-    WRITE,
-    WRITE_FLEET,
-    Access,
-    Caller,
-    CallerKind,
-    Scope,
-    _allows,
-    visible_to,
-)
+from tenants.permissions import ADMIN, READ, READ_FLEET, REPORT, WRITE, WRITE_FLEET, Access, _allows
 from tenants.tests.factories import alice, bob
 
 EVERY_RULE = [READ, READ_FLEET, WRITE, WRITE_FLEET, REPORT, ADMIN]
