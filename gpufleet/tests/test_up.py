@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gpufleet.up import ROOT
+from gpufleet.supervisor import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("up")]
 
