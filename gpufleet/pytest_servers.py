@@ -30,7 +30,9 @@ def pytest_load_initial_conftests() -> None:
     os.environ["DATABASE_URL"] = os.environ.get("GPUFLEET_TEST_DATABASE_URL") or _start_postgres()
     os.environ["REDIS_URL"] = os.environ.get("GPUFLEET_TEST_REDIS_URL") or _start_valkey()
     # Pages are tested without a collectstatic before them; the manifest is tested by `up`.
-    os.environ["STATIC_ROOT"] = str(_folder())
+    static = _folder() / "static"
+    static.mkdir(exist_ok=True)
+    os.environ["STATIC_ROOT"] = str(static)
     os.environ["STATICFILES_STORAGE"] = "django.contrib.staticfiles.storage.StaticFilesStorage"
     for name in ("GPUFLEET_DEMO", "DEBUG", "HTTPS_ONLY", "STRIPE_API_KEY"):
         os.environ.pop(name, None)
