@@ -26,7 +26,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Seed, or say why not."""
         state: Path = options["state"]
-        logging.disable(logging.INFO)  # Two weeks of events are nobody's log of today.
+        logging.disable(logging.WARNING)  # Two weeks of events are no log of today.
         try:
             if not self._seed(state):
                 self._look_after(state)
