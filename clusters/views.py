@@ -204,10 +204,15 @@ class MetricViewSet(ApiViewSet):
     serializer_class = AcceptedSerializer
     access = {"create": REPORT}
 
-    @extend_schema(request=MetricsInputSerializer, responses={202: AcceptedSerializer})
+    @extend_schema(
+        request=MetricsInputSerializer,
+        responses={202: AcceptedSerializer},
+        description="All or nothing: one bad sample refuses the batch and is named by its index. The answer comes when "
+        "the samples are durable. A fresh sample also counts as a heartbeat of its GPU's node.",
+    )
     @idempotent()
     def create(self, request: Request) -> Response:
-        """Store a batch of samples. The answer comes when they are durable; one bad sample refuses the batch."""
+        """Store a batch of samples."""
         key = _cluster_key(request)
         accepted = services.record_batch(body=request.data, now=timezone.now(), cluster_key_id=key)
         return Response({"accepted": accepted}, status=202)
