@@ -5,8 +5,9 @@ Ledger times are half-open ranges ``[from, to)`` in UTC; an open one has no uppe
 
 from django.contrib.postgres.constraints import ExclusionConstraint
 from django.contrib.postgres.fields import DateTimeRangeField, RangeOperators
+from django.contrib.postgres.indexes import GistIndex
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Q
 
 from clusters.models import GPU, Cluster
 from tenants.models import Tenant
@@ -111,6 +112,8 @@ class Allocation(models.Model):
             # Serves quota (GPUs held now by tenant) and the snapshot (GPUs held now).
             models.Index(fields=["tenant", "gpu"], condition=Q(during__upper_inf=True), name="allocation_open"),
             models.Index(fields=["job"], name="allocation_by_job"),
+            # Serves the ledger's reports: whatever touches a window, of all GPUs.
+            GistIndex(fields=["during"], name="allocation_by_time"),
         ]
 
     def __str__(self) -> str:
@@ -137,6 +140,8 @@ class WaitPeriod(models.Model):
         indexes = [
             # Serves the tick, which compares each waiting job's open reason with its new one.
             models.Index(fields=["job"], condition=Q(during__upper_inf=True), name="wait_period_open"),
+            # Serves the ledger's reports: what the queue said in a window.
+            GistIndex(fields=["during"], name="wait_period_by_time"),
         ]
 
     def __str__(self) -> str:
@@ -175,3 +180,84 @@ class SchedulerCycle(models.Model):
 
     def __str__(self) -> str:
         return f"last cycle {self.finished_at:%Y-%m-%d %H:%M:%S}"
+
+
+class LedgerDay(models.Model):
+    """A past UTC day that is rolled up, or about to be. Triggers delete its row, in the transaction of the change, when
+    the ledger of the day changes; then it is computed from the ranges again until it is rolled up anew."""
+
+    day = models.DateField(primary_key=True)
+    rolled_at = models.DateTimeField(null=True, blank=True, help_text="Empty: announced, and not to be read yet.")
+
+    class Meta:
+        ordering = ["-day"]
+
+    def __str__(self) -> str:
+        return f"{self.day:%Y-%m-%d}"
+
+
+class GpuDay(models.Model):
+    """What one GPU's time in one UTC day was spent on, in microseconds; see ``jobs.ledger``."""
+
+    pk = models.CompositePrimaryKey("day", "gpu")
+    day = models.DateField()
+    gpu = models.ForeignKey(GPU, on_delete=models.PROTECT, related_name="+", db_index=False)
+    registered = models.BigIntegerField()
+    sold = models.BigIntegerField()
+    could_have_run = models.BigIntegerField()
+    fragmented = models.BigIntegerField()
+    held_by_quota = models.BigIntegerField()
+    no_demand = models.BigIntegerField()
+    draining = models.BigIntegerField()
+    maintenance = models.BigIntegerField()
+    unhealthy = models.BigIntegerField()
+    offline = models.BigIntegerField()
+
+    class Meta:
+        verbose_name = "GPU day"
+        constraints = [
+            # The house's one idea, once more, where it is kept.
+            models.CheckConstraint(
+                condition=Q(
+                    registered=F("sold")
+                    + F("could_have_run")
+                    + F("fragmented")
+                    + F("held_by_quota")
+                    + F("no_demand")
+                    + F("draining")
+                    + F("maintenance")
+                    + F("unhealthy")
+                    + F("offline")
+                ),
+                name="gpu_day_adds_up",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"GPU {self.gpu_id} on {self.day:%Y-%m-%d}"
+
+
+class SalesDay(models.Model):
+    """What was sold in one UTC day to one tenant at one locked price, in microseconds of GPU-time."""
+
+    day = models.DateField()
+    cluster = models.ForeignKey(Cluster, on_delete=models.PROTECT, related_name="+", db_index=False)
+    model = models.CharField(max_length=100, blank=True)
+    tenant = models.ForeignKey(Tenant, null=True, on_delete=models.PROTECT, related_name="+", db_index=False)
+    rate_id = models.BigIntegerField(null=True)
+    price_per_gpu_hour = models.DecimalField(max_digits=14, decimal_places=6, null=True)
+    currency = models.CharField(max_length=3, blank=True)
+    held = models.BigIntegerField()
+
+    class Meta:
+        constraints = [
+            # Also serves every read, which is by day.
+            models.UniqueConstraint(
+                fields=["day", "cluster", "model", "tenant", "rate_id", "price_per_gpu_hour", "currency"],
+                name="sales_day_once",
+                nulls_distinct=False,
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"sold on {self.day:%Y-%m-%d}"

@@ -9,6 +9,7 @@ from kombu.exceptions import KombuError, OperationalError
 from redis.exceptions import RedisError
 
 from jobs import scheduler
+from jobs.ledger import rollups
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,12 @@ def tick() -> None:
     with scheduler.turn() as mine:
         if mine:
             scheduler.run_cycle(now=timezone.now())
+
+
+@shared_task(name="jobs.roll_up_ledger")  # type: ignore[untyped-decorator]  # celery is untyped
+def roll_up_ledger() -> None:
+    """Every 10 min: sum up the past days that are not, among them those whose past has changed."""
+    rollups.roll_up(now=timezone.now())
 
 
 def ring() -> None:

@@ -1,0 +1,128 @@
+"""Asking the ledger: whole days from the rollup where it has them, everything else from the ranges themselves."""
+
+from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
+from typing import Any, Final
+
+from django.db import connection
+from django.db.backends.postgresql.psycopg_any import DateTimeTZRange
+from psycopg.types.multirange import TimestamptzMultirange
+
+from clusters.models import GPU
+from jobs.ledger.shapes import Account, By, Group, Scope, Slot, Sold
+from jobs.ledger.statements import ACCOUNTS, SALES
+from jobs.models import Job, LedgerDay
+from jobs.placement import WaitCode, takes
+
+# Which waiting makes an idle second what, in order of precedence. A hold, an inactive tenant and a closed cluster are
+# no demand: no GPU, however free, would have been given to such a job.
+DEMAND: Final = {
+    WaitCode.SCHEDULER: "could_have_run",
+    WaitCode.FRAGMENTED: "fragmented",
+    WaitCode.CAPACITY: "fragmented",
+    WaitCode.QUOTA: "held_by_quota",
+}
+DAY: Final = timedelta(days=1)
+
+
+def accounts(scope: Scope, by: Collection[By] = (), *, rollup: bool = True) -> list[Account]:
+    """What the GPUs' time in the window was spent on, by group; a group without registered time is left out.
+
+    Without ``rollup`` everything is computed from the ranges. Raises ``ValueError`` when asked to tell unsold time
+    apart by tenant or rate.
+    """
+    if {By.TENANT, By.RATE} & set(by):
+        raise ValueError("unsold time has no tenant and no rate; ask sales()")
+    days = rolled_days(scope) if rollup else set()
+    rows = _fetch(ACCOUNTS, {**parameters_of(scope, by, days), **demand_in(scope)})
+    return [Account(Group(*row[:6]), *row[6:]) for row in rows]
+
+
+def account(scope: Scope, *, rollup: bool = True) -> Account:
+    """What the GPUs' time in the window was spent on, in one sum; all zero where nothing was registered."""
+    return next(iter(accounts(scope, rollup=rollup)), Account(Group()))
+
+
+def sales(
+    scope: Scope, by: Collection[By] = (), *, tenants: Collection[int] | None = None, rollup: bool = True
+) -> list[Sold]:
+    """The sold part of the same seconds by group, also by tenant and by locked price; of some tenants, or of all."""
+    # The rollup of sales does not know which GPU it was.
+    days = rolled_days(scope) if rollup and not {By.NODE, By.GPU} & set(by) else set()
+    parameters = {"every_tenant": tenants is None, "tenants": list(tenants or ())}
+    rows = _fetch(SALES, {**parameters_of(scope, by, days), **parameters})
+    return [Sold(Group(*row[:6]), *row[6:]) for row in rows]
+
+
+def slots(scope: Scope, *, by_day: bool) -> list[Slot]:
+    """The window, cut at its ``cuts`` and, where asked, at every UTC midnight; in order, without a gap."""
+    start, end = scope.start.astimezone(UTC), scope.end.astimezone(UTC)
+    cuts = sorted({cut.astimezone(UTC) for cut in scope.cuts if start < cut < end})
+    bounds = sorted({start, end, *cuts, *(_midnights(start, end) if by_day else ())}) if start < end else []
+    return [Slot(low, high, sum(cut <= low for cut in cuts)) for low, high in pairwise(bounds)]
+
+
+def rolled_days(scope: Scope) -> set[date]:
+    """The days touching the window that the rollup has."""
+    days = LedgerDay.objects.filter(rolled_at__isnull=False, day__gte=scope.start.astimezone(UTC).date())
+    return set(days.filter(day__lte=scope.end.astimezone(UTC).date()).values_list("day", flat=True))
+
+
+def parameters_of(scope: Scope, by: Collection[By], rolled: Collection[date]) -> dict[str, Any]:
+    """What every statement takes: the slots to compute, the days to read from the rollup, and the part of the fleet."""
+    parts = slots(scope, by_day=By.DAY in by or bool(rolled))
+    kept = [part for part in parts if part.is_whole_day and part.day in rolled]
+    raw = [part for part in parts if not (part.is_whole_day and part.day in rolled)]
+    if By.DAY not in by:
+        raw = _joined(raw)
+    return {
+        "by": [str(dimension) for dimension in by],
+        "window": TimestamptzMultirange(DateTimeTZRange(part.start, part.end) for part in raw),
+        "clusters": None if scope.clusters is None else list(scope.clusters),
+        "models": None if scope.models is None else list(scope.models),
+        "starts": [part.start for part in raw],
+        "ends": [part.end for part in raw],
+        "days": [part.day for part in raw],
+        "segments": [part.segment for part in raw],
+        "rolled_days": [part.day for part in kept],
+        "rolled_segments": [part.segment for part in kept],
+    }
+
+
+def demand_in(scope: Scope) -> dict[str, Any]:
+    """What each waiting job's ``gpu_type`` takes, by the scheduler's own rule, and what each code counts as."""
+    window = DateTimeTZRange(scope.start, max(scope.start, scope.end))
+    types = Job.objects.filter(wait_periods__during__overlap=window).order_by().values_list("gpu_type").distinct()
+    models = list(GPU.objects.order_by().values_list("model", flat=True).distinct())
+    taken = [(gpu_type, model) for (gpu_type,) in types for model in models if takes(gpu_type, model)]
+    return {
+        "types": [gpu_type for gpu_type, _ in taken],
+        "taken_models": [model for _, model in taken],
+        "codes": [str(code) for code in DEMAND],
+        "kinds": list(DEMAND.values()),
+    }
+
+
+def _midnights(start: datetime, end: datetime) -> Iterable[datetime]:
+    midnight = start.replace(hour=0, minute=0, second=0, microsecond=0) + DAY
+    while midnight < end:
+        yield midnight
+        midnight += DAY
+
+
+def _joined(parts: Iterable[Slot]) -> list[Slot]:
+    """Neighbours of one segment as one slot, where nobody tells their days apart."""
+    joined: list[Slot] = []
+    for part in parts:
+        if joined and (joined[-1].end, joined[-1].segment) == (part.start, part.segment):
+            part = Slot(joined.pop().start, part.end, part.segment)
+        joined.append(part)
+    return joined
+
+
+def _fetch(statement: str, parameters: dict[str, Any]) -> Sequence[tuple[Any, ...]]:
+    with connection.cursor() as cursor:
+        cursor.execute(statement, parameters)
+        rows: list[tuple[Any, ...]] = cursor.fetchall()
+    return rows

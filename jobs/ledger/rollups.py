@@ -1,0 +1,89 @@
+"""The daily rollup: sums of whole past days that say exactly what the ledger's ranges say.
+
+A day is announced first, in a transaction of its own; from then on whoever changes its past deletes the announcement
+(triggers do, in the change's own transaction). Once every transaction that could not yet see the announcement has
+ended, the day is computed and kept, with its row locked: a change in the meantime waits, and then takes the day back.
+So a report may trust every day that is marked, at any instant, and a process may be killed between any two steps.
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Final
+
+from django.db import OperationalError, connection, transaction
+
+from jobs.ledger.reading import DAY, demand_in, parameters_of
+from jobs.ledger.shapes import By, Scope
+from jobs.ledger.statements import KEEP_GPUS, KEEP_SALES
+from jobs.models import GpuDay, LedgerDay, SalesDay
+
+# A day is left alone for a while after its end: heartbeats that stopped before midnight are noticed after it.
+SETTLES_IN: Final = timedelta(minutes=15)
+# How many days back the rollup reaches; older ones are computed from the ranges.
+REACH: Final = 400
+DAYS_AT_ONCE: Final = 120
+PATIENCE: Final = "2s"
+
+LEDGER: Final = ("jobs_allocation", "jobs_waitperiod", "clusters_gpustateperiod", "clusters_gpu")
+FIRST: Final = "SELECT min(lower(during)) FROM clusters_gpustateperiod"
+
+
+def roll_up(*, now: datetime, most: int = DAYS_AT_ONCE) -> int:
+    """Roll up past days that are not, the newest first. Returns how many it did; the next call does what is left."""
+    days = missing_days(now=now)[:most]
+    if not days:
+        return 0
+    LedgerDay.objects.bulk_create([LedgerDay(day=day) for day in days], ignore_conflicts=True)
+    try:
+        _await_writers()
+    except OperationalError:  # Somebody holds a table longer than anyone should wait; the days stay announced.
+        return 0
+    return sum(_keep(day, now=now) for day in days)
+
+
+def missing_days(*, now: datetime) -> list[date]:
+    """The past days since the ledger began, within reach, that are not rolled up; the newest first."""
+    with connection.cursor() as cursor:
+        cursor.execute(FIRST)
+        (began,) = cursor.fetchone()
+    if began is None:
+        return []
+    end = (now - SETTLES_IN).astimezone(UTC).date()
+    begin = max(began.astimezone(UTC).date(), end - REACH * DAY)
+    rolled = set(LedgerDay.objects.filter(rolled_at__isnull=False).values_list("day", flat=True))
+    return [day for day in _backwards(begin, end) if day not in rolled]
+
+
+def _backwards(begin: date, end: date) -> Iterable[date]:
+    while end > begin:
+        end -= DAY
+        yield end
+
+
+def _await_writers() -> None:
+    """Wait until each transaction that has written to the ledger, and may not have seen the announcement, has ended.
+
+    One table at a time, so that this never holds one lock while it waits for another.
+    """
+    for table in LEDGER:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SELECT set_config('lock_timeout', %s, true)", [PATIENCE])
+            cursor.execute(f"LOCK TABLE {table} IN SHARE MODE")
+
+
+@transaction.atomic
+def _keep(day: date, *, now: datetime) -> bool:
+    """Compute and keep one announced day. False when it is not announced any more, or somebody else is at it."""
+    marker = LedgerDay.objects.select_for_update(skip_locked=True).filter(day=day, rolled_at__isnull=True).first()
+    if marker is None:
+        return False
+    start = datetime.combine(day, time.min, UTC)
+    scope = Scope(start, start + DAY)
+    GpuDay.objects.filter(day=day).delete()
+    SalesDay.objects.filter(day=day).delete()
+    with connection.cursor() as cursor:
+        cursor.execute(KEEP_GPUS, {**parameters_of(scope, [By.DAY], ()), **demand_in(scope)})
+        cursor.execute(KEEP_SALES, parameters_of(scope, [By.DAY], ()))
+    marker.rolled_at = now
+    marker.save(update_fields=["rolled_at"])
+    return True
