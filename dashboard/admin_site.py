@@ -101,7 +101,8 @@ def home(request: HttpRequest) -> dict[str, Any]:
 def sidebar(request: HttpRequest) -> list[dict[str, Any]]:
     """The sidebar: the groups of models that this person may see."""
     overview = {"title": "Overview", "icon": "space_dashboard", "link": reverse("admin:index")}
-    groups: list[dict[str, Any]] = [{"items": [overview]}]
+    docs = {"title": "API", "icon": "api", "link": reverse("docs")}
+    groups: list[dict[str, Any]] = [{"items": [overview, docs]}]
     shown = {model._meta.label: model for model in default_site._registry}
     for title, entries in SIDEBAR.items():
         models = [(shown[label], icon) for label, icon in entries if label in shown]
