@@ -1,4 +1,4 @@
-"""The four groups of people. A model that comes later gets its permissions in a migration of its own here.
+"""The four groups of people. A model that comes later is given to them by a migration like 0002, which does this again.
 
 Django makes permissions only after all migrations have run, so they are made here first, as they stand at this point.
 """
@@ -41,7 +41,7 @@ def add_groups(apps, schema_editor):
     looking = [one for app in HOUSE for one in may(apps, app, None, ("view",))]
     for name, beyond in GROUPS.items():
         group, _ = apps.get_model("auth", "Group").objects.get_or_create(name=name)
-        group.permissions.set([*looking, *(one for rule in beyond for one in may(apps, *rule))])
+        group.permissions.add(*looking, *(one for rule in beyond for one in may(apps, *rule)))
 
 
 def remove_groups(apps, schema_editor):

@@ -126,7 +126,9 @@ def test_who_has_waited_too_long_cancels() -> None:
 
 def test_the_fleet_is_kept_sold_and_the_queue_small() -> None:
     """A scheduler that places everything at once, a day long, in steps of ten seconds."""
-    simulation, running, next_id, shares = make(), {}, 0, []
+    simulation, next_id = make(), 0
+    running: dict[int, JobView] = {}
+    shares: list[float] = []
     for step in range(6 * 60 * 4):
         now = NOON + timedelta(seconds=10 * step)
         moves = simulation.moves(list(running.values()), now)

@@ -86,6 +86,14 @@ def test_every_registered_model_of_the_house_opens_for_a_viewer() -> None:
             assert client.get(reverse(name)).status_code == 200, name
 
 
+def test_giving_the_groups_a_new_model_takes_nothing_from_them() -> None:
+    extra = Permission.objects.get(codename="change_cluster")
+    Group.objects.get(name="operator").permissions.add(extra)
+    with connection.schema_editor() as editor:
+        import_module("dashboard.migrations.0001_groups").add_groups(installed, editor)
+    assert "clusters.change_cluster" in may("operator")
+
+
 def test_the_migration_goes_back_and_forth() -> None:
     migration = import_module("dashboard.migrations.0001_groups")
     before = {group: may(group) for group in migration.GROUPS}

@@ -18,6 +18,7 @@ from billing.models import Rate
 from clusters.models import GPU, Cluster, GPUStatePeriod, Node
 from clusters.services import create_cluster
 from dashboard.demo import seeding
+from dashboard.demo.history import Replay
 from dashboard.demo.keys import FILE, read_keys
 from jobs.models import Allocation, Job, JobStatus, WaitPeriod
 from jobs.services import doorbell
@@ -66,7 +67,7 @@ def breaches() -> list[Any]:
                    <> EXISTS (SELECT 1 FROM jobs_allocation a WHERE a.job_id = j.id AND upper_inf(a.during))
             """
         )
-        return cursor.fetchall()
+        return list(cursor.fetchall())
 
 
 def story() -> list[Any]:
@@ -176,7 +177,7 @@ def test_a_kill_in_the_middle_leaves_nothing(monkeypatch: pytest.MonkeyPatch) ->
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(seeding.Replay, "run", killed)
+        patch.setattr(Replay, "run", killed)
         with pytest.raises(KeyboardInterrupt):
             seeding.seed(now=timezone.now(), history=SHORT)
     assert seeding.is_empty()
