@@ -5,6 +5,19 @@ ledger's rows (``starts``, ``ends``, ``days``, ``segments``); whole days may be 
 (``rolled_days``, ``rolled_segments``).
 """
 
+# What a second may be, beside registered; in the order of ``Account``'s fields.
+KINDS = (
+    "registered",
+    "sold",
+    "could_have_run",
+    "fragmented",
+    "held_by_quota",
+    "no_demand",
+    "draining",
+    "maintenance",
+    "unhealthy",
+    "offline",
+)
 # Every allocation that touches the window, cut at the bounds of the slots. ``width_bucket`` finds a range's slots by
 # binary search, so that a range costs as many rows as the slots it touches.
 PIECES = """
@@ -33,7 +46,6 @@ held AS (
 
 # The pieces of one GPU and slot are merged into multiranges, and states, allocations and the queue's reasons are cut
 # out of one another, so that each microsecond lands in one part. ``registered`` is the union of all, measured beside.
-# The last step turns durations into whole microseconds, exactly: ``extract`` from an interval is numeric.
 RAW = """,
 sold AS MATERIALIZED (
     SELECT gpu_id, slot, range_agg(span) AS spans FROM held GROUP BY gpu_id, slot
@@ -81,6 +93,7 @@ demand AS MATERIALIZED (
      CROSS JOIN LATERAL (
            VALUES ('could_have_run', run), ('fragmented', apart - run), ('held_by_quota', quota - apart - run),
                   ('any', run + apart + quota)) AS reason (kind, spans)
+     WHERE NOT isempty(reason.spans * tstzmultirange(tstzrange(starts[slot], ends[slot])))
 ),
 part AS (
     SELECT gpu_id, slot, 'sold' AS kind, spans FROM sold
@@ -104,22 +117,12 @@ part AS (
      GROUP BY gpu_id, slot
 ),
 spent AS (
-    SELECT gpu_id, slot, kind, (extract(epoch FROM sum(upper(span) - lower(span))) * 1000000)::bigint AS duration
+    SELECT gpu_id, slot, kind, upper(span) - lower(span) AS duration
       FROM part CROSS JOIN LATERAL unnest(spans) AS span
-     GROUP BY gpu_id, slot, kind
 ),
 raw AS (
     SELECT gpu_id, slot,
-           coalesce(sum(duration) FILTER (WHERE kind = 'registered'), 0) AS registered,
-           coalesce(sum(duration) FILTER (WHERE kind = 'sold'), 0) AS sold,
-           coalesce(sum(duration) FILTER (WHERE kind = 'could_have_run'), 0) AS could_have_run,
-           coalesce(sum(duration) FILTER (WHERE kind = 'fragmented'), 0) AS fragmented,
-           coalesce(sum(duration) FILTER (WHERE kind = 'held_by_quota'), 0) AS held_by_quota,
-           coalesce(sum(duration) FILTER (WHERE kind = 'no_demand'), 0) AS no_demand,
-           coalesce(sum(duration) FILTER (WHERE kind = 'draining'), 0) AS draining,
-           coalesce(sum(duration) FILTER (WHERE kind = 'maintenance'), 0) AS maintenance,
-           coalesce(sum(duration) FILTER (WHERE kind = 'unhealthy'), 0) AS unhealthy,
-           coalesce(sum(duration) FILTER (WHERE kind = 'offline'), 0) AS offline
+           @durations
       FROM spent
      GROUP BY gpu_id, slot
 )"""
@@ -128,21 +131,18 @@ raw AS (
 BY_KIND = """,
 rolled AS (
     SELECT gpu_id, CASE WHEN 'day' = ANY(%(by)s::text[]) THEN day END AS day, segment,
-           sum(registered) AS registered, sum(sold) AS sold, sum(could_have_run) AS could_have_run,
-           sum(fragmented) AS fragmented, sum(held_by_quota) AS held_by_quota, sum(no_demand) AS no_demand,
-           sum(draining) AS draining, sum(maintenance) AS maintenance, sum(unhealthy) AS unhealthy,
-           sum(offline) AS offline
+           @totals
       FROM jobs_gpuday
       JOIN unnest(%(rolled_days)s::date[], %(rolled_segments)s::int[]) AS kept (day, segment) USING (day)
      GROUP BY 1, 2, 3
 ),
 whole AS (
-    SELECT raw.gpu_id, days[slot] AS day, segments[slot] AS segment, registered, sold, could_have_run, fragmented,
-           held_by_quota, no_demand, draining, maintenance, unhealthy, offline
+    SELECT raw.gpu_id, days[slot] AS day, segments[slot] AS segment,
+           @columns
       FROM raw CROSS JOIN (SELECT %(days)s::date[] AS days, %(segments)s::int[] AS segments) AS slots
      UNION ALL
-    SELECT gpu_id, day, segment, registered, sold, could_have_run, fragmented,
-           held_by_quota, no_demand, draining, maintenance, unhealthy, offline
+    SELECT gpu_id, day, segment,
+           @columns
       FROM rolled
 )
 SELECT CASE WHEN 'cluster' = ANY(%(by)s::text[]) THEN cluster_id END AS by_cluster,
@@ -151,9 +151,7 @@ SELECT CASE WHEN 'cluster' = ANY(%(by)s::text[]) THEN cluster_id END AS by_clust
        CASE WHEN 'gpu' = ANY(%(by)s::text[]) THEN gpu_id END AS by_gpu,
        CASE WHEN 'day' = ANY(%(by)s::text[]) THEN day END AS by_day,
        CASE WHEN 'segment' = ANY(%(by)s::text[]) THEN segment END AS by_segment,
-       sum(registered)::bigint, sum(sold)::bigint, sum(could_have_run)::bigint, sum(fragmented)::bigint,
-       sum(held_by_quota)::bigint, sum(no_demand)::bigint, sum(draining)::bigint, sum(maintenance)::bigint,
-       sum(unhealthy)::bigint, sum(offline)::bigint
+       @totals
   FROM whole JOIN unit USING (gpu_id)
  GROUP BY by_cluster, by_model, by_node, by_gpu, by_day, by_segment
  ORDER BY by_cluster, by_model, by_node, by_gpu, by_day, by_segment
@@ -192,10 +190,8 @@ SELECT CASE WHEN 'cluster' = ANY(%(by)s::text[]) THEN cluster_id END AS by_clust
 
 # One whole day into the rollup; the window is that day alone.
 INTO_GPU_DAYS = """
-INSERT INTO jobs_gpuday (day, gpu_id, registered, sold, could_have_run, fragmented, held_by_quota, no_demand, draining,
-                         maintenance, unhealthy, offline)
-SELECT (%(days)s::date[])[slot], gpu_id, registered, sold, could_have_run, fragmented, held_by_quota, no_demand,
-       draining, maintenance, unhealthy, offline
+INSERT INTO jobs_gpuday (day, gpu_id, @columns)
+SELECT (%(days)s::date[])[slot], gpu_id, @columns
   FROM raw
 """
 INTO_SALES_DAYS = """
@@ -206,7 +202,17 @@ SELECT (%(days)s::date[])[slot], cluster_id, model, tenant_id, rate_id, price_pe
  GROUP BY slot, cluster_id, model, tenant_id, rate_id, price_per_gpu_hour, currency
 """
 
-ACCOUNTS = PIECES + RAW + BY_KIND
+
+def _for_each_kind(statement: str) -> str:
+    """Fill in what is the same for every kind: whole microseconds, exactly, since ``extract`` of an interval is."""
+    duration = "(extract(epoch FROM coalesce(sum(duration) FILTER (WHERE kind = '{0}'), '0')) * 1000000)::bigint AS {0}"
+    patterns = {"@durations": duration, "@totals": "sum({0})::bigint AS {0}", "@columns": "{0}"}
+    for name, pattern in patterns.items():
+        statement = statement.replace(name, ", ".join(map(pattern.format, KINDS)))
+    return statement
+
+
+ACCOUNTS = _for_each_kind(PIECES + RAW + BY_KIND)
 SALES = PIECES + BY_TENANT
-KEEP_GPUS = PIECES + RAW + INTO_GPU_DAYS
+KEEP_GPUS = _for_each_kind(PIECES + RAW + INTO_GPU_DAYS)
 KEEP_SALES = PIECES + INTO_SALES_DAYS
