@@ -4,11 +4,12 @@ from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 from django.views import defaults
+from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.routers import SimpleRouter
 from rest_framework.viewsets import GenericViewSet
 
-from gpufleet.common.errors import Internal, NotFound, Unreadable
+from gpufleet.common.errors import Internal, LengthRequired, NotFound, Unreadable
 from gpufleet.common.middleware import is_api_path
 from gpufleet.common.problems import problem_response
 from gpufleet.common.query import StrictParametersMixin
@@ -19,6 +20,12 @@ class ApiViewSet(RateLimitMixin, StrictParametersMixin, GenericViewSet[Any]):
     """A viewset of the contract: strict parameters, integer ids, and an ``access`` rule for each action."""
 
     lookup_value_regex = "[0-9]{1,18}"
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        """As in every view; and a body must say how long it is."""
+        super().initial(request, *args, **kwargs)
+        if "Transfer-Encoding" in request.headers and "Content-Length" not in request.headers:
+            raise LengthRequired("Send the body with a Content-Length; chunked bodies are not taken.")
 
     def options(self, request: Any, *args: Any, **kwargs: Any) -> Response:
         """204 with ``Allow``, to whomever the API knows."""

@@ -90,6 +90,14 @@ class TooLarge(DomainError):
     title = "The request is too large"
 
 
+class LengthRequired(DomainError):
+    """A body without its length, which no WSGI server passes on: 411, rather than to take it for an empty one."""
+
+    status = 411
+    code = "length_required"
+    title = "The request needs a Content-Length"
+
+
 class Unprocessable(DomainError):
     """Well-formed, allowed, and contradicting what was said before: 422."""
 

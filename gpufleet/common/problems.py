@@ -35,16 +35,16 @@ def problem_body(
 ) -> dict[str, Any]:
     """The members of a problem document. ``type`` is a stable URN made of the machine code.
 
-    ``extra`` members stand beside the five and never in their place.
+    ``extra`` members stand behind the five and never in their place.
     """
-    return {
-        **(extra or {}),
+    members = {
         "type": f"urn:gpufleet:problem:{code}",
         "title": title,
         "status": status,
         "detail": detail,
         "instance": path,
     }
+    return {**members, **(extra or {}), **members}
 
 
 def problem_response(request: HttpRequest, error: DomainError) -> HttpResponse:

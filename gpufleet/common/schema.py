@@ -36,6 +36,7 @@ PROBLEMS = {
     "403": "The key may not do this.",
     "404": "No such resource, or none that the key may see.",
     "409": "The present state does not allow it.",
+    "411": "The body comes in chunks, without its length.",
     "413": "The body is too large.",
     "415": "The body is not JSON.",
     "422": "The Idempotency-Key came before with another request.",
@@ -43,7 +44,7 @@ PROBLEMS = {
     "5XX": "Something broke on our side, or is not available at the moment.",
 }
 OF_CHANGES = {"409"}
-OF_BODIES = {"413", "415"}
+OF_BODIES = {"411", "413", "415"}
 OF_KEYS = {"422"}
 PROBLEM_HEADERS = {"401": "WWW-Authenticate", "429": "Retry-After"}
 IDENTIFIER = {"type": "integer", "minimum": 1, "maximum": 10**18 - 1}

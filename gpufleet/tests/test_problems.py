@@ -223,6 +223,12 @@ def test_a_body_that_is_too_large(admin: APIClient, settings: Settings) -> None:
     assert body["max_bytes"] == 100
 
 
+def test_a_body_in_chunks_is_not_taken_for_an_empty_one(admin: APIClient) -> None:
+    headers = {"Transfer-Encoding": "chunked"}
+    answer = admin.patch("/api/tenants/1", headers=headers)
+    problem(answer, 411, "length_required")
+
+
 def test_more_parameters_than_django_reads(admin: APIClient) -> None:
     problem(admin.get("/api/keys?" + "&".join(f"a{n}=1" for n in range(2000))), 400, "unreadable")
 
