@@ -66,7 +66,7 @@ def world(db: None, settings: Settings) -> Iterator[World]:
 @pytest.mark.parametrize("caller", ["admin", "A"])
 @schema.parametrize()
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True)
-def test_every_answer_is_in_the_document(case: schemathesis.Case, caller: str, world: World) -> None:
+def test_every_answer_is_in_the_document(case: "schemathesis.Case[Any]", caller: str, world: World) -> None:
     aim(case, world)
     key = world.clients[caller]._credentials["HTTP_AUTHORIZATION"]  # type: ignore[attr-defined]  # the test client's
     with transaction.atomic():
@@ -74,7 +74,7 @@ def test_every_answer_is_in_the_document(case: schemathesis.Case, caller: str, w
         transaction.set_rollback(True)
 
 
-def aim(case: schemathesis.Case, world: World) -> None:
+def aim(case: "schemathesis.Case[Any]", world: World) -> None:
     """Let three of four ids be those of rows that are there; the fourth stays whatever it is."""
     parameters: Any = case.path_parameters
     if parameters and _is_id(parameters.get("id")):
