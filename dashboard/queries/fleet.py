@@ -35,7 +35,7 @@ class Present:
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Add GPUs of one state."""
-        self.states[_spent_on(row["state"], row["held"])] += row["gpus"]
+        self.states[spent_on(row["state"], row["held"])] += row["gpus"]
         self.measured += row["measured"]
         self.busy += row["busy"] or 0.0
 
@@ -93,7 +93,7 @@ def _parts(rows: Iterable[Mapping[str, Any]], key: Callable[[Mapping[str, Any]],
     return sorted(parts.values(), key=lambda part: (part.name, part.id or 0))
 
 
-def _spent_on(state: str, held: bool) -> str:
+def spent_on(state: str, held: bool) -> str:
     """A second that a job holds is sold, whatever else is true of the GPU."""
     if held:
         return "sold"

@@ -4,11 +4,13 @@ Unsold time is priced at the list price that was in force in those seconds. A so
 most: without a price, else without a tenant, else below list.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from heapq import nlargest
+from operator import attrgetter
+from typing import TypeVar
 
 from billing.models import Invoice, InvoiceStatus, Rate
 from billing.queries import describe_invoices
@@ -21,6 +23,8 @@ from jobs.ledger import Account, By, Scope, Sold
 from tenants.models import Tenant
 
 ROWS_SHOWN = 10
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +107,19 @@ def leakage(currency: str, *, start: datetime, end: datetime) -> Leakage:
 
 
 def _gather_unsold(buckets: Buckets, accounts: Iterable[Account], prices: SegmentPrices) -> None:
+    """The largest GPUs of each cause become its rows; there may be many thousands of others."""
+    by_gpu: dict[Cause, dict[tuple[int | None, str | None], Tally]] = {cause: {} for cause in UNSOLD}
     for account in accounts:
-        price = prices.get((account.group.segment or 0, account.group.model or ""))
-        about = Behind(gpu_id=account.group.gpu_id, gpu_model=account.group.model)
+        group = account.group
+        price = prices.get((group.segment or 0, group.model or ""))
         for cause in UNSOLD:
             microseconds = getattr(account, cause)
             if microseconds:
-                buckets[cause].add(about, microseconds, price)
+                buckets[cause].total.add(microseconds, price)
+                by_gpu[cause].setdefault((group.gpu_id, group.model), Tally()).add(microseconds, price)
+    for cause, gpus in by_gpu.items():
+        for (gpu_id, model), tally in _largest(gpus):
+            buckets[cause].rows[Behind(gpu_id=gpu_id, gpu_model=model)] = tally
 
 
 def _gather_sold(buckets: Buckets, sold: Iterable[Sold], prices: SegmentPrices, currency: str) -> None:
@@ -147,10 +157,14 @@ def _gather_unbilled(bucket: _Bucket, currency: str, now: datetime) -> None:
 
 
 def _loss(cause: Cause, bucket: _Bucket, currency: str) -> Loss:
-    largest = nlargest(ROWS_SHOWN, bucket.rows.items(), key=lambda item: (item[1].worth, item[1].microseconds))
+    largest = _largest(bucket.rows)
     rows = [Row(about, tally.microseconds, amount_of(tally.worth, currency)) for about, tally in largest]
     total = bucket.total
     return Loss(cause, total.microseconds, total.unvalued, amount_of(total.worth, currency), rows)
+
+
+def _largest(tallies: Mapping[Key, Tally]) -> list[tuple[Key, Tally]]:
+    return nlargest(ROWS_SHOWN, tallies.items(), key=lambda item: (item[1].worth, item[1].microseconds))
 
 
 def _overdue(currency: str, now: datetime) -> Loss:
@@ -170,13 +184,9 @@ def _overdue(currency: str, now: datetime) -> Loss:
     return Loss(Cause.OVERDUE, 0, 0, amount, rows)
 
 
-def _sum(accounts: Iterable[Account]) -> Account:
+def _sum(accounts: Collection[Account]) -> Account:
     names = [name for name in Account.__dataclass_fields__ if name != "group"]
-    sums = dict.fromkeys(names, 0)
-    for account in accounts:
-        for name in names:
-            sums[name] += getattr(account, name)
-    return Account(ledger.Group(), **sums)
+    return Account(ledger.Group(), **{name: sum(map(attrgetter(name), accounts)) for name in names})
 
 
 def _named(losses: list[Loss]) -> list[Loss]:

@@ -35,7 +35,7 @@ def accounts(scope: Scope, by: Collection[By] = (), *, rollup: bool = True) -> l
     if {By.TENANT, By.RATE} & set(by):
         raise ValueError("unsold time has no tenant and no rate; ask sales()")
     days = rolled_days(scope) if rollup else set()
-    rows = _fetch(ACCOUNTS, {**parameters_of(scope, by, days), **demand_in(scope)})
+    rows = _fetch(ACCOUNTS, with_demand(parameters_of(scope, by, days)))
     return [Account(Group(*row[:6]), *row[6:]) for row in rows]
 
 
@@ -76,27 +76,34 @@ def parameters_of(scope: Scope, by: Collection[By], rolled: Collection[date]) ->
     raw = [part for part in parts if not (part.is_whole_day and part.day in rolled)]
     if By.DAY not in by:
         raw = _joined(raw)
+    # Where nobody tells days apart, all the parts of one segment are one slot.
+    keys = [(part.day if By.DAY in by else None, part.segment) for part in raw]
+    places = {key: place for place, key in enumerate(dict.fromkeys(keys), start=1)}
     return {
         "by": [str(dimension) for dimension in by],
+        "start": scope.start,
+        "end": max(scope.start, scope.end),
         "window": TimestamptzMultirange(DateTimeTZRange(part.start, part.end) for part in raw),
         "clusters": None if scope.clusters is None else list(scope.clusters),
         "models": None if scope.models is None else list(scope.models),
         "starts": [part.start for part in raw],
         "ends": [part.end for part in raw],
-        "days": [part.day for part in raw],
-        "segments": [part.segment for part in raw],
+        "slots": [places[key] for key in keys],
+        "days": [day for day, _ in places],
+        "segments": [segment for _, segment in places],
         "rolled_days": [part.day for part in kept],
         "rolled_segments": [part.segment for part in kept],
     }
 
 
-def demand_in(scope: Scope) -> dict[str, Any]:
-    """What each waiting job's ``gpu_type`` takes, by the scheduler's own rule, and what each code counts as."""
-    window = DateTimeTZRange(scope.start, max(scope.start, scope.end))
-    types = Job.objects.filter(wait_periods__during__overlap=window).order_by().values_list("gpu_type").distinct()
+def with_demand(parameters: dict[str, Any]) -> dict[str, Any]:
+    """The same, and what each waiting job's ``gpu_type`` takes by the scheduler's own rule, and what its code means."""
+    waited = Job.objects.filter(wait_periods__during__overlap=parameters["window"])
+    types = waited.order_by().values_list("gpu_type", flat=True).distinct()
     models = list(GPU.objects.order_by().values_list("model", flat=True).distinct())
-    taken = [(gpu_type, model) for (gpu_type,) in types for model in models if takes(gpu_type, model)]
+    taken = [(gpu_type, model) for gpu_type in types for model in models if takes(gpu_type, model)]
     return {
+        **parameters,
         "types": [gpu_type for gpu_type, _ in taken],
         "taken_models": [model for _, model in taken],
         "codes": [str(code) for code in DEMAND],
@@ -112,12 +119,13 @@ def _midnights(start: datetime, end: datetime) -> Iterable[datetime]:
 
 
 def _joined(parts: Iterable[Slot]) -> list[Slot]:
-    """Neighbours of one segment as one slot, where nobody tells their days apart."""
+    """Neighbours of one segment as one."""
     joined: list[Slot] = []
     for part in parts:
         if joined and (joined[-1].end, joined[-1].segment) == (part.start, part.segment):
-            part = Slot(joined.pop().start, part.end, part.segment)
-        joined.append(part)
+            joined.append(Slot(joined.pop().start, part.end, part.segment))
+        else:
+            joined.append(part)
     return joined
 
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from django.db import OperationalError, connection, transaction
 
-from jobs.ledger.reading import DAY, demand_in, parameters_of
+from jobs.ledger.reading import DAY, parameters_of, with_demand
 from jobs.ledger.shapes import By, Scope
 from jobs.ledger.statements import KEEP_GPUS, KEEP_SALES
 from jobs.models import GpuDay, LedgerDay, SalesDay
@@ -82,8 +82,9 @@ def _keep(day: date, *, now: datetime) -> bool:
     GpuDay.objects.filter(day=day).delete()
     SalesDay.objects.filter(day=day).delete()
     with connection.cursor() as cursor:
-        cursor.execute(KEEP_GPUS, {**parameters_of(scope, [By.DAY], ()), **demand_in(scope)})
-        cursor.execute(KEEP_SALES, parameters_of(scope, [By.DAY], ()))
+        parameters = parameters_of(scope, [By.DAY], ())
+        cursor.execute(KEEP_GPUS, with_demand(parameters))
+        cursor.execute(KEEP_SALES, parameters)
     marker.rolled_at = now
     marker.save(update_fields=["rolled_at"])
     return True

@@ -1,8 +1,8 @@
 """The ledger's SQL. Every statement begins with ``PIECES``, so that all of them cut the same rows in the same way.
 
-Slots are the parts of a window, each within one segment and, where it matters, one UTC day. Some are computed from the
-ledger's rows (``starts``, ``ends``, ``days``, ``segments``); whole days may be read from the rollup instead
-(``rolled_days``, ``rolled_segments``).
+A slot is what is told apart: one segment and, where it matters, one UTC day of it (``segments`` and ``days``, by slot).
+The parts of the window that are computed from the ledger's rows have their bounds in ``starts`` and ``ends``, and their
+slots in ``slots``. Whole days may be read from the rollup instead (``rolled_days``, ``rolled_segments``).
 """
 
 # What a second may be, beside registered; in the order of ``Account``'s fields.
@@ -18,11 +18,11 @@ KINDS = (
     "unhealthy",
     "offline",
 )
-# Every allocation that touches the window, cut at the bounds of the slots. ``width_bucket`` finds a range's slots by
-# binary search, so that a range costs as many rows as the slots it touches.
+# Every allocation that touches the window, cut at the bounds of the parts. ``width_bucket`` finds a range's parts by
+# binary search, so that a range costs as many rows as the parts it touches.
 PIECES = """
 WITH bounds AS MATERIALIZED (
-    SELECT %(starts)s::timestamptz[] AS starts, %(ends)s::timestamptz[] AS ends
+    SELECT %(starts)s::timestamptz[] AS starts, %(ends)s::timestamptz[] AS ends, %(slots)s::int[] AS slots
 ),
 unit AS MATERIALIZED (
     SELECT gpu.id AS gpu_id, gpu.node_id, node.cluster_id, gpu.model
@@ -31,34 +31,37 @@ unit AS MATERIALIZED (
      WHERE (%(clusters)s::bigint[] IS NULL OR node.cluster_id = ANY(%(clusters)s::bigint[]))
        AND (%(models)s::text[] IS NULL OR gpu.model = ANY(%(models)s::text[]))
 ),
-held AS (
-    SELECT gpu_id, slot, tenant_id, rate_id, price_per_gpu_hour, currency, span
+held AS MATERIALIZED (
+    SELECT gpu_id, slots[part] AS slot, tenant_id, rate_id, price_per_gpu_hour, currency, span
       FROM jobs_allocation
       JOIN unit USING (gpu_id)
      CROSS JOIN bounds
      CROSS JOIN LATERAL generate_series(
            greatest(width_bucket(coalesce(lower(during), '-infinity'), starts), 1),
-           width_bucket(coalesce(upper(during), 'infinity'), starts)) AS slot
-     CROSS JOIN LATERAL (SELECT during * tstzrange(starts[slot], ends[slot]) AS span) AS piece
+           width_bucket(coalesce(upper(during), 'infinity'), starts)) AS part
+     CROSS JOIN LATERAL (SELECT during * tstzrange(starts[part], ends[part]) AS span) AS piece
      WHERE during && %(window)s::tstzmultirange
        AND NOT isempty(span)
 )"""
 
-# The pieces of one GPU and slot are merged into multiranges, and states, allocations and the queue's reasons are cut
-# out of one another, so that each microsecond lands in one part. ``registered`` is the union of all, measured beside.
+# The pieces of one GPU and slot are merged into multiranges, and states and allocations are cut out of one another.
+# What an idle stretch met is read off a timeline: how long each kind of demand had lasted in all, at any time. From
+# ``froms[i]`` on it lasted for ``lasts[i]`` more, after ``before[i]``; ``width_bucket`` finds i, and a stretch met the
+# difference of its two ends. So a queue that changes its mind every second costs no more than a steady one.
+# ``registered`` is the union of all, measured beside the parts; no demand is what is left of idle by any demand at all.
 RAW = """,
 sold AS MATERIALIZED (
     SELECT gpu_id, slot, range_agg(span) AS spans FROM held GROUP BY gpu_id, slot
 ),
 stated AS MATERIALIZED (
-    SELECT gpu_id, slot, state, range_agg(span) AS spans
+    SELECT gpu_id, slots[part] AS slot, state, range_agg(span) AS spans
       FROM clusters_gpustateperiod
       JOIN unit USING (gpu_id)
      CROSS JOIN bounds
      CROSS JOIN LATERAL generate_series(
            greatest(width_bucket(coalesce(lower(during), '-infinity'), starts), 1),
-           width_bucket(coalesce(upper(during), 'infinity'), starts)) AS slot
-     CROSS JOIN LATERAL (SELECT during * tstzrange(starts[slot], ends[slot]) AS span) AS piece
+           width_bucket(coalesce(upper(during), 'infinity'), starts)) AS part
+     CROSS JOIN LATERAL (SELECT during * tstzrange(starts[part], ends[part]) AS span) AS piece
      WHERE during && %(window)s::tstzmultirange
        AND NOT isempty(span)
      GROUP BY gpu_id, slot, state
@@ -84,41 +87,52 @@ wanted AS (
       JOIN unnest(%(types)s::text[], %(taken_models)s::text[]) AS taken (gpu_type, model) USING (gpu_type)
      GROUP BY asked.cluster_id, taken.model
 ),
-demand AS MATERIALIZED (
-    SELECT cluster_id, model, slot, reason.kind,
-           reason.spans * tstzmultirange(tstzrange(starts[slot], ends[slot])) AS spans
-      FROM wanted
-     CROSS JOIN bounds
-     CROSS JOIN generate_subscripts(starts, 1) AS slot
-     CROSS JOIN LATERAL (
-           VALUES ('could_have_run', run), ('fragmented', apart - run), ('held_by_quota', quota - apart - run),
-                  ('any', run + apart + quota)) AS reason (kind, spans)
-     WHERE NOT isempty(reason.spans * tstzmultirange(tstzrange(starts[slot], ends[slot])))
+timeline AS MATERIALIZED (
+    SELECT cluster_id, model, kind, array_agg(lower(span) ORDER BY span) AS froms,
+           array_agg(upper(span) - lower(span) ORDER BY span) AS lasts, array_agg(before ORDER BY span) AS before
+      FROM (SELECT cluster_id, model, reason.kind, span,
+                   coalesce(sum(upper(span) - lower(span)) OVER earlier, '0') AS before
+              FROM wanted
+             CROSS JOIN LATERAL (
+                   VALUES ('could_have_run', run), ('fragmented', apart - run), ('held_by_quota', quota - apart - run),
+                          ('any', run + apart + quota)) AS reason (kind, spans)
+             CROSS JOIN LATERAL unnest(reason.spans * tstzmultirange(tstzrange(%(start)s, %(end)s))) AS span
+            WINDOW earlier AS (PARTITION BY cluster_id, model, reason.kind ORDER BY span
+                               ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) AS known
+     GROUP BY cluster_id, model, kind
 ),
-part AS (
-    SELECT gpu_id, slot, 'sold' AS kind, spans FROM sold
-    UNION ALL
-    SELECT gpu_id, slot, state, spans FROM unsold WHERE state <> 'available'
-    UNION ALL
-    SELECT gpu_id, slot, demand.kind, unsold.spans * demand.spans
-      FROM unsold JOIN unit USING (gpu_id) JOIN demand USING (cluster_id, model, slot)
-     WHERE unsold.state = 'available' AND demand.kind <> 'any'
-    UNION ALL
-    SELECT unsold.gpu_id, unsold.slot, 'no_demand', unsold.spans - coalesce(demand.spans, '{}')
-      FROM unsold
-      JOIN unit USING (gpu_id)
-      LEFT JOIN demand
-        ON demand.cluster_id = unit.cluster_id AND demand.model = unit.model AND demand.slot = unsold.slot
-       AND demand.kind = 'any'
-     WHERE unsold.state = 'available'
-    UNION ALL
-    SELECT gpu_id, slot, 'registered', range_agg(spans)
-      FROM (SELECT gpu_id, slot, spans FROM sold UNION ALL SELECT gpu_id, slot, spans FROM stated) AS known
-     GROUP BY gpu_id, slot
+idle AS MATERIALIZED (
+    SELECT gpu_id, slot, cluster_id, model, lower(span) AS began, upper(span) AS ended
+      FROM unsold JOIN unit USING (gpu_id) CROSS JOIN LATERAL unnest(spans) AS span
+     WHERE state = 'available'
+),
+met AS (
+    SELECT gpu_id, slot, kind,
+           CASE WHEN last > 0 THEN before[last] + least(ended - froms[last], lasts[last]) ELSE '0' END
+         - CASE WHEN first > 0 THEN before[first] + least(began - froms[first], lasts[first]) ELSE '0' END AS duration
+      FROM idle
+      JOIN timeline USING (cluster_id, model)
+     CROSS JOIN LATERAL (SELECT width_bucket(began, froms) AS first, width_bucket(ended, froms) AS last) AS place
 ),
 spent AS (
-    SELECT gpu_id, slot, kind, upper(span) - lower(span) AS duration
-      FROM part CROSS JOIN LATERAL unnest(spans) AS span
+    SELECT gpu_id, slot, 'sold' AS kind, upper(span) - lower(span) AS duration
+      FROM sold CROSS JOIN LATERAL unnest(spans) AS span
+    UNION ALL
+    SELECT gpu_id, slot, state, upper(span) - lower(span)
+      FROM unsold CROSS JOIN LATERAL unnest(spans) AS span
+     WHERE state <> 'available'
+    UNION ALL
+    SELECT gpu_id, slot, kind, duration FROM met WHERE kind <> 'any'
+    UNION ALL
+    SELECT gpu_id, slot, 'no_demand', ended - began FROM idle
+    UNION ALL
+    SELECT gpu_id, slot, 'no_demand', -duration FROM met WHERE kind = 'any'
+    UNION ALL
+    SELECT gpu_id, slot, 'registered', upper(span) - lower(span)
+      FROM (SELECT gpu_id, slot, range_agg(spans) AS spans
+              FROM (SELECT gpu_id, slot, spans FROM sold UNION ALL SELECT gpu_id, slot, spans FROM stated) AS known
+             GROUP BY gpu_id, slot) AS registered
+     CROSS JOIN LATERAL unnest(spans) AS span
 ),
 raw AS (
     SELECT gpu_id, slot,
@@ -127,14 +141,21 @@ raw AS (
      GROUP BY gpu_id, slot
 )"""
 
-# Whole days that are rolled up are summed over the days before they meet the GPUs: it is the many rows that cost.
+# Rolled days are summed up first, one block of days (those of one slot) after the other: it is the many rows that cost.
 BY_KIND = """,
-rolled AS (
-    SELECT gpu_id, CASE WHEN 'day' = ANY(%(by)s::text[]) THEN day END AS day, segment,
-           @totals
-      FROM jobs_gpuday
-      JOIN unnest(%(rolled_days)s::date[], %(rolled_segments)s::int[]) AS kept (day, segment) USING (day)
-     GROUP BY 1, 2, 3
+rolled AS MATERIALIZED (
+    SELECT gpu_id, day, segment,
+           @columns
+      FROM (SELECT CASE WHEN 'day' = ANY(%(by)s::text[]) THEN kept.day END AS day, segment,
+                   array_agg(kept.day) AS days
+              FROM unnest(%(rolled_days)s::date[], %(rolled_segments)s::int[]) AS kept (day, segment)
+             GROUP BY 1, 2) AS block
+     CROSS JOIN LATERAL (
+           SELECT gpu_id,
+                  @totals
+             FROM jobs_gpuday
+            WHERE jobs_gpuday.day = ANY(block.days)
+            GROUP BY gpu_id) AS summed
 ),
 whole AS (
     SELECT raw.gpu_id, days[slot] AS day, segments[slot] AS segment,
