@@ -4,13 +4,13 @@ Unsold time is priced at the list price that was in force in those seconds. A so
 most: without a price, else without a tenant, else below list.
 """
 
-from collections.abc import Collection, Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from heapq import nlargest
 from operator import attrgetter
-from typing import TypeVar
 
 from billing.models import Invoice, InvoiceStatus, Rate
 from billing.queries import describe_invoices
@@ -23,8 +23,6 @@ from jobs.ledger import Account, By, Scope, Sold
 from tenants.models import Tenant
 
 ROWS_SHOWN = 10
-
-Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,20 +104,21 @@ def leakage(currency: str, *, start: datetime, end: datetime) -> Leakage:
     return Leakage(start, end, currency, _sum(accounts), amount_of(lost, currency), _named(losses))
 
 
-def _gather_unsold(buckets: Buckets, accounts: Iterable[Account], prices: SegmentPrices) -> None:
-    """The largest GPUs of each cause become its rows; there may be many thousands of others."""
-    by_gpu: dict[Cause, dict[tuple[int | None, str | None], Tally]] = {cause: {} for cause in UNSOLD}
-    for account in accounts:
-        group = account.group
-        price = prices.get((group.segment or 0, group.model or ""))
-        for cause in UNSOLD:
-            microseconds = getattr(account, cause)
+def _gather_unsold(buckets: Buckets, accounts: Collection[Account], prices: SegmentPrices) -> None:
+    """The largest GPUs of each cause become its rows. There are thousands of others, so they stay plain integers."""
+    priced = [(account, prices.get((account.group.segment or 0, account.group.model or ""))) for account in accounts]
+    for cause in UNSOLD:
+        total, read = buckets[cause].total, attrgetter(cause)
+        times: dict[int | None, int] = defaultdict(int)
+        worths: dict[int | None, int] = defaultdict(int)
+        for account, price in priced:
+            microseconds = read(account)
             if microseconds:
-                buckets[cause].total.add(microseconds, price)
-                by_gpu[cause].setdefault((group.gpu_id, group.model), Tally()).add(microseconds, price)
-    for cause, gpus in by_gpu.items():
-        for (gpu_id, model), tally in _largest(gpus):
-            buckets[cause].rows[Behind(gpu_id=gpu_id, gpu_model=model)] = tally
+                total.add(microseconds, price)
+                times[account.group.gpu_id] += microseconds
+                worths[account.group.gpu_id] += microseconds * (price or 0)
+        for gpu_id in nlargest(ROWS_SHOWN, times, key=lambda gpu_id: (worths[gpu_id], times[gpu_id])):
+            buckets[cause].rows[Behind(gpu_id=gpu_id)] = Tally(times[gpu_id], worths[gpu_id])
 
 
 def _gather_sold(buckets: Buckets, sold: Iterable[Sold], prices: SegmentPrices, currency: str) -> None:
@@ -157,14 +156,10 @@ def _gather_unbilled(bucket: _Bucket, currency: str, now: datetime) -> None:
 
 
 def _loss(cause: Cause, bucket: _Bucket, currency: str) -> Loss:
-    largest = _largest(bucket.rows)
+    largest = nlargest(ROWS_SHOWN, bucket.rows.items(), key=lambda item: (item[1].worth, item[1].microseconds))
     rows = [Row(about, tally.microseconds, amount_of(tally.worth, currency)) for about, tally in largest]
     total = bucket.total
     return Loss(cause, total.microseconds, total.unvalued, amount_of(total.worth, currency), rows)
-
-
-def _largest(tallies: Mapping[Key, Tally]) -> list[tuple[Key, Tally]]:
-    return nlargest(ROWS_SHOWN, tallies.items(), key=lambda item: (item[1].worth, item[1].microseconds))
 
 
 def _overdue(currency: str, now: datetime) -> Loss:
@@ -212,9 +207,10 @@ def _named(losses: list[Loss]) -> list[Loss]:
 def _named_row(cause: Cause, row: Row, gpus: dict[int, GPU], tenants: dict[int, Tenant], rates: dict[int, Rate]) -> Row:
     about = row.about
     if about.gpu_id is not None:
-        node = gpus[about.gpu_id].node
-        label = f"{node.hostname}, GPU {gpus[about.gpu_id].gpu_index}"
-        return Row(about, row.microseconds, row.amount, node.pk, node.cluster_id, label)
+        gpu = gpus[about.gpu_id]
+        about = replace(about, gpu_model=gpu.model)
+        label = f"{gpu.node.hostname}, GPU {gpu.gpu_index}"
+        return Row(about, row.microseconds, row.amount, gpu.node_id, gpu.node.cluster_id, label)
     parts = [tenants[about.tenant_id].name if about.tenant_id else "no tenant", row.label, about.gpu_model or ""]
     if cause is Cause.BELOW_LIST and about.rate_id in rates:
         parts.append(rates[about.rate_id].reason or "no reason given")
