@@ -28,6 +28,7 @@ from django.db import connection  # noqa: E402
 
 from apikeys.models import ApiKey, KeyKind  # noqa: E402
 from billing.models import Rate  # noqa: E402
+from billing.queries import list_price_changes  # noqa: E402
 from clusters.models import Cluster, Node  # noqa: E402
 from dashboard.queries import leakage  # noqa: E402
 from jobs.ledger.rollups import roll_up  # noqa: E402
@@ -118,7 +119,7 @@ def fill(gpus: int) -> None:
         add_rate(model, Decimal(number + 1), BEGAN)
         add_rate(model, Decimal(number + 1) * Decimal("1.1"), NOW - timedelta(days=40, hours=3))
         add_rate(model, Decimal(number + 1) * Decimal("0.8"), BEGAN, tenant_id=Tenant.objects.order_by("pk")[number].pk)
-    figures = {
+    figures: dict[str, Any] = {
         "began": BEGAN,
         "now": NOW,
         "cycle": CYCLE,
@@ -168,7 +169,7 @@ def main() -> None:
     print(f"filled in {seconds:.0f} s")
     raw_s, raw = timed(report)
     print(f"raw report: {raw_s:.1f} s")
-    seconds, days = timed(lambda: roll_up(now=NOW))
+    seconds, days = timed(lambda: roll_up(now=NOW, cuts=list_price_changes()))
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE")
     print(f"rolled up {days} days in {seconds:.0f} s, {1000 * seconds / days:.0f} ms a day")

@@ -89,6 +89,12 @@ def minor_unit_of(currency: str) -> Decimal:
     return minor_unit(currency)
 
 
+def list_price_changes() -> list[datetime]:
+    """The instants from which a list price is in force: the answer to ``jobs.price_changes``."""
+    rates = Rate.objects.filter(tenant__isnull=True, plan_tier="").order_by("valid_from")
+    return list(rates.values_list("valid_from", flat=True).distinct())
+
+
 def job_costs(job_ids: Collection[int], *, now: datetime) -> dict[int, Cost]:
     """What each job has cost up to ``now``, by the function that will price its invoice, in one query.
 

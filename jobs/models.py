@@ -4,7 +4,7 @@ Ledger times are half-open ranges ``[from, to)`` in UTC; an open one has no uppe
 """
 
 from django.contrib.postgres.constraints import ExclusionConstraint
-from django.contrib.postgres.fields import DateTimeRangeField, RangeOperators
+from django.contrib.postgres.fields import ArrayField, DateTimeRangeField, RangeOperators
 from django.contrib.postgres.indexes import GistIndex
 from django.db import models
 from django.db.models import F, Q
@@ -187,6 +187,11 @@ class LedgerDay(models.Model):
     the ledger of the day changes; then it is computed from the ranges again until it is rolled up anew."""
 
     day = models.DateField(primary_key=True)
+    cuts = ArrayField(
+        models.DateTimeField(),
+        default=list,
+        help_text="Where the day is cut into parts: a price changed at these instants.",
+    )
     rolled_at = models.DateTimeField(null=True, blank=True, help_text="Empty: announced, and not to be read yet.")
 
     class Meta:
@@ -197,10 +202,11 @@ class LedgerDay(models.Model):
 
 
 class GpuDay(models.Model):
-    """What one GPU's time in one UTC day was spent on, in microseconds; see ``jobs.ledger``."""
+    """What one GPU's time in one UTC day was spent on, in microseconds; see ``jobs.ledger``. A day that is cut has a
+    row a part, known by the instant at which it starts."""
 
-    pk = models.CompositePrimaryKey("day", "gpu")
-    day = models.DateField()
+    pk = models.CompositePrimaryKey("start", "gpu")
+    start = models.DateTimeField()
     gpu = models.ForeignKey(GPU, on_delete=models.PROTECT, related_name="+", db_index=False)
     registered = models.BigIntegerField()
     sold = models.BigIntegerField()
@@ -234,13 +240,13 @@ class GpuDay(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"GPU {self.gpu_id} on {self.day:%Y-%m-%d}"
+        return f"GPU {self.gpu_id} on {self.start:%Y-%m-%d}"
 
 
 class SalesDay(models.Model):
-    """What was sold in one UTC day to one tenant at one locked price, in microseconds of GPU-time."""
+    """What was sold in one UTC day, or part of it, to one tenant at one locked price, in microseconds of GPU-time."""
 
-    day = models.DateField()
+    start = models.DateTimeField()
     cluster = models.ForeignKey(Cluster, on_delete=models.PROTECT, related_name="+", db_index=False)
     model = models.CharField(max_length=100, blank=True)
     tenant = models.ForeignKey(Tenant, null=True, on_delete=models.PROTECT, related_name="+", db_index=False)
@@ -251,13 +257,13 @@ class SalesDay(models.Model):
 
     class Meta:
         constraints = [
-            # Also serves every read, which is by day.
+            # Also serves every read, which is by start.
             models.UniqueConstraint(
-                fields=["day", "cluster", "model", "tenant", "rate_id", "price_per_gpu_hour", "currency"],
+                fields=["start", "cluster", "model", "tenant", "rate_id", "price_per_gpu_hour", "currency"],
                 name="sales_day_once",
                 nulls_distinct=False,
             )
         ]
 
     def __str__(self) -> str:
-        return f"sold on {self.day:%Y-%m-%d}"
+        return f"sold on {self.start:%Y-%m-%d}"

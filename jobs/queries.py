@@ -1,6 +1,6 @@
 """Reads of jobs and of the ledger of allocations, and the questions about them that billing answers."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -59,6 +59,8 @@ class JobCosts(Protocol):
 
 rate_book: Port[RateBook] = Port("jobs.rate_book")
 job_costs: Port[JobCosts] = Port("jobs.job_costs")
+# The instants at which a list price changes, of every currency; reports tell the time before from the time after.
+price_changes: Port[Callable[[], Collection[datetime]]] = Port("jobs.price_changes")
 
 ALIVE = [JobStatus.QUEUED, JobStatus.BLOCKED, JobStatus.RUNNING]
 WAITING = [JobStatus.QUEUED, JobStatus.BLOCKED]

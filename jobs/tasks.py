@@ -8,7 +8,7 @@ from django.utils import timezone
 from kombu.exceptions import KombuError, OperationalError
 from redis.exceptions import RedisError
 
-from jobs import scheduler
+from jobs import queries, scheduler
 from jobs.ledger import rollups
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def tick() -> None:
 @shared_task(name="jobs.roll_up_ledger")  # type: ignore[untyped-decorator]  # celery is untyped
 def roll_up_ledger() -> None:
     """Every 10 min: sum up the past days that are not, among them those whose past has changed."""
-    rollups.roll_up(now=timezone.now())
+    rollups.roll_up(now=timezone.now(), cuts=queries.price_changes.ask())
 
 
 def ring() -> None:

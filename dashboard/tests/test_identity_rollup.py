@@ -25,7 +25,7 @@ from dashboard.tests.test_identity import (
 )
 from jobs import ledger
 from jobs.ledger import By, Scope
-from jobs.ledger.reading import rolled_days
+from jobs.ledger.reading import parameters_of, rolled_days
 from jobs.ledger.rollups import SETTLES_IN, missing_days, roll_up
 from jobs.models import Allocation, GpuDay, Job, LedgerDay, WaitPeriod
 
@@ -49,14 +49,17 @@ def both_ways(scope: Scope, by: set[By]) -> tuple[list[object], list[object]]:
     return answers[0], answers[1]
 
 
-@given(histories, st.tuples(edges, edges).map(sorted), groupings, st.lists(edges, max_size=2))
-@settings(many_examples, max_examples=60)
+some_cuts = st.sampled_from([[], [100], [100, 200], [200, A_DAY + 7], [150, 3 * A_DAY]])
+
+
+@given(histories, st.tuples(edges, edges).map(sorted), groupings, some_cuts, some_cuts)
+@settings(many_examples, max_examples=80)
 def test_the_rollup_equals_the_ranges(
-    db: None, history: History, window: list[int], by: set[By], cuts: list[int]
+    db: None, history: History, window: list[int], by: set[By], cuts: list[int], known: list[int]
 ) -> None:
     with transaction.atomic():
         write(history)
-        roll_up(now=LATER)
+        roll_up(now=LATER, cuts=[at(cut) for cut in known])
         scope = Scope(at(window[0]), at(window[1]), cuts=[at(cut) for cut in cuts])
         rolled, raw = both_ways(scope, by)
         transaction.set_rollback(True)
@@ -79,8 +82,8 @@ def test_past_days_are_rolled_up_once_and_read_from_there() -> None:
     write(busy_days())
     assert roll_up(now=LATER) == 5
     assert rolled() == DAYS
-    assert (roll_up(now=LATER), missing_days(now=LATER)) == (0, [])
-    GpuDay.objects.filter(day=DAYS[1]).delete()  # Nobody may do this; it shows that the answer came from there.
+    assert (roll_up(now=LATER), missing_days({}, now=LATER)) == (0, [])
+    GpuDay.objects.filter(start__date=DAYS[1]).delete()  # Nobody may do this; it shows that the answer came from there.
     with_, without = both_ways(SOME_DAYS, {By.DAY})
     assert with_ != without
 
@@ -88,8 +91,8 @@ def test_past_days_are_rolled_up_once_and_read_from_there() -> None:
 def test_a_day_that_is_not_over_or_has_just_ended_is_left_alone() -> None:
     write(busy_days())
     midnight = BEGINNING.replace(hour=0, minute=0, second=0) + 2 * timedelta(days=1)
-    assert missing_days(now=midnight + SETTLES_IN - timedelta(seconds=1)) == [DAYS[0]]
-    assert missing_days(now=midnight + SETTLES_IN) == [DAYS[1], DAYS[0]]
+    assert missing_days({}, now=midnight + SETTLES_IN - timedelta(seconds=1)) == [DAYS[0]]
+    assert missing_days({}, now=midnight + SETTLES_IN) == [DAYS[1], DAYS[0]]
 
 
 def test_an_empty_ledger_has_no_days() -> None:
@@ -101,6 +104,18 @@ def test_a_few_days_at_a_time_and_the_newest_first() -> None:
     assert roll_up(now=LATER, most=2) == 2
     assert rolled() == DAYS[3:]
     assert roll_up(now=LATER, most=9) == 3
+
+
+def test_a_day_is_cut_where_prices_change_also_when_that_is_known_later() -> None:
+    write(busy_days())
+    question = Scope(at(-A_DAY), at(3 * A_DAY), cuts=[at(A_DAY + 7), at(2 * A_DAY + 150)])  # The second is a midnight.
+    roll_up(now=LATER)
+    assert len(parameters_of(question, [], rolled_days(question))["rolled_starts"]) == 2
+    assert roll_up(now=LATER, cuts=question.cuts) == 1
+    assert len(parameters_of(question, [], rolled_days(question))["rolled_starts"]) == 4
+    assert roll_up(now=LATER, cuts=question.cuts) == 0
+    rolled_too, raw = both_ways(question, {By.SEGMENT})
+    assert rolled_too == raw
 
 
 def close_open_allocation_late() -> None:
@@ -170,13 +185,21 @@ def test_the_daily_business_touches_no_rolled_day() -> None:
     assert rolled() == DAYS
 
 
+def roll_up_elsewhere(done: list[int]) -> None:
+    """In a thread, with a connection of its own."""
+    try:
+        done.append(roll_up(now=LATER))
+    finally:
+        connection.close()
+
+
 @pytest.mark.django_db(transaction=True)
 def test_whoever_writes_the_past_while_it_is_rolled_up_is_not_missed() -> None:
     write(busy_days())
     with transaction.atomic():
         sell_in_the_past()  # Not committed, and before any day was announced: no trigger can know.
         done: list[int] = []
-        other = Thread(target=lambda: (done.append(roll_up(now=LATER)), connection.close()))
+        other = Thread(target=roll_up_elsewhere, args=[done])
         other.start()
         other.join(1)
         assert other.is_alive()  # It waits for us.
@@ -192,7 +215,7 @@ def test_nobody_waits_long_for_a_writer_that_does_not_end() -> None:
     with transaction.atomic():
         sell_in_the_past()
         done: list[int] = []
-        other = Thread(target=lambda: (done.append(roll_up(now=LATER)), connection.close()))
+        other = Thread(target=roll_up_elsewhere, args=[done])
         other.start()
         other.join()
         assert done == [0]

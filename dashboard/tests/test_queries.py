@@ -4,8 +4,10 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
 import pytest
+from celery import current_app
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from billing.models import InvoiceStatus
 from billing.queries import rates_in_force, usage_of
@@ -18,7 +20,7 @@ from dashboard.queries.kpis import queue_wait
 from dashboard.queries.prices import amount_of, list_prices, per_hour
 from jobs import ledger
 from jobs.ledger import By, Scope
-from jobs.models import Job
+from jobs.models import Job, LedgerDay
 from jobs.tests.factories import allocate, make_job
 from tenants.callers import Caller, CallerKind
 from tenants.tests.factories import alice, bob
@@ -41,6 +43,20 @@ def test_list_prices_follow_the_rule_of_the_rates() -> None:
     for hour in (60, 50, 24, 10, 9, 5, 1):
         in_force = rates_in_force([(None, "H100")], now=hours(hour)).get((None, "H100"))
         assert prices.at("H100", hours(hour)) == (in_force.price_per_gpu_hour if in_force else None)
+
+
+def test_the_beat_rolls_days_up_and_cuts_them_where_list_prices_change() -> None:
+    start = timezone.now() - timedelta(days=3)
+    make_gpu(registered_at=start)
+    make_rate(price="1.00", valid_from=start - timedelta(days=1))
+    change = (start + timedelta(days=1)).replace(hour=13)
+    make_rate(price="2.00", valid_from=change)
+    make_rate(price="9.00", valid_from=change + timedelta(hours=1), tenant_id=alice().pk)  # No list price.
+    before = leakage("USD", start=start, end=timezone.now())
+    current_app.tasks["jobs.roll_up_ledger"]()
+    assert LedgerDay.objects.filter(rolled_at__isnull=False).count() >= 2
+    assert LedgerDay.objects.get(day=change.date()).cuts == [change]
+    assert leakage("USD", start=before.start, end=before.end) == before
 
 
 @pytest.mark.parametrize(

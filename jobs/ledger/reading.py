@@ -1,6 +1,7 @@
 """Asking the ledger: whole days from the rollup where it has them, everything else from the ranges themselves."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from typing import Any, Final
@@ -34,7 +35,7 @@ def accounts(scope: Scope, by: Collection[By] = (), *, rollup: bool = True) -> l
     """
     if {By.TENANT, By.RATE} & set(by):
         raise ValueError("unsold time has no tenant and no rate; ask sales()")
-    days = rolled_days(scope) if rollup else set()
+    days = rolled_days(scope) if rollup else {}
     rows = _fetch(ACCOUNTS, with_demand(parameters_of(scope, by, days)))
     return [Account(Group(*row[:6]), *row[6:]) for row in rows]
 
@@ -49,7 +50,7 @@ def sales(
 ) -> list[Sold]:
     """The sold part of the same seconds by group, also by tenant and by locked price; of some tenants, or of all."""
     # The rollup of sales does not know which GPU it was.
-    days = rolled_days(scope) if rollup and not {By.NODE, By.GPU} & set(by) else set()
+    days = rolled_days(scope) if rollup and not {By.NODE, By.GPU} & set(by) else {}
     parameters = {"every_tenant": tenants is None, "tenants": list(tenants or ())}
     rows = _fetch(SALES, {**parameters_of(scope, by, days), **parameters})
     return [Sold(Group(*row[:6]), *row[6:]) for row in rows]
@@ -58,24 +59,25 @@ def sales(
 def slots(scope: Scope, *, by_day: bool) -> list[Slot]:
     """The window, cut at its ``cuts`` and, where asked, at every UTC midnight; in order, without a gap."""
     start, end = scope.start.astimezone(UTC), scope.end.astimezone(UTC)
-    cuts = sorted({cut.astimezone(UTC) for cut in scope.cuts if start < cut < end})
+    cuts = inner_cuts(scope)
     bounds = sorted({start, end, *cuts, *(_midnights(start, end) if by_day else ())}) if start < end else []
     return [Slot(low, high, sum(cut <= low for cut in cuts)) for low, high in pairwise(bounds)]
 
 
-def rolled_days(scope: Scope) -> set[date]:
-    """The days touching the window that the rollup has."""
+def rolled_days(scope: Scope) -> dict[date, list[datetime]]:
+    """The days touching the window that the rollup has, each with where it is cut."""
     days = LedgerDay.objects.filter(rolled_at__isnull=False, day__gte=scope.start.astimezone(UTC).date())
-    return set(days.filter(day__lte=scope.end.astimezone(UTC).date()).values_list("day", flat=True))
+    return dict(days.filter(day__lte=scope.end.astimezone(UTC).date()).values_list("day", "cuts"))
 
 
-def parameters_of(scope: Scope, by: Collection[By], rolled: Collection[date]) -> dict[str, Any]:
-    """What every statement takes: the slots to compute, the days to read from the rollup, and the part of the fleet."""
-    parts = slots(scope, by_day=By.DAY in by or bool(rolled))
-    kept = [part for part in parts if part.is_whole_day and part.day in rolled]
-    raw = [part for part in parts if not (part.is_whole_day and part.day in rolled)]
-    if By.DAY not in by:
-        raw = _joined(raw)
+def parameters_of(scope: Scope, by: Collection[By], rolled: Mapping[date, Collection[datetime]]) -> dict[str, Any]:
+    """What every statement takes: the parts to compute, those to read from the rollup, and which of the fleet."""
+    days = [day for day in slots(replace(scope, cuts=()), by_day=bool(rolled)) if _is_kept(day, scope, rolled)]
+    cuts = sorted({cut for day in days for cut in rolled[day.day]})
+    kept = [slot for day in days for slot in slots(Scope(day.start, day.end, cuts=cuts), by_day=False)]
+    whole = {day.day for day in days}
+    parts = [part for part in slots(scope, by_day=By.DAY in by or bool(rolled)) if part.day not in whole]
+    raw = parts if By.DAY in by else _joined(parts)
     # Where nobody tells days apart, all the parts of one segment are one slot.
     keys = [(part.day if By.DAY in by else None, part.segment) for part in raw]
     places = {key: place for place, key in enumerate(dict.fromkeys(keys), start=1)}
@@ -91,9 +93,22 @@ def parameters_of(scope: Scope, by: Collection[By], rolled: Collection[date]) ->
         "slots": [places[key] for key in keys],
         "days": [day for day, _ in places],
         "segments": [segment for _, segment in places],
-        "rolled_days": [part.day for part in kept],
-        "rolled_segments": [part.segment for part in kept],
+        "rolled_starts": [slot.start for slot in kept],
+        "rolled_days": [slot.day for slot in kept],
+        "rolled_segments": [sum(cut <= slot.start for cut in inner_cuts(scope)) for slot in kept],
     }
+
+
+def inner_cuts(scope: Scope) -> list[datetime]:
+    """The cuts that lie within the window, each once, in order and in UTC."""
+    return sorted({cut.astimezone(UTC) for cut in scope.cuts if scope.start < cut < scope.end})
+
+
+def _is_kept(day: Slot, scope: Scope, rolled: Mapping[date, Collection[datetime]]) -> bool:
+    """Whether the rollup has the day, cut at least where the question cuts it."""
+    if not day.is_whole_day or day.day not in rolled:
+        return False
+    return {cut for cut in inner_cuts(scope) if day.start < cut < day.end} <= set(rolled[day.day])
 
 
 def with_demand(parameters: dict[str, Any]) -> dict[str, Any]:

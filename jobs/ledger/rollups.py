@@ -6,7 +6,7 @@ ended, the day is computed and kept, with its row locked: a change in the meanti
 So a report may trust every day that is marked, at any instant, and a process may be killed between any two steps.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Final
 
@@ -28,12 +28,20 @@ LEDGER: Final = ("jobs_allocation", "jobs_waitperiod", "clusters_gpustateperiod"
 FIRST: Final = "SELECT min(lower(during)) FROM clusters_gpustateperiod"
 
 
-def roll_up(*, now: datetime, most: int = DAYS_AT_ONCE) -> int:
-    """Roll up past days that are not, the newest first. Returns how many it did; the next call does what is left."""
-    days = missing_days(now=now)[:most]
+def roll_up(*, now: datetime, cuts: Collection[datetime] = (), most: int = DAYS_AT_ONCE) -> int:
+    """Roll up past days that are not, the newest first. Returns how many it did; the next call does what is left.
+
+    Days are cut at ``cuts``, so that a report that cuts them there needs no more than the rollup. A day that was rolled
+    up without one of its cuts is done again.
+    """
+    wanted = cuts_by_day(cuts)
+    days = missing_days(wanted, now=now)[:most]
     if not days:
         return 0
-    LedgerDay.objects.bulk_create([LedgerDay(day=day) for day in days], ignore_conflicts=True)
+    markers = [LedgerDay(day=day, cuts=wanted.get(day, [])) for day in days]
+    LedgerDay.objects.bulk_create(
+        markers, update_conflicts=True, unique_fields=["day"], update_fields=["cuts", "rolled_at"]
+    )
     try:
         _await_writers()
     except OperationalError:  # Somebody holds a table longer than anyone should wait; the days stay announced.
@@ -41,8 +49,17 @@ def roll_up(*, now: datetime, most: int = DAYS_AT_ONCE) -> int:
     return sum(_keep(day, now=now) for day in days)
 
 
-def missing_days(*, now: datetime) -> list[date]:
-    """The past days since the ledger began, within reach, that are not rolled up; the newest first."""
+def cuts_by_day(cuts: Iterable[datetime]) -> dict[date, list[datetime]]:
+    """The cuts of each UTC day, in order; a cut at midnight cuts no day."""
+    wanted: dict[date, list[datetime]] = {}
+    for cut in sorted({cut.astimezone(UTC) for cut in cuts}):
+        if cut.time() != time.min:
+            wanted.setdefault(cut.date(), []).append(cut)
+    return wanted
+
+
+def missing_days(cuts: Mapping[date, Collection[datetime]], *, now: datetime) -> list[date]:
+    """The past days since the ledger began, within reach, that are not rolled up, or without a cut; newest first."""
     with connection.cursor() as cursor:
         cursor.execute(FIRST)
         (began,) = cursor.fetchone()
@@ -50,8 +67,10 @@ def missing_days(*, now: datetime) -> list[date]:
         return []
     end = (now - SETTLES_IN).astimezone(UTC).date()
     begin = max(began.astimezone(UTC).date(), end - REACH * DAY)
-    rolled = set(LedgerDay.objects.filter(rolled_at__isnull=False).values_list("day", flat=True))
-    return [day for day in _backwards(begin, end) if day not in rolled]
+    rolled = dict(LedgerDay.objects.filter(rolled_at__isnull=False).values_list("day", "cuts"))
+    return [
+        day for day in _backwards(begin, end) if day not in rolled or not set(cuts.get(day, ())) <= set(rolled[day])
+    ]
 
 
 def _backwards(begin: date, end: date) -> Iterable[date]:
@@ -78,11 +97,11 @@ def _keep(day: date, *, now: datetime) -> bool:
     if marker is None:
         return False
     start = datetime.combine(day, time.min, UTC)
-    scope = Scope(start, start + DAY)
-    GpuDay.objects.filter(day=day).delete()
-    SalesDay.objects.filter(day=day).delete()
+    scope = Scope(start, start + DAY, cuts=marker.cuts)
+    GpuDay.objects.filter(start__gte=scope.start, start__lt=scope.end).delete()
+    SalesDay.objects.filter(start__gte=scope.start, start__lt=scope.end).delete()
+    parameters = parameters_of(scope, [By.DAY], {})
     with connection.cursor() as cursor:
-        parameters = parameters_of(scope, [By.DAY], ())
         cursor.execute(KEEP_GPUS, with_demand(parameters))
         cursor.execute(KEEP_SALES, parameters)
     marker.rolled_at = now

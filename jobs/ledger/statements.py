@@ -2,7 +2,8 @@
 
 A slot is what is told apart: one segment and, where it matters, one UTC day of it (``segments`` and ``days``, by slot).
 The parts of the window that are computed from the ledger's rows have their bounds in ``starts`` and ``ends``, and their
-slots in ``slots``. Whole days may be read from the rollup instead (``rolled_days``, ``rolled_segments``).
+slots in ``slots``. Whole days may be read from the rollup instead, by the starts of their parts (``rolled_starts``,
+``rolled_days``, ``rolled_segments``).
 """
 
 # What a second may be, beside registered; in the order of ``Account``'s fields.
@@ -147,14 +148,15 @@ rolled AS MATERIALIZED (
     SELECT gpu_id, day, segment,
            @columns
       FROM (SELECT CASE WHEN 'day' = ANY(%(by)s::text[]) THEN kept.day END AS day, segment,
-                   array_agg(kept.day) AS days
-              FROM unnest(%(rolled_days)s::date[], %(rolled_segments)s::int[]) AS kept (day, segment)
+                   array_agg(kept.start) AS kept_starts
+              FROM unnest(%(rolled_starts)s::timestamptz[], %(rolled_days)s::date[], %(rolled_segments)s::int[])
+                AS kept (start, day, segment)
              GROUP BY 1, 2) AS block
      CROSS JOIN LATERAL (
            SELECT gpu_id,
                   @totals
              FROM jobs_gpuday
-            WHERE jobs_gpuday.day = ANY(block.days)
+            WHERE jobs_gpuday.start = ANY(block.kept_starts)
             GROUP BY gpu_id) AS summed
 ),
 whole AS (
@@ -188,7 +190,8 @@ whole AS (
      UNION ALL
     SELECT cluster_id, model, NULL, NULL, day, segment, tenant_id, rate_id, price_per_gpu_hour, currency, held
       FROM jobs_salesday
-      JOIN unnest(%(rolled_days)s::date[], %(rolled_segments)s::int[]) AS kept (day, segment) USING (day)
+      JOIN unnest(%(rolled_starts)s::timestamptz[], %(rolled_days)s::date[], %(rolled_segments)s::int[])
+        AS kept (start, day, segment) USING (start)
      WHERE (%(clusters)s::bigint[] IS NULL OR cluster_id = ANY(%(clusters)s::bigint[]))
        AND (%(models)s::text[] IS NULL OR model = ANY(%(models)s::text[]))
 )
@@ -209,15 +212,15 @@ SELECT CASE WHEN 'cluster' = ANY(%(by)s::text[]) THEN cluster_id END AS by_clust
  ORDER BY by_cluster, by_model, by_node, by_gpu, by_day, by_segment, by_tenant, by_rate
 """
 
-# One whole day into the rollup; the window is that day alone.
+# One whole day into the rollup; the window is that day alone, and each of its parts is a slot.
 INTO_GPU_DAYS = """
-INSERT INTO jobs_gpuday (day, gpu_id, @columns)
-SELECT (%(days)s::date[])[slot], gpu_id, @columns
+INSERT INTO jobs_gpuday (start, gpu_id, @columns)
+SELECT (%(starts)s::timestamptz[])[slot], gpu_id, @columns
   FROM raw
 """
 INTO_SALES_DAYS = """
-INSERT INTO jobs_salesday (day, cluster_id, model, tenant_id, rate_id, price_per_gpu_hour, currency, held)
-SELECT (%(days)s::date[])[slot], cluster_id, model, tenant_id, rate_id, price_per_gpu_hour, currency,
+INSERT INTO jobs_salesday (start, cluster_id, model, tenant_id, rate_id, price_per_gpu_hour, currency, held)
+SELECT (%(starts)s::timestamptz[])[slot], cluster_id, model, tenant_id, rate_id, price_per_gpu_hour, currency,
        (extract(epoch FROM sum(upper(span) - lower(span))) * 1000000)::bigint
   FROM held JOIN unit USING (gpu_id)
  GROUP BY slot, cluster_id, model, tenant_id, rate_id, price_per_gpu_hour, currency
