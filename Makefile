@@ -21,7 +21,7 @@ PRODUCTION = SECRET_KEY=$$($(DEV) -c 'import secrets; print(secrets.token_urlsaf
 export PORT HOST DEMO GPUFLEET_STATE
 
 .DEFAULT_GOAL := help
-.PHONY: help up reset test lint format coverage manage install install-dev python
+.PHONY: help up reset test lint bench-leakage format coverage manage install install-dev python
 
 help:  ## Show what there is
 	@echo "gpufleet: the control plane of a GPU cloud. Start with \`make up\`."
@@ -55,6 +55,9 @@ lint: install-dev  ## Style, types, import rules, migrations, deployment setting
 	@echo "check --deploy";   $(PRODUCTION) $(DEV) manage.py check --deploy --fail-level WARNING
 	@echo "API schema";       $(WITH_SERVERS) $(DEV) manage.py spectacular --validate --fail-on-warn --file /dev/null
 	@echo "Everything is in order."
+
+bench-leakage: install-dev  ## Time the leakage report of 90 days over 10,000 GPUs and a million allocations
+	@$(WITH_SERVERS) $(DEV) -m benchmarks.bench_leakage
 
 format: install-dev  ## Let ruff put imports and layout in order
 	@$(DEV) -m ruff check --fix --quiet . ; $(DEV) -m ruff format .
