@@ -1,11 +1,18 @@
 """Rates, invoices and the outbox in the operator's console."""
 
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import Any
 
+from django import forms
 from django.contrib import admin
+from django.db.models import QuerySet
 from django.forms import ModelForm
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
 from django.utils import timezone
+from unfold.admin import TabularInline
+from unfold.decorators import display
 
 from billing import services
 from billing.models import (
@@ -13,11 +20,15 @@ from billing.models import (
     CreditNote,
     Invoice,
     InvoiceLine,
+    InvoiceStatus,
     OutboxMessage,
     Rate,
     StripeEvent,
 )
-from gpufleet.common.admin import ReadOnlyAdmin, ServiceAdmin, actor_of
+from billing.serializers import money
+from gpufleet.common.admin import ReadOnlyAdmin, ServiceAdmin, actor_of, report
+from gpufleet.common.errors import DomainError
+from tenants.models import Tenant
 
 
 @admin.register(Rate)
@@ -62,14 +73,140 @@ class RateAdmin(ServiceAdmin):
         obj.pk = rate.pk
 
 
-@admin.register(Invoice)
-class InvoiceAdmin(ReadOnlyAdmin):
-    """What tenants owe."""
+def last_month(now: datetime) -> tuple[datetime, datetime]:
+    """The whole month before this one, in UTC, half-open."""
+    end = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return (end - timedelta(days=1)).replace(day=1), end
 
-    list_display = ["__str__", "tenant", "status", "total", "currency", "created_at", "due_at"]
+
+class LineInline(TabularInline):  # type: ignore[misc]  # unfold is untyped
+    """The invoice's lines. A draft is voided and made again, so nobody edits one."""
+
+    model = InvoiceLine
+    fields = ["gpu_model", "price_per_gpu_hour", "period", "held_seconds", "billed_seconds", "amount"]
+    readonly_fields = fields
+    extra = 0
+    can_delete = False
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nobody: the ledger makes the lines."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nobody: the ledger makes the lines."""
+        return False
+
+
+class DraftForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable at run time
+    """Whose unbilled time to bill, and of which days."""
+
+    tenants = forms.ModelMultipleChoiceField(Tenant.objects.all(), widget=forms.CheckboxSelectMultiple)
+    window = forms.ChoiceField(
+        choices=[("days", "The last days"), ("month", "Last month (UTC)")], widget=forms.RadioSelect, initial="days"
+    )
+    days = forms.IntegerField(min_value=1, max_value=90, initial=30, help_text="How many, for the last days.")
+
+    class Meta:
+        model = Invoice
+        fields: list[str] = []
+
+    def bounds(self, now: datetime) -> tuple[datetime, datetime]:
+        """The window ``[from, to)`` that was asked for."""
+        if self.cleaned_data["window"] == "month":
+            return last_month(now)
+        return now - timedelta(days=self.cleaned_data["days"]), now
+
+
+@admin.register(Invoice)
+class InvoiceAdmin(ServiceAdmin):
+    """What tenants owe. Adding makes drafts of what is unbilled; actions move them; nobody edits one."""
+
+    list_display = ["__str__", "tenant", "shown_status", "shown_total", "created_at", "due_at"]
     list_filter = ["status", "currency", "tenant"]
     list_select_related = ["tenant"]
     search_fields = ["number", "tenant__name"]
+    actions = ["finalise", "mark_paid", "mark_uncollectible", "void"]
+    inlines = [LineInline]
+
+    @display(  # type: ignore[untyped-decorator]  # unfold is untyped
+        description="Status",
+        ordering="status",
+        label={"draft": "info", "open": "warning", "paid": "success", "uncollectible": "danger"},
+    )
+    def shown_status(self, invoice: Invoice) -> str:
+        """The status as a coloured word."""
+        return invoice.status
+
+    @display(description="Total", ordering="total")  # type: ignore[untyped-decorator]  # unfold is untyped
+    def shown_total(self, invoice: Invoice) -> str:
+        """With the currency's decimals."""
+        return f"{money(invoice.total, invoice.currency)} {invoice.currency}"
+
+    def get_form(self, request: HttpRequest, obj: Invoice | None = None, **kwargs: Any) -> Any:
+        """The question for new drafts; an invoice that is there is only looked at."""
+        return DraftForm if obj is None else super().get_form(request, obj, **kwargs)
+
+    def get_fields(self, request: HttpRequest, obj: Invoice | None = None) -> list[str]:
+        """The question's fields, or everything about the invoice."""
+        if obj is None:
+            return ["tenants", "window", "days"]
+        return [field.name for field in Invoice._meta.fields if field.name != "id"]
+
+    def get_inlines(self, request: HttpRequest, obj: Invoice | None = None) -> list[Any]:
+        """Lines, once there is an invoice."""
+        return [] if obj is None else self.inlines
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nobody edits one; its status is moved by actions."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nobody: it is voided instead."""
+        return False
+
+    def has_move_permission(self, request: HttpRequest) -> bool:
+        """Whoever may change invoices may move them."""
+        return request.user.has_perm("billing.change_invoice")
+
+    def save_model(self, request: HttpRequest, obj: Invoice, form: DraftForm, change: bool) -> None:
+        """A draft for each tenant that was chosen; where there is none at all, the first reason why."""
+        now = timezone.now()
+        start, end = form.bounds(now)
+        ids = [tenant.pk for tenant in form.cleaned_data["tenants"]]
+        drafts = services.create_invoices(tenant_ids=ids, start=start, end=end, created_by=actor_of(request), now=now)
+        if not drafts.invoices:
+            raise drafts.refusals[0]
+        obj.pk = drafts.invoices[0].pk
+        report(request, f"{len(drafts.invoices)} drafts were made.", drafts.refusals)
+
+    def response_add(self, request: HttpRequest, obj: Invoice, post_url_continue: str | None = None) -> HttpResponse:
+        """To the list, where the drafts are."""
+        return redirect("admin:billing_invoice_changelist")
+
+    @admin.action(description="Finalise: number and freeze", permissions=["move"])
+    def finalise(self, request: HttpRequest, invoices: QuerySet[Invoice]) -> None:
+        """Drafts become open."""
+        self._move(request, invoices, InvoiceStatus.OPEN)
+
+    @admin.action(description="Mark as paid", permissions=["move"])
+    def mark_paid(self, request: HttpRequest, invoices: QuerySet[Invoice]) -> None:
+        """The money has come."""
+        self._move(request, invoices, InvoiceStatus.PAID)
+
+    @admin.action(description="Mark as uncollectible", permissions=["move"])
+    def mark_uncollectible(self, request: HttpRequest, invoices: QuerySet[Invoice]) -> None:
+        """The money will not come."""
+        self._move(request, invoices, InvoiceStatus.UNCOLLECTIBLE)
+
+    @admin.action(description="Void: release its seconds", permissions=["move"])
+    def void(self, request: HttpRequest, invoices: QuerySet[Invoice]) -> None:
+        """The seconds may be billed again."""
+        self._move(request, invoices, InvoiceStatus.VOID)
+
+    def _move(self, request: HttpRequest, invoices: QuerySet[Invoice], to: InvoiceStatus) -> None:
+        ids = [invoice.pk for invoice in invoices]
+        moved = services.move_invoices(invoice_ids=ids, to=to, actor=actor_of(request), now=timezone.now())
+        report(request, f"{len(moved.invoices)} invoices are {to.label.lower()}.", moved.refusals)
 
 
 @admin.register(InvoiceLine)
@@ -91,12 +228,62 @@ class BilledRangeAdmin(ReadOnlyAdmin):
 
 
 @admin.register(CreditNote)
-class CreditNoteAdmin(ReadOnlyAdmin):
-    """Corrections of finalised invoices."""
+class CreditNoteAdmin(ServiceAdmin):
+    """Corrections of finalised invoices: proposed here, then issued or declined; nobody edits one."""
 
     list_display = ["__str__", "invoice", "status", "amount", "reason", "created_at"]
     list_filter = ["status"]
     list_select_related = ["invoice"]
+    actions = ["issue", "decline"]
+
+    def get_fields(self, request: HttpRequest, obj: CreditNote | None = None) -> list[str]:
+        """What a person says of a new note; everything about one that is looked at."""
+        if obj is None:
+            return ["invoice", "amount", "reason"]
+        return [field.name for field in CreditNote._meta.fields if field.name != "id"]
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nobody edits one; actions decide it."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nobody: it is declined instead."""
+        return False
+
+    def has_decide_permission(self, request: HttpRequest) -> bool:
+        """Whoever may change credit notes may decide them."""
+        return request.user.has_perm("billing.change_creditnote")
+
+    def save_model(self, request: HttpRequest, obj: CreditNote, form: "ModelForm[CreditNote]", change: bool) -> None:
+        """Through the service."""
+        values = dict(form.cleaned_data)
+        invoice = values.pop("invoice")
+        note = services.draft_credit_note(
+            invoice_id=invoice.pk, **values, created_by=actor_of(request), now=timezone.now()
+        )
+        obj.pk = note.pk
+
+    @admin.action(description="Issue", permissions=["decide"])
+    def issue(self, request: HttpRequest, notes: QuerySet[CreditNote]) -> None:
+        """Give the money back."""
+        self._decide(request, notes, services.issue_credit_note, "issued")
+
+    @admin.action(description="Decline", permissions=["decide"])
+    def decline(self, request: HttpRequest, notes: QuerySet[CreditNote]) -> None:
+        """Decide against it."""
+        self._decide(request, notes, services.decline_credit_note, "declined")
+
+    def _decide(
+        self, request: HttpRequest, notes: QuerySet[CreditNote], decide: Callable[..., CreditNote], word: str
+    ) -> None:
+        refusals: list[DomainError] = []
+        ids = [note.pk for note in notes.order_by("pk")]
+        for pk in ids:
+            try:
+                decide(credit_note_id=pk, actor=actor_of(request), now=timezone.now())
+            except DomainError as refusal:
+                refusals.append(refusal)
+        report(request, f"{len(ids) - len(refusals)} credit notes are {word}.", refusals)
 
 
 @admin.register(StripeEvent)

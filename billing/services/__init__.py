@@ -9,7 +9,15 @@ from billing.services.credits import (
     draft_credit_note,
     issue_credit_note,
 )
-from billing.services.invoices import IllegalInvoiceMove, NothingToBill, create_invoice, move_invoice
+from billing.services.invoices import (
+    IllegalInvoiceMove,
+    NothingToBill,
+    Outcome,
+    create_invoice,
+    create_invoices,
+    move_invoice,
+    move_invoices,
+)
 from billing.services.rates import add_rate
 
 __all__ = [
@@ -18,11 +26,14 @@ __all__ = [
     "IllegalInvoiceMove",
     "InvoiceNotFinalised",
     "NothingToBill",
+    "Outcome",
     "add_rate",
     "create_invoice",
+    "create_invoices",
     "credit_window",
     "decline_credit_note",
     "draft_credit_note",
     "issue_credit_note",
     "move_invoice",
+    "move_invoices",
 ]

@@ -1,6 +1,7 @@
 """Making invoices of unbilled time, and moving them through their life."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -13,7 +14,7 @@ from django.db.models import Max
 from billing.ledger import MeteredLine, unbilled_lines
 from billing.models import BilledRange, CreditNoteStatus, Invoice, InvoiceLine, InvoiceStatus
 from billing.queries import proof_of
-from gpufleet.common.errors import Conflict, NotFound
+from gpufleet.common.errors import Conflict, DomainError, NotFound
 from gpufleet.common.locks import lock_name, lock_rows
 from tenants.models import Tenant
 
@@ -30,6 +31,14 @@ MOVES: dict[str, tuple[str, ...]] = {
     InvoiceStatus.PAID: (),
     InvoiceStatus.VOID: (),
 }
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of many invoices at once: those that were made or moved, and why the others were not."""
+
+    invoices: list[Invoice] = field(default_factory=list)
+    refusals: list[DomainError] = field(default_factory=list)
 
 
 class NothingToBill(Conflict):
@@ -71,6 +80,31 @@ def create_invoice(*, tenant_id: int, start: datetime, end: datetime, created_by
     _write_lines(invoice, lines)
     logger.info("invoice drafted", invoice_id=invoice.pk, tenant_id=tenant_id, total=str(invoice.total))
     return invoice
+
+
+def create_invoices(
+    *, tenant_ids: Collection[int], start: datetime, end: datetime, created_by: str, now: datetime
+) -> Outcome:
+    """A draft for each of these tenants, as ``create_invoice`` makes it; one that is refused stops no other."""
+    drafts = Outcome()
+    for tenant_id in sorted(tenant_ids):
+        try:
+            made = create_invoice(tenant_id=tenant_id, start=start, end=end, created_by=created_by, now=now)
+            drafts.invoices.append(made)
+        except DomainError as refusal:
+            drafts.refusals.append(refusal)
+    return drafts
+
+
+def move_invoices(*, invoice_ids: Collection[int], to: str, actor: str, now: datetime) -> Outcome:
+    """Move each of these invoices, as ``move_invoice`` does; one that is refused stops no other."""
+    moved = Outcome()
+    for invoice_id in sorted(invoice_ids):
+        try:
+            moved.invoices.append(move_invoice(invoice_id=invoice_id, to=to, actor=actor, now=now))
+        except DomainError as refusal:
+            moved.refusals.append(refusal)
+    return moved
 
 
 @transaction.atomic

@@ -1,0 +1,134 @@
+"""Invoices and credit notes in the console, as finance and as viewers see them."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+from django.utils import timezone
+
+from billing.admin import last_month
+from billing.models import CreditNote, Invoice
+from billing.tests.factories import make_rate, sell
+from tenants.models import Tenant
+from tenants.tests.factories import alice, bob
+
+pytestmark = pytest.mark.django_db
+INVOICES = "/admin/billing/invoice/"
+NOTES = "/admin/billing/creditnote/"
+
+
+def staff(*permissions: str) -> Client:
+    user = User.objects.create_user("fred", is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+@pytest.fixture
+def finance() -> Client:
+    return staff(
+        *(f"{verb}_{model}" for verb in ("view", "add", "change") for model in ("invoice", "invoiceline", "creditnote"))
+    )
+
+
+def sold(tenant: Tenant) -> Tenant:
+    end = timezone.now() - timedelta(hours=1)
+    sell(tenant, end - timedelta(hours=2), end, rate=make_rate())
+    return tenant
+
+
+def draft(client: Client, *tenants: Tenant, **fields: Any) -> str:
+    form = {"tenants": [tenant.pk for tenant in tenants], "window": "days", "days": 30, **fields}
+    answer = client.post(f"{INVOICES}add/", form, follow=True)
+    assert answer.status_code == 200
+    return answer.content.decode()
+
+
+def run(client: Client, url: str, action: str, *ids: int) -> str:
+    return client.post(url, {"action": action, "_selected_action": ids}, follow=True).content.decode()
+
+
+def test_finance_drafts_for_many_tenants_at_once_and_hears_who_has_nothing(finance: Client) -> None:
+    acme, bluefin = sold(alice()), bob()
+    page = draft(finance, acme, bluefin)
+    assert "1 drafts were made" in page
+    assert "no sold and priced GPU time" in page
+    invoice = Invoice.objects.get()
+    assert (invoice.tenant, invoice.created_by) == (acme, "user:fred")
+
+
+def test_nothing_at_all_to_bill_is_said_and_nothing_is_made(finance: Client) -> None:
+    assert "no sold and priced GPU time" in draft(finance, alice())
+    assert draft(finance)  # No tenant chosen: the form again.
+    assert not Invoice.objects.exists()
+
+
+def test_last_month_is_the_whole_month_before_in_utc() -> None:
+    march = datetime(2024, 3, 31, 23, 59, tzinfo=UTC)
+    assert last_month(march) == (datetime(2024, 2, 1, tzinfo=UTC), datetime(2024, 3, 1, tzinfo=UTC))
+    assert last_month(datetime(2026, 1, 1, tzinfo=UTC))[0] == datetime(2025, 12, 1, tzinfo=UTC)
+
+
+def test_last_month_can_be_billed(finance: Client) -> None:
+    acme = alice()
+    start, end = last_month(timezone.now())
+    sell(acme, end - timedelta(hours=1), end + timedelta(hours=1), rate=make_rate())
+    draft(finance, acme, window="month")
+    invoice = Invoice.objects.get()
+    assert (invoice.period.lower, invoice.period.upper) == (start, end)
+    assert invoice.total == 2
+
+
+def test_actions_move_invoices_and_say_what_they_refuse(finance: Client) -> None:
+    draft(finance, sold(alice()), sold(bob()))
+    one, two = Invoice.objects.order_by("pk")
+    run(finance, INVOICES, "finalise", one.pk)
+    assert "is open; it can" in run(finance, INVOICES, "finalise", one.pk, two.pk)
+    assert list(Invoice.objects.order_by("number").values_list("number", flat=True)) == [1, 2]
+    run(finance, INVOICES, "mark_uncollectible", one.pk)
+    run(finance, INVOICES, "mark_paid", one.pk)
+    run(finance, INVOICES, "void", two.pk)
+    assert list(Invoice.objects.order_by("pk").values_list("status", flat=True)) == ["paid", "void"]
+
+
+def test_an_invoice_is_looked_at_with_its_lines_and_never_edited(finance: Client) -> None:
+    draft(finance, sold(alice()))
+    page = f"{INVOICES}{Invoice.objects.get().pk}"
+    answer = finance.get(f"{page}/change/")
+    assert (answer.status_code, "H100" in answer.content.decode()) == (200, True)
+    assert finance.post(f"{page}/change/", {"total": 0}).status_code == 403
+    assert finance.post(f"{page}/delete/", {"post": "yes"}).status_code == 403
+
+
+def test_credit_notes_are_proposed_issued_and_declined(finance: Client) -> None:
+    draft(finance, sold(alice()))
+    invoice = Invoice.objects.get()
+    form = {"invoice": invoice.pk, "amount": "3.00", "reason": "node failed"}
+    assert "only a finalised one" in finance.post(f"{NOTES}add/", form, follow=True).content.decode()
+    run(finance, INVOICES, "finalise", invoice.pk)
+    for _ in range(2):
+        finance.post(f"{NOTES}add/", form)
+    first, second = CreditNote.objects.order_by("pk")
+    assert "is left to credit" in run(finance, NOTES, "issue", first.pk, second.pk)
+    run(finance, NOTES, "decline", second.pk)
+    assert list(CreditNote.objects.order_by("pk").values_list("status", "decided_by")) == [
+        ("issued", "user:fred"),
+        ("declined", "user:fred"),
+    ]
+    assert finance.get(f"{NOTES}{first.pk}/change/").status_code == 200
+
+
+def test_a_viewer_moves_nothing() -> None:
+    viewer = staff("view_invoice", "view_creditnote")
+    assert viewer.get(f"{INVOICES}add/").status_code == 403
+    assert viewer.get(f"{NOTES}add/").status_code == 403
+    acme = sold(alice())
+    invoice = Invoice.objects.create(
+        tenant=acme, currency="USD", period=(None, None), created_at=timezone.now(), created_by="test"
+    )
+    run(viewer, INVOICES, "void", invoice.pk)
+    invoice.refresh_from_db()
+    assert invoice.status == "draft"
