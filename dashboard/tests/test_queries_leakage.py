@@ -119,10 +119,12 @@ def test_old_time_on_no_invoice_is_late_and_not_lost() -> None:
     assert [(row.about.tenant_id, row.label) for row in loss.rows] == [(acme.pk, "acme")]
     # The GPU that the factory made is idle otherwise, and that alone is lost.
     assert before.lost == loss_of(before, Cause.NO_DEMAND).amount
-    create_invoice(
+    draft = create_invoice(
         tenant_id=acme.pk, start=old - timedelta(hours=2), end=old - timedelta(hours=1), created_by="test", now=NOW
     )
     assert loss_of(of_last_day(), Cause.UNBILLED).amount == Decimal("4.00")
+    move_invoice(invoice_id=draft.pk, to=InvoiceStatus.VOID, actor="test", now=NOW)
+    assert loss_of(of_last_day(), Cause.UNBILLED).amount == Decimal("6.00")
 
 
 def test_an_open_invoice_past_its_date_is_overdue() -> None:
