@@ -7,13 +7,17 @@ The policy, in this order:
    plan has already given it;
 3. then age.
 
-A job gets all of its GPUs at once or none (gang scheduling), all of one model. A job that fits on one node of the
-cluster gets one node, the one where the fewest GPUs stay free (tightest fit); a larger one gets the fewest nodes. A job
+A job gets all of its GPUs at once or none (gang scheduling), all of one model. A job that fits on one node of that
+model gets one node, the one where the fewest GPUs stay free (tightest fit); a larger one gets the fewest nodes. A job
 that can't start does not hold back those behind it.
 
-``gpu_type`` is a list of preferences, ``A|B``; empty means any model, the one with the most free GPUs first. An entry
-matches a model that is equal to it or begins with it at a word's end, whatever the case, with or without the vendor's
-name in front: ``A100`` matches ``NVIDIA A100-SXM4-80GB``, and ``A10`` does not.
+``gpu_type`` is a list of preferences, ``A|B``; empty means any model. Of models that are equally welcome those come
+first that have a node large enough for the whole job, and then the one with the most free GPUs. An entry matches a
+model that is equal to it or begins with it at a word's end, whatever the case, with or without the vendor's name in
+front: ``A100`` matches ``NVIDIA A100-SXM4-80GB``, and ``A10`` does not.
+
+A reason says how things stand after the plan. A plan made anew of what this one leaves starts nothing and gives every
+job the same reason, so that a queue in which nothing happens costs no writes.
 """
 
 import heapq
@@ -95,17 +99,29 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
-    """This job waits, for this reason, with the figures behind it."""
+class Reason:
+    """Why jobs wait, with the figures behind it."""
 
-    job_id: int
     code: WaitCode
     figures: Mapping[str, Any]
+
+    @property
+    def sentence(self) -> str:
+        """The reason in words, for people."""
+        return sentence(self.code, self.figures)
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """These jobs wait, all for this reason."""
+
+    reason: Reason
+    job_ids: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do about every job of the snapshot: each is in exactly one of the two."""
+    """What to do about every job of the snapshot: each is in exactly one start or wait. Starts are in their order."""
 
     starts: Sequence[Start]
     waits: Sequence[Wait]
@@ -115,14 +131,14 @@ def plan(snapshot: Snapshot) -> Plan:
     """Decide about every waiting job, in the policy's order."""
     planner = _Planner(snapshot)
     starts: list[Start] = []
-    waits: list[Wait] = []
+    left: list[WaitingJob] = []
     for job in planner.in_order():
-        decision = planner.decide(job)
-        if isinstance(decision, Start):
-            starts.append(decision)
+        start = planner.try_to_start(job)
+        if start is None:
+            left.append(job)
         else:
-            waits.append(decision)
-    return Plan(starts, waits)
+            starts.append(start)
+    return Plan(starts, planner.explain(left))
 
 
 def preferences(gpu_type: str) -> tuple[str, ...]:
@@ -156,6 +172,10 @@ SENTENCES: Mapping[WaitCode, str] = {
     WaitCode.CAPACITY: "Needs {needs} GPUs of {wants}; {free} are free.",
     WaitCode.FRAGMENTED: "Needs {needs} GPUs of {wants} together; {free} are free, at most {best} on one node.",
 }
+
+
+# Jobs with the same key wait for the same reason.
+_Key = tuple[WaitCode | int | str | None, ...]
 
 
 def _begins(wanted: str, name: str) -> bool:
@@ -241,7 +261,7 @@ class _Planner:
         self.unassigned_held = snapshot.unassigned_held
         self.pools: dict[int, dict[str, _Pool]] = defaultdict(lambda: defaultdict(_Pool))
         # Free GPUs only become fewer while a plan is made, so what did not fit once will not fit again.
-        self.misfits: dict[tuple[int, str, int], tuple[WaitCode, Mapping[str, Any]]] = {}
+        self.misfits: set[tuple[int, str, int]] = set()
         for (cluster_id, model), size in snapshot.largest_node.items():
             self.pools[cluster_id][model].largest_node = size
         for node in snapshot.nodes:
@@ -275,68 +295,79 @@ class _Planner:
             return self.unassigned_held / max(self.snapshot.gpu_total, 1)
         return self.held[tenant_id] / self.snapshot.tenants[tenant_id].quota
 
-    def decide(self, job: WaitingJob) -> Start | Wait:
-        """Give the job its GPUs, or say why not."""
-        refusal = self._refusal(job)
-        if refusal is None:
-            start = self._place(job)
-            if start is not None:
-                self._hold(job)
-                return start
-            refusal = self._misfit(job)
-        return Wait(job.job_id, *refusal)
-
-    def _refusal(self, job: WaitingJob) -> tuple[WaitCode, Mapping[str, Any]] | None:
-        """The rules that stand before the hardware."""
-        if job.cluster_id in self.snapshot.closed_clusters:
-            return WaitCode.CLUSTER_MAINTENANCE, {}
-        if job.tenant_id is None:
-            return None
-        tenant, held = self.snapshot.tenants[job.tenant_id], self.held[job.tenant_id]
-        if not tenant.active:
-            return WaitCode.TENANT_INACTIVE, {}
-        if held + job.gpu_count > tenant.quota:
-            return WaitCode.QUOTA, {"needs": job.gpu_count, "held": held, "quota": tenant.quota}
-        return None
-
-    def _place(self, job: WaitingJob) -> Start | None:
-        if (job.cluster_id, job.gpu_type, job.gpu_count) in self.misfits:
+    def try_to_start(self, job: WaitingJob) -> Start | None:
+        """Give the job its GPUs, if it may have them and they are there."""
+        if self._barred(job) is not None or _wish(job) in self.misfits:
             return None
         for model in self._models(job):
             gpu_ids = self.pools[job.cluster_id][model].take(job.gpu_count)
             if gpu_ids is not None:
+                self._count(job)
                 return Start(job, model, gpu_ids)
+        self.misfits.add(_wish(job))
         return None
 
+    def explain(self, left: Iterable[WaitingJob]) -> list[Wait]:
+        """Why these wait, as things stand now that everything is given. Jobs with one reason are together."""
+        waits: dict[_Key, Wait] = {}
+        job_ids: dict[_Key, list[int]] = defaultdict(list)
+        for job in left:
+            code = self._barred(job)
+            key = (code, job.tenant_id, job.gpu_count) if code is WaitCode.QUOTA else (code, *_wish(job))
+            if key not in waits:
+                waits[key] = Wait(self._reason(job, code), job_ids[key])
+            job_ids[key].append(job.job_id)
+        return list(waits.values())
+
+    def _barred(self, job: WaitingJob) -> WaitCode | None:
+        """The rule that stands before the hardware, if one does."""
+        if job.cluster_id in self.snapshot.closed_clusters:
+            return WaitCode.CLUSTER_MAINTENANCE
+        if job.tenant_id is None:
+            return None
+        tenant = self.snapshot.tenants[job.tenant_id]
+        if not tenant.active:
+            return WaitCode.TENANT_INACTIVE
+        return WaitCode.QUOTA if self.held[job.tenant_id] + job.gpu_count > tenant.quota else None
+
     def _models(self, job: WaitingJob) -> list[str]:
-        """The models the job takes, the preferred one first; of equals the one with the most free GPUs."""
+        """The models the job takes, the preferred one first; see the module's text for equals."""
         pools = self.pools[job.cluster_id]
-        by_plenty = sorted(pools, key=lambda model: (-pools[model].total, model))
+        by_merit = sorted(
+            pools, key=lambda model: (pools[model].largest_node < job.gpu_count, -pools[model].total, model)
+        )
         entries = preferences(job.gpu_type)
         if not entries:
-            return by_plenty
-        wanted = [model for entry in entries for model in by_plenty if matches(entry, model)]
+            return by_merit
+        wanted = [model for entry in entries for model in by_merit if matches(entry, model)]
         return list(dict.fromkeys(wanted))
 
-    def _hold(self, job: WaitingJob) -> None:
+    def _count(self, job: WaitingJob) -> None:
         if job.tenant_id is None:
             self.unassigned_held += job.gpu_count
         else:
             self.held[job.tenant_id] += job.gpu_count
 
-    def _misfit(self, job: WaitingJob) -> tuple[WaitCode, Mapping[str, Any]]:
-        key = (job.cluster_id, job.gpu_type, job.gpu_count)
-        if key not in self.misfits:
-            self.misfits[key] = self._describe_misfit(job)
-        return self.misfits[key]
+    def _reason(self, job: WaitingJob, code: WaitCode | None) -> Reason:
+        if code is None:
+            return self._misfit(job)
+        if code is not WaitCode.QUOTA or job.tenant_id is None:
+            return Reason(code, {})
+        held, quota = self.held[job.tenant_id], self.snapshot.tenants[job.tenant_id].quota
+        return Reason(code, {"needs": job.gpu_count, "held": held, "quota": quota})
 
-    def _describe_misfit(self, job: WaitingJob) -> tuple[WaitCode, Mapping[str, Any]]:
+    def _misfit(self, job: WaitingJob) -> Reason:
         pools = [self.pools[job.cluster_id][model] for model in self._models(job)]
         free = max((pool.total for pool in pools), default=0)
         best = max((pool.most_on_one_node() for pool in pools), default=0)
         wants = " or ".join(preferences(job.gpu_type)) or "one model"
         figures = {"needs": job.gpu_count, "wants": wants, "free": free, "best": best}
-        return (WaitCode.FRAGMENTED if free >= job.gpu_count else WaitCode.CAPACITY), figures
+        return Reason(WaitCode.FRAGMENTED if free >= job.gpu_count else WaitCode.CAPACITY, figures)
+
+
+def _wish(job: WaitingJob) -> tuple[int, str, int]:
+    """What of a job decides whether the hardware can take it."""
+    return job.cluster_id, job.gpu_type, job.gpu_count
 
 
 def _age(job: WaitingJob) -> tuple[datetime, int]:

@@ -6,13 +6,15 @@ from typing import Any
 
 from django.db import connection, transaction
 from django.db.backends.postgresql.psycopg_any import DateTimeTZRange
+from django.db.models import Count, QuerySet
+from django.db.models.functions import Lower
 
 from clusters.models import GPU, Cluster
 from gpufleet.common.errors import Conflict, DomainError, FieldProblem, InvalidInput, NotFound
 from gpufleet.common.ports import Port
 from jobs.models import Allocation, Job, JobEvent, JobStatus, WaitPeriod
 from jobs.placement import WaitCode, sentence, takes
-from jobs.states import ENDED, RUNNING, legal_moves
+from jobs.states import CANCELLED, ENDED, FAILED, legal_moves, scheduler_sources
 from tenants.models import Tenant, TenantStatus
 
 # Wakes the scheduler, after the commit; the beat is the guarantee behind it.
@@ -82,10 +84,8 @@ def _check_tenant(tenant_id: int, gpu_count: int) -> None:
 
 def _check_hardware(job: Job) -> None:
     """What counts is what the cluster has, busy or broken or not: the rest may come back."""
-    models = GPU.objects.filter(node__cluster_id=job.cluster_id, retired_at__isnull=True).order_by()
-    counts: dict[str, int] = {}
-    for model in models.values_list("model", flat=True):
-        counts[model] = counts.get(model, 0) + 1
+    gpus = GPU.objects.filter(node__cluster_id=job.cluster_id, retired_at__isnull=True).order_by()
+    counts = dict(gpus.values_list("model").annotate(count=Count("pk")))
     admitted = {model: count for model, count in counts.items() if takes(job.gpu_type, model)}
     most = max(admitted.values(), default=0)
     if most < job.gpu_count:
@@ -131,7 +131,7 @@ def change_statuses(
 def fail_lost_job(*, job_id: int, reason: str, lost_at: Mapping[int, datetime], now: datetime) -> bool:
     """Fail a running job whose hardware is gone. ``lost_at`` gives, by GPU, when its seconds ended; the job's other
     GPUs were held until now. Returns False when somebody else has ended the job meanwhile."""
-    job = Job.objects.select_for_update().filter(pk=job_id, status=RUNNING).first()
+    job = Job.objects.select_for_update().filter(pk=job_id, status__in=scheduler_sources(FAILED)).first()
     if job is None:
         return False
     for gpu_id, at in lost_at.items():
@@ -141,15 +141,30 @@ def fail_lost_job(*, job_id: int, reason: str, lost_at: Mapping[int, datetime], 
 
 
 @transaction.atomic
-def cancel_waiting_jobs(*, cluster_ids: Collection[int], reason: str, now: datetime) -> int:
-    """Cancel whatever waits for clusters that are gone. Returns how many jobs it was."""
-    waiting = Job.objects.select_for_update().filter(
-        cluster_id__in=cluster_ids, status__in=[JobStatus.QUEUED, JobStatus.BLOCKED]
+def cancel_waiting_jobs(*, job_ids: Collection[int], reason: str, now: datetime) -> int:
+    """Cancel those of the jobs that still wait: what they wait for is gone. Returns how many it was."""
+    waiting = lock_waiting_jobs(job_ids, now=now, statuses=scheduler_sources(CANCELLED))
+    close_waits(list(waiting), now)
+    Job.objects.filter(pk__in=waiting).update(status=CANCELLED, ended_at=now, block_reason="")
+    JobEvent.objects.bulk_create(
+        JobEvent(job_id=pk, at=now, from_status=status, to_status=CANCELLED, actor="scheduler", reason=reason)
+        for pk, status in waiting.items()
     )
-    jobs = list(waiting.order_by("pk"))
-    for job in jobs:
-        _end(job, JobStatus.CANCELLED, actor="scheduler", reason=reason, now=now)
-    return len(jobs)
+    return len(waiting)
+
+
+def lock_waiting_jobs(job_ids: Collection[int], *, now: datetime, statuses: Collection[str]) -> dict[int, str]:
+    """Lock those of the jobs that wait in one of these statuses, and give their statuses by id.
+
+    A job that was held or released after ``now``, which a cycle reads once, is left for the next cycle: what happened
+    to it is later than what this one would write.
+    """
+    rows = Job.objects.filter(pk__in=job_ids, status__in=statuses).order_by("pk")
+    jobs = dict(rows.select_for_update(no_key=True).values_list("pk", "status"))
+    later = WaitPeriod.objects.filter(job_id__in=jobs, during__upper_inf=True, during__startswith__gt=now)
+    for job_id in later.values_list("job_id", flat=True):
+        del jobs[job_id]
+    return jobs
 
 
 def ring_doorbell() -> None:
@@ -176,9 +191,10 @@ def _end(job: Job, status: str, *, actor: str, reason: str, now: datetime) -> Jo
     before = job.status
     close_waits([job.pk], now)
     _close_allocations(job.pk, now)
-    job.status, job.ended_at, job.block_reason = status, max(now, job.started_at or now), ""
+    ended_at = max(now, job.started_at or now)  # Clocks differ; no job ends before it starts.
+    job.status, job.ended_at, job.block_reason = status, ended_at, ""
     job.save(update_fields=["status", "ended_at", "block_reason"])
-    _note(job, from_status=before, actor=actor, reason=reason, now=now)
+    _note(job, from_status=before, actor=actor, reason=reason, now=ended_at)
     ring_doorbell()
     return job
 
@@ -200,10 +216,15 @@ def _wait_on(
     job: Job, status: str, code: WaitCode, figures: dict[str, Any], *, actor: str, reason: str, now: datetime
 ) -> Job:
     before, job.status = job.status, status
+    now = max([now, *_open_waits(job).values_list(Lower("during"), flat=True)])  # Clocks differ; the ledger goes on.
     close_waits([job.pk], now)
     _begin_wait(job, code, figures, now=now)
     _note(job, from_status=before, actor=actor, reason=reason, now=now)
     return job
+
+
+def _open_waits(job: Job) -> QuerySet[WaitPeriod]:
+    return WaitPeriod.objects.filter(job=job, during__upper_inf=True)
 
 
 def _begin_wait(job: Job, code: WaitCode, figures: dict[str, Any], *, now: datetime) -> None:

@@ -4,16 +4,17 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection, transaction
 from django.utils import timezone
 
 from clusters.models import Cluster
 from gpufleet.common.errors import DomainError
 from jobs import scheduler, services, tasks
 from jobs.models import Allocation, Job
+from jobs.scheduler.pieces import write_in_pieces
 from jobs.tests.world import breaches, build, leaked_gpus
 from tenants.models import Tenant
 
@@ -109,6 +110,22 @@ def test_only_one_cycle_runs_and_one_more_waits() -> None:
 
     in_threads(hold, *[come] * 10)
     assert sorted(turns) == [False] * 9 + [True]
+
+
+def test_a_lost_connection_ends_the_cycle() -> None:
+    """With the connection the scheduler's lock is gone, and another worker may be in its cycle by now."""
+    attempts: list[Sequence[int]] = []
+
+    @transaction.atomic
+    def write(piece: Sequence[int]) -> int:
+        attempts.append(piece)
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        return len(piece)
+
+    with pytest.raises(OperationalError, match="terminating connection"):
+        write_in_pieces(range(10), 5, write)
+    assert attempts == [[0, 1, 2, 3, 4]]
 
 
 def submit_one(cluster: Cluster, tenant: Tenant, gpu_count: int) -> None:

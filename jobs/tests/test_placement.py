@@ -1,13 +1,28 @@
 """The pure planner, on plain objects: each rule by an example, and the promises on random worlds."""
 
+import random
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.placement import NodeView, Plan, Snapshot, TenantView, WaitCode, WaitingJob, matches, plan, sentence, takes
+from jobs.placement import (
+    NodeView,
+    Plan,
+    Reason,
+    Snapshot,
+    TenantView,
+    WaitCode,
+    WaitingJob,
+    matches,
+    plan,
+    sentence,
+    takes,
+)
+from jobs.tests.oracle import naive_plan
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 H100, A100, A10 = "NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB", "NVIDIA A10"
@@ -32,6 +47,10 @@ def started(result: Plan) -> dict[int, tuple[int, ...]]:
     return {start.job.job_id: start.gpu_ids for start in result.starts}
 
 
+def reasons(result: Plan) -> dict[int, WaitCode]:
+    return {job_id: wait.reason.code for wait in result.waits for job_id in wait.job_ids}
+
+
 def nodes_of(gpu_ids: tuple[int, ...]) -> list[int]:
     return sorted({gpu_id // 100 for gpu_id in gpu_ids})
 
@@ -39,7 +58,7 @@ def nodes_of(gpu_ids: tuple[int, ...]) -> list[int]:
 def test_the_highest_priority_goes_first_and_then_the_oldest() -> None:
     result = plan(world(job(1), job(2, priority=1), job(3), nodes=[node(1, 2)]))
     assert list(started(result)) == [2, 1]
-    assert [(wait.job_id, wait.code) for wait in result.waits] == [(3, WaitCode.CAPACITY)]
+    assert reasons(result) == {3: WaitCode.CAPACITY}
 
 
 def test_within_a_priority_the_tenant_with_the_smaller_share_goes_first() -> None:
@@ -56,8 +75,8 @@ def test_a_job_goes_where_it_fits_tightest() -> None:
 
 def test_a_job_that_fits_a_node_waits_for_one_rather_than_be_split() -> None:
     result = plan(world(job(1, 4), nodes=[node(1, 3), node(2, 3)]))
-    assert [(wait.code, dict(wait.figures)) for wait in result.waits] == [
-        (WaitCode.FRAGMENTED, {"needs": 4, "wants": "one model", "free": 6, "best": 3})
+    assert [wait.reason for wait in result.waits] == [
+        Reason(WaitCode.FRAGMENTED, {"needs": 4, "wants": "one model", "free": 6, "best": 3})
     ]
 
 
@@ -68,13 +87,27 @@ def test_a_job_larger_than_a_node_gets_the_fewest_nodes_and_the_rest_where_it_fi
 
 def test_a_job_never_mixes_models() -> None:
     result = plan(world(job(1, 10), nodes=[node(1, 8), node(2, 8, A100)]))
-    assert [wait.code for wait in result.waits] == [WaitCode.CAPACITY]
+    assert reasons(result) == {1: WaitCode.CAPACITY}
 
 
 def test_preferences_are_tried_in_order_and_any_means_the_most_plentiful() -> None:
     nodes = [node(1, 2, H100), node(2, 8, A100), node(3, 1, A10)]
     result = plan(world(job(1, kind="H100|A100"), job(2, 4, kind="H100|A100"), job(3), nodes=nodes))
     assert {number: nodes_of(gpus) for number, gpus in started(result).items()} == {1: [1], 2: [2], 3: [2]}
+
+
+def test_of_equally_welcome_models_one_that_has_a_node_for_the_whole_job_comes_first() -> None:
+    small = [node(number, 4, A100) for number in range(2, 8)]
+    snapshot = Snapshot([job(1, 8)], [node(1, 8), *small], {}, {(1, H100): 8, (1, A100): 4})
+    assert nodes_of(started(plan(snapshot))[1]) == [1]
+    preferred = Snapshot([job(1, 8, kind="A100|H100")], [node(1, 8), *small], {}, {(1, H100): 8, (1, A100): 4})
+    assert nodes_of(started(plan(preferred))[1]) == [2, 3]
+
+
+def test_the_figures_say_how_things_stand_after_the_plan() -> None:
+    result = plan(world(job(1, 4), job(2, 3), nodes=[node(1, 3)]))
+    assert started(result).keys() == {2}
+    assert result.waits[0].reason.sentence == "Needs 4 GPUs of one model; 0 are free."
 
 
 def test_what_stands_behind_a_job_that_waits_may_start() -> None:
@@ -92,7 +125,7 @@ def test_what_stands_behind_a_job_that_waits_may_start() -> None:
 )
 def test_rules_stand_before_hardware(tenant: TenantView, code: WaitCode) -> None:
     result = plan(world(job(1, 2, tenant=7), nodes=[node(1, 8)], tenants={7: tenant}))
-    assert [wait.code for wait in result.waits] == [code]
+    assert reasons(result) == {1: code}
 
 
 def test_a_quota_counts_what_the_plan_has_given() -> None:
@@ -100,14 +133,16 @@ def test_a_quota_counts_what_the_plan_has_given() -> None:
         world(*[job(n, 2, tenant=7) for n in range(1, 6)], nodes=[node(1, 8)], tenants={7: TenantView(5, held=1)})
     )
     assert list(started(result)) == [1, 2]
-    assert {dict(wait.figures)["held"] for wait in result.waits} == {5}
+    assert [(wait.reason.figures, wait.job_ids) for wait in result.waits] == [
+        ({"needs": 2, "held": 5, "quota": 5}, [3, 4, 5])
+    ]
 
 
 def test_a_cluster_in_maintenance_takes_nothing_and_another_cluster_is_not_used() -> None:
     closed = plan(world(job(1), nodes=[node(1, 8)], closed_clusters=frozenset({1})))
-    assert [wait.code for wait in closed.waits] == [WaitCode.CLUSTER_MAINTENANCE]
+    assert reasons(closed) == {1: WaitCode.CLUSTER_MAINTENANCE}
     elsewhere = plan(world(job(1), nodes=[node(1, 8, cluster=2)]))
-    assert [wait.code for wait in elsewhere.waits] == [WaitCode.CAPACITY]
+    assert reasons(elsewhere) == {1: WaitCode.CAPACITY}
 
 
 @pytest.mark.parametrize(
@@ -134,65 +169,117 @@ def test_every_reason_has_its_sentence() -> None:
     assert sentence("fragmented", figures) == "Needs 8 GPUs of H100 together; 9 are free, at most 5 on one node."
 
 
-jobs_strategy = st.lists(
-    st.tuples(
-        st.integers(1, 2),
-        st.sampled_from([None, 1, 2, 3]),
-        st.integers(1, 12),
-        st.sampled_from(["", "H100", "A100|H100", "B200"]),
-        st.integers(1, 3),
-    ),
-    max_size=30,
-)
-nodes_strategy = st.lists(st.tuples(st.integers(1, 2), st.sampled_from([H100, A100]), st.integers(0, 8)), max_size=10)
-
-
-@given(
-    jobs_strategy, nodes_strategy, st.lists(st.tuples(st.integers(1, 12), st.integers(0, 12)), min_size=3, max_size=3)
-)
-def test_the_promises_hold_in_any_world(
-    jobs: list[tuple[int, int | None, int, str, int]],
-    nodes: list[tuple[int, str, int]],
-    quotas: list[tuple[int, int]],
-) -> None:
-    waiting = [
-        WaitingJob(number, cluster, tenant, gpus, kind, priority, NOON + number * timedelta(seconds=1))
-        for number, (cluster, tenant, gpus, kind, priority) in enumerate(jobs)
+@st.composite
+def worlds(draw: st.DrawFn) -> Snapshot:
+    """Two clusters of nodes with up to two models, four tenants of which one is inactive, and a queue."""
+    nodes = []
+    largest: dict[tuple[int, str], int] = {}
+    for number in range(1, draw(st.integers(0, 8)) + 1):
+        cluster = draw(st.integers(1, 2))
+        free = {}
+        for kind, (model, size) in enumerate(((H100, 8), (A100, 4))):
+            if draw(st.booleans()):
+                first = number * 100 + 50 * kind
+                free[model] = list(range(first, first + draw(st.integers(0, size))))
+                largest[cluster, model] = size
+        nodes.append(NodeView(number, cluster, f"node-{number}", free))
+    amounts = st.tuples(st.integers(1, 12), st.integers(0, 12))
+    tenants = {number: TenantView(*draw(amounts), active=number != 4) for number in range(1, 5)}
+    jobs = [
+        WaitingJob(
+            job_id=number,
+            cluster_id=draw(st.integers(1, 3)),
+            tenant_id=draw(st.sampled_from([None, 1, 2, 3, 4])),
+            gpu_count=draw(st.integers(1, 12)),
+            gpu_type=draw(st.sampled_from(["", "H100", "A100|H100", "H100|A100", "B200"])),
+            priority=draw(st.integers(1, 3)),
+            submitted_at=NOON + timedelta(seconds=draw(st.integers(0, 3))),
+        )
+        for number in range(draw(st.integers(0, 25)))
     ]
-    views = [node(number, free, model, cluster=cluster) for number, (cluster, model, free) in enumerate(nodes, start=1)]
-    tenants = {number: TenantView(*quota) for number, quota in enumerate(quotas, start=1)}
-    model_of = {gpu: model for view in views for model, gpus in view.free.items() for gpu in gpus}
-    cluster_of = {gpu: view.cluster_id for view in views for gpus in view.free.values() for gpu in gpus}
-    result = plan(world(*waiting, nodes=views, tenants=tenants))
+    held = draw(st.integers(0, 5))
+    return Snapshot(jobs, nodes, tenants, largest, frozenset({3}), unassigned_held=held, gpu_total=40)
 
-    assert sorted([s.job.job_id for s in result.starts] + [w.job_id for w in result.waits]) == list(range(len(jobs)))
+
+def after(snapshot: Snapshot, result: Plan) -> Snapshot:
+    """The world when the plan has been written down."""
+    taken = {gpu for start in result.starts for gpu in start.gpu_ids}
+    given: Counter[int | None] = Counter()
+    for start in result.starts:
+        given[start.job.tenant_id] += start.job.gpu_count
+    gone = started(result)
+    return replace(
+        snapshot,
+        jobs=[one for one in snapshot.jobs if one.job_id not in gone],
+        nodes=[
+            replace(view, free={model: [gpu for gpu in gpus if gpu not in taken] for model, gpus in view.free.items()})
+            for view in snapshot.nodes
+        ],
+        tenants={pk: replace(view, held=view.held + given[pk]) for pk, view in snapshot.tenants.items()},
+        unassigned_held=snapshot.unassigned_held + given[None],
+    )
+
+
+def said(result: Plan) -> dict[int, Reason]:
+    return {job_id: wait.reason for wait in result.waits for job_id in wait.job_ids}
+
+
+@given(worlds())
+def test_it_says_what_the_naive_planner_says(snapshot: Snapshot) -> None:
+    result = plan(snapshot)
+    starts, codes = naive_plan(snapshot)
+    assert [(start.job.job_id, start.gpu_ids) for start in result.starts] == starts
+    assert reasons(result) == codes
+
+
+@given(worlds())
+def test_the_promises_hold_in_any_world(snapshot: Snapshot) -> None:
+    """Counted from the plan alone: all GPUs or none, each once, of one model that is wanted, within the quota."""
+    result = plan(snapshot)
+    model_of = {gpu: model for view in snapshot.nodes for model, gpus in view.free.items() for gpu in gpus}
+    cluster_of = {gpu: view.cluster_id for view in snapshot.nodes for gpus in view.free.values() for gpu in gpus}
+    decided = [start.job.job_id for start in result.starts] + list(reasons(result))
+    assert sorted(decided) == [one.job_id for one in snapshot.jobs]
     given_out = [gpu for start in result.starts for gpu in start.gpu_ids]
     assert len(given_out) == len(set(given_out))
-    held: Counter[int] = Counter()
     for start in result.starts:
         assert len(start.gpu_ids) == start.job.gpu_count
         assert {model_of[gpu] for gpu in start.gpu_ids} == {start.model}
         assert takes(start.job.gpu_type, start.model)
         assert {cluster_of[gpu] for gpu in start.gpu_ids} == {start.job.cluster_id}
-        if start.job.gpu_count <= 8:
+        if start.job.gpu_count <= snapshot.largest_node[start.job.cluster_id, start.model]:
             assert len(nodes_of(start.gpu_ids)) == 1
-        if start.job.tenant_id is not None:
-            held[start.job.tenant_id] += start.job.gpu_count
-    for number, total in held.items():
-        assert tenants[number].held + total <= tenants[number].quota
+    for number, tenant in after(snapshot, result).tenants.items():
+        assert tenant.held <= max(tenant.quota, snapshot.tenants[number].held)
 
-    # Whoever waits could indeed not start beside the rest of the plan: counted anew, without the planner's memory.
-    left = Counter((cluster_of[gpu], model_of[gpu], gpu // 100) for gpu in set(model_of) - set(given_out))
-    for wait in result.waits:
-        waiter = waiting[wait.job_id]
-        if waiter.tenant_id is not None:
-            tenant = tenants[waiter.tenant_id]
-            over = tenant.held + held[waiter.tenant_id] + waiter.gpu_count > tenant.quota
-            assert over or wait.code is not WaitCode.QUOTA
-            if over:
-                continue
-        for model in (H100, A100):
-            if takes(waiter.gpu_type, model):
-                per_node = [n for (cluster, m, _), n in left.items() if (cluster, m) == (waiter.cluster_id, model)]
-                fits = max(per_node, default=0) if waiter.gpu_count <= 8 else sum(per_node)
-                assert fits < waiter.gpu_count
+
+@given(worlds())
+def test_a_plan_of_what_a_plan_leaves_starts_nothing_and_gives_the_same_reasons(snapshot: Snapshot) -> None:
+    """Nobody waits who could start, and a queue in which nothing happens has nothing new to say."""
+    result = plan(snapshot)
+    again = plan(after(snapshot, result))
+    assert again.starts == []
+    assert said(again) == said(result)
+
+
+@given(worlds(), st.randoms(use_true_random=False))
+def test_the_order_of_the_input_does_not_matter(snapshot: Snapshot, chance: random.Random) -> None:
+    shuffled = replace(
+        snapshot,
+        jobs=chance.sample(snapshot.jobs, len(snapshot.jobs)),
+        nodes=chance.sample(snapshot.nodes, len(snapshot.nodes)),
+    )
+    one, other = plan(snapshot), plan(shuffled)
+    assert one.starts == other.starts
+    assert said(one) == said(other)
+
+
+@given(st.lists(st.integers(0, 8), min_size=1, max_size=7), st.integers(9, 30))
+def test_a_large_job_gets_the_fewest_nodes_that_can_hold_it(sizes: list[int], count: int) -> None:
+    result = plan(world(job(1, count), nodes=[node(number, size) for number, size in enumerate(sizes, start=1)]))
+    if sum(sizes) < count:
+        assert reasons(result) == {1: WaitCode.CAPACITY}
+        return
+    fullest = sorted(sizes, reverse=True)
+    least = next(number for number in range(1, len(sizes) + 1) if sum(fullest[:number]) >= count)
+    assert len(nodes_of(started(result)[1])) == least

@@ -11,6 +11,7 @@ from clusters.tests.factories import make_cluster, make_gpu, make_node
 from gpufleet.common.errors import InvalidInput, NotFound
 from jobs import services
 from jobs.models import Allocation, Job, JobEvent, JobStatus, WaitPeriod
+from jobs.scheduler import run_cycle
 from jobs.services import IllegalMove, NoSuchHardware, OverQuota, TenantInactive
 from jobs.states import MOVES
 from jobs.tests.factories import NOW, allocate, make_job
@@ -145,6 +146,25 @@ def test_a_hold_has_its_reason_and_its_period_and_a_release_ends_it(node: Node) 
         ("held", NOW + MINUTE, NOW + 2 * MINUTE),
         ("scheduler", NOW + 2 * MINUTE, NOW + 3 * MINUTE),
     ]
+
+
+@pytest.mark.parametrize("status", ["blocked", "cancelled"])
+def test_a_clients_clock_behind_the_schedulers_is_no_error(node: Node, status: str) -> None:
+    """The request read its clock before the tick did, and waited for the tick's lock."""
+    job = make_job(cluster=node.cluster, gpu_count=5)
+    run_cycle(now=NOW + 2 * MINUTE)
+    assert move(job, status, "data", minutes=1).status == status
+    periods = list(WaitPeriod.objects.order_by("pk").values_list("code", Lower("during"), Upper("during")))
+    assert periods[0] == ("scheduler", NOW, NOW + 2 * MINUTE)
+    assert periods[1:] == ([("held", NOW + 2 * MINUTE, None)] if status == "blocked" else [])
+
+
+def test_no_job_ends_before_it_starts(node: Node) -> None:
+    job = make_job(cluster=node.cluster)
+    run_cycle(now=NOW + 2 * MINUTE)
+    assert move(job, "completed", minutes=1).ended_at == NOW + 2 * MINUTE
+    assert not Allocation.objects.exists()
+    assert JobEvent.objects.order_by("pk").last().at == NOW + 2 * MINUTE  # type: ignore[union-attr]  # it is there
 
 
 def test_another_tenants_job_is_not_there(node: Node) -> None:

@@ -1,0 +1,79 @@
+"""The world as the planner sees it, in a fixed number of queries."""
+
+from collections import defaultdict
+from collections.abc import Collection
+from datetime import datetime
+
+from django.db.backends.postgresql.psycopg_any import DateTimeTZRange
+from django.db.models import Count, Q
+
+from clusters.models import GPU, Cluster, ClusterStatus, GPUState
+from jobs.models import Allocation, Job, JobStatus
+from jobs.placement import NodeView, Snapshot, TenantView, WaitingJob
+from tenants.models import Tenant, TenantStatus
+
+
+def take_snapshot(now: datetime, *, without: Collection[int] = ()) -> Snapshot:
+    """The world at ``now``, ``without`` these jobs."""
+    jobs = _waiting_jobs(now, without)
+    largest_node, gpu_total = _hardware()
+    return Snapshot(
+        jobs=jobs,
+        nodes=_free_nodes(now) if jobs else [],
+        tenants=_tenants(),
+        largest_node=largest_node,
+        closed_clusters=frozenset(
+            Cluster.objects.exclude(status=ClusterStatus.ACTIVE, decommissioned_at__isnull=True).values_list(
+                "pk", flat=True
+            )
+        ),
+        unassigned_held=Allocation.objects.filter(tenant__isnull=True, during__upper_inf=True).count(),
+        gpu_total=gpu_total,
+    )
+
+
+def _waiting_jobs(now: datetime, without: Collection[int]) -> list[WaitingJob]:
+    queue = Job.objects.filter(status=JobStatus.QUEUED, submitted_at__lte=now).exclude(pk__in=without).order_by()
+    fields = ("pk", "cluster_id", "tenant_id", "gpu_count", "gpu_type", "priority", "submitted_at")
+    return [WaitingJob(*row) for row in queue.values_list(*fields)]
+
+
+def _free_nodes(now: datetime) -> list[NodeView]:
+    """GPUs that are available, and that nobody holds now or has held after ``now``.
+
+    The latter happens when a job ends between the reading of the clock and this query; such a GPU is left for the
+    next cycle, since its new allocation would begin before the old one ended.
+    """
+    held = Allocation.objects.filter(during__overlap=DateTimeTZRange(now, None)).values("gpu_id")
+    rows = (
+        GPU.objects.filter(state=GPUState.AVAILABLE, retired_at__isnull=True, registered_at__lte=now)
+        .exclude(pk__in=held)
+        .order_by()
+        .values_list("node_id", "node__cluster_id", "node__hostname", "model", "pk")
+    )
+    free: dict[tuple[int, int, str], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for node_id, cluster_id, hostname, model, gpu_id in rows:
+        free[node_id, cluster_id, hostname][model].append(gpu_id)
+    return [NodeView(*node, by_model) for node, by_model in free.items()]
+
+
+def _tenants() -> dict[int, TenantView]:
+    held = Count("allocations", filter=Q(allocations__during__upper_inf=True))
+    rows = Tenant.objects.order_by().annotate(held=held).values_list("pk", "gpu_quota", "held", "status")
+    return {pk: TenantView(quota, held, status == TenantStatus.ACTIVE) for pk, quota, held, status in rows}
+
+
+def _hardware() -> tuple[dict[tuple[int, str], int], int]:
+    """The most GPUs of a model on one node, by cluster and model, and the number of all GPUs."""
+    rows = (
+        GPU.objects.filter(retired_at__isnull=True)
+        .order_by()
+        .values_list("node__cluster_id", "model", "node_id")
+        .annotate(count=Count("pk"))
+    )
+    largest: dict[tuple[int, str], int] = defaultdict(int)
+    total = 0
+    for cluster_id, model, _, count in rows:
+        largest[cluster_id, model] = max(largest[cluster_id, model], count)
+        total += count
+    return largest, total
