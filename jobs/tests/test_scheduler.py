@@ -1,6 +1,6 @@
 """Cycles of the scheduler on real rows, at instants of our choosing."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -32,6 +32,29 @@ def node() -> Node:
     for _ in range(4):
         make_gpu(node)
     return node
+
+
+Refuse = Callable[[str, str], None]
+
+
+@pytest.fixture
+def refuse() -> Refuse:
+    """Let the database refuse rows of a table that break a rule, as it would refuse a poisoned one."""
+
+    def add_rule(table: str, rule: str) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")  # What is deferred would stand in the next line's way.
+            cursor.execute(f"ALTER TABLE {table} ADD CONSTRAINT poison CHECK ({rule})")
+
+    return add_rule
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_refused(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """A refused write is got over, and would hide a mistake; so only tests that ask for refusals may have them."""
+    yield
+    if "refuse" not in request.fixturenames:
+        assert [record.message for record in caplog.get_records("call") if "refuses" in record.message] == []
 
 
 def cycle(minutes: float = 0) -> scheduler.CycleResult:
@@ -176,7 +199,33 @@ def test_a_plan_made_before_the_quota_was_lowered_is_checked_again(node: Node, m
     assert cycle(1).started == 1
 
 
-def test_a_job_that_the_database_refuses_does_not_stop_the_others(node: Node) -> None:
+def test_a_plan_made_before_a_gpu_was_drained_is_checked_again(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job gets other GPUs in the same cycle."""
+    make_job(cluster=node.cluster, gpu_count=2)
+    drained: list[int] = []
+
+    def drain_then_plan(snapshot: placement.Snapshot) -> placement.Plan:
+        decided = placement.plan(snapshot)
+        if not drained:
+            drained.append(decided.starts[0].gpu_ids[0])
+            GPU.objects.filter(pk__in=drained).update(state="draining")
+        return decided
+
+    monkeypatch.setattr("jobs.scheduler.cycle.plan", drain_then_plan)
+    assert cycle(1).started == 1
+    held = set(Allocation.objects.values_list("gpu_id", flat=True))
+    assert len(held) == 2
+    assert held.isdisjoint(drained)
+
+
+def test_a_reason_found_at_the_instant_of_the_submission_is_the_first_one(node: Node) -> None:
+    job = make_job(cluster=node.cluster, gpu_count=5)
+    cycle(0)
+    assert [period.code for period in job.wait_periods.all()] == ["capacity"]
+    assert ranges(WaitPeriod) == [(NOW, None)]
+
+
+def test_a_job_that_the_database_refuses_does_not_stop_the_others(node: Node, refuse: Refuse) -> None:
     jobs = [make_job(cluster=node.cluster) for _ in range(3)]
     refuse("jobs_allocation", f"job_id <> {jobs[1].pk}")
     assert cycle(1).started == 2
@@ -184,14 +233,7 @@ def test_a_job_that_the_database_refuses_does_not_stop_the_others(node: Node) ->
     assert Allocation.objects.count() == 2
 
 
-def refuse(table: str, rule: str) -> None:
-    """From now on the database refuses rows of this table that break the rule, as it would a poisoned one."""
-    with connection.cursor() as cursor:
-        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")  # What is deferred would stand in the way of the next line.
-        cursor.execute(f"ALTER TABLE {table} ADD CONSTRAINT poison CHECK ({rule})")
-
-
-def test_gpus_meant_for_a_job_that_the_database_refuses_go_to_the_next_one(node: Node) -> None:
+def test_gpus_meant_for_a_job_that_the_database_refuses_go_to_the_next_one(node: Node, refuse: Refuse) -> None:
     """Else a poisoned job at the head of the queue would keep a whole cluster idle."""
     poisoned, other = make_job(cluster=node.cluster, gpu_count=4, priority=1), make_job(cluster=node.cluster)
     refuse("jobs_allocation", f"job_id <> {poisoned.pk}")
@@ -201,7 +243,7 @@ def test_gpus_meant_for_a_job_that_the_database_refuses_go_to_the_next_one(node:
     assert Job.objects.get(pk=poisoned.pk).status == "queued"
 
 
-def test_a_reason_that_the_database_refuses_does_not_stop_the_others(node: Node) -> None:
+def test_a_reason_that_the_database_refuses_does_not_stop_the_others(node: Node, refuse: Refuse) -> None:
     jobs = [make_job(cluster=node.cluster, gpu_count=5) for _ in range(5)]
     refuse("jobs_waitperiod", f"job_id <> {jobs[2].pk} OR code = 'scheduler'")
     cycle(1)
@@ -210,7 +252,7 @@ def test_a_reason_that_the_database_refuses_does_not_stop_the_others(node: Node)
     assert SchedulerCycle.objects.exists()
 
 
-def test_a_cancellation_that_the_database_refuses_does_not_stop_the_cycle(node: Node) -> None:
+def test_a_cancellation_that_the_database_refuses_does_not_stop_the_cycle(node: Node, refuse: Refuse) -> None:
     gone = make_cluster(decommissioned_at=NOW)
     stranded = [make_job(cluster=gone) for _ in range(3)]
     job = make_job(cluster=node.cluster)
@@ -258,6 +300,7 @@ def test_a_cycle_that_changes_nothing_writes_no_reason(node: Node) -> None:
     assert not [query for query in queries if "WITH decided" in query["sql"] and "SELECT decided" not in query["sql"]]
 
 
+@pytest.mark.usefixtures("refuse")
 def test_a_piece_with_faulty_rows_is_written_but_for_them() -> None:
     written: list[int] = []
 
