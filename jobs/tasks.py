@@ -1,6 +1,7 @@
 """The scheduler's tick, and the doorbell that wakes it between two beats."""
 
 import logging
+import time
 
 from celery import shared_task
 from django.core.cache import cache
@@ -15,6 +16,10 @@ logger = logging.getLogger(__name__)
 
 RUNG = "jobs.doorbell"
 RUNG_FOR_SECONDS = 5
+# A Redis that does not answer costs its caller a second; it is not asked again for a while, so that who moves many
+# jobs at once does not wait for each of them.
+LEFT_ALONE_SECONDS = 5.0
+_left_alone_until = 0.0
 UNREACHABLE = (RedisError, KombuError, OperationalError, OSError)
 
 
@@ -35,10 +40,14 @@ def roll_up_ledger() -> None:
 
 def ring() -> None:
     """Ask for a tick now, unless one is on its way that has not begun. Without Redis, the beat does it."""
+    global _left_alone_until
+    if time.monotonic() < _left_alone_until:
+        return
     try:
         if cache.add(RUNG, 1, timeout=RUNG_FOR_SECONDS):
             tick.apply_async(expires=30, retry=False)
     except UNREACHABLE as error:
+        _left_alone_until = time.monotonic() + LEFT_ALONE_SECONDS
         logger.warning("the doorbell could not be rung: %s", error)
 
 

@@ -1,48 +1,28 @@
 """A real Celery worker is killed with SIGKILL in the middle of a tick, twenty times, while jobs flow."""
 
-import os
 import random
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from urllib.parse import quote
+from datetime import datetime
 
 import pytest
 from django.db import connection
 from django.utils import timezone
 
+from clusters.models import Cluster
 from gpufleet.common.locks import SCHEDULER_LOCK
-from jobs import services, tasks
+from gpufleet.embedded import Valkey
 from jobs.models import Job, SchedulerCycle
+from jobs.queries import last_cycle_finished_at
 from jobs.tests.test_concurrency import move, submit_one
+from jobs.tests.workers import PATIENCE_SECONDS, ask_for_a_tick, own_valkey, wait_until, worker
 from jobs.tests.world import breaches, build, leaked_gpus
+from tenants.models import Tenant
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
 KILLS = 20
-PATIENCE_SECONDS = 60
-
-
-def database_url() -> str:
-    """The test database's own URL, for another process."""
-    values = connection.settings_dict
-    host = values["OPTIONS"].get("host") or values["HOST"]
-    return f"postgres://{values['USER']}:{quote(values['PASSWORD'])}@/{values['NAME']}?host={host}"
-
-
-@contextmanager
-def worker() -> Iterator[subprocess.Popen[bytes]]:
-    """A Celery worker on the test's database and broker, gone at the end."""
-    command = [sys.executable, "-m", "celery", "-A", "gpufleet", "worker", "--pool", "solo", "--loglevel", "ERROR"]
-    command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
-    process = subprocess.Popen(command, env={**os.environ, "DATABASE_URL": database_url()})
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+MOST_ATTEMPTS = 80
+LONGEST_CYCLE_S = 0.06
 
 
 def cycle_runs() -> bool:
@@ -57,72 +37,62 @@ def cycle_runs() -> bool:
         return cursor.fetchone() is not None
 
 
-def ticked_and_runs() -> bool:
-    """Whether a cycle runs now, after asking for another: a cycle is so short that a look may miss it."""
-    tasks.tick.delay()
-    deadline = time.monotonic() + 0.2
-    while time.monotonic() < deadline:
-        if cycle_runs():
-            return True
-    return False
-
-
-def wait_for(condition: str, check: object) -> None:
+def catch_a_cycle(broker: Valkey) -> datetime | None:
+    """Ask for ticks until one is seen at work. Returns when the cycle before it finished."""
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while not check():  # type: ignore[operator]  # a callable
-        assert time.monotonic() < deadline, f"waited in vain: {condition}"
-        time.sleep(0.001)
+    while time.monotonic() < deadline:
+        before = last_cycle_finished_at()
+        ask_for_a_tick(broker)
+        look_until = time.monotonic() + 0.2  # A cycle is so short that a look may miss it.
+        while time.monotonic() < look_until:
+            if cycle_runs():
+                return before
+    raise AssertionError("no cycle was seen")
 
 
-def keep_flowing(chance: random.Random, world: tuple) -> None:  # type: ignore[type-arg]  # build()'s
-    cluster, tenants = world
-    for _ in range(4):
+def keep_flowing(chance: random.Random, cluster: Cluster, tenants: list[Tenant]) -> None:
+    """More jobs than fit, and some that end: each cycle reads, starts and explains."""
+    while Job.objects.filter(status="queued").count() < 25:
         submit_one(cluster, chance.choice(tenants), chance.randint(1, 4))
     running = list(Job.objects.filter(status="running").values_list("pk", flat=True))
-    for job_id in chance.sample(running, len(running) // 2):
+    for job_id in chance.sample(running, (len(running) + 1) // 2):
         move(job_id, "completed")
+
+
+def kill_in_a_cycle(broker: Valkey, chance: random.Random) -> bool:
+    """Kill a worker at a random instant after its cycle began. Returns whether that cycle was cut short."""
+    with worker(broker) as process:
+        before = catch_a_cycle(broker)
+        time.sleep(chance.random() * LONGEST_CYCLE_S)
+        process.kill()
+        process.wait()
+    wait_until(lambda: not cycle_runs(), "the killed worker's lock is gone")
+    return last_cycle_finished_at() == before
 
 
 def test_twenty_kills_in_the_middle_of_a_tick_break_no_promise() -> None:
     chance = random.Random(20)
-    world = build()
-    caught = 0
-    for _ in range(KILLS):
-        keep_flowing(chance, world)
-        with worker() as process:
-            wait_for("the worker is caught in a cycle", ticked_and_runs)
-            time.sleep(chance.random() * 0.03)
-            caught += cycle_runs()
-            process.kill()
-            process.wait()
-        wait_for("the killed worker's lock is gone", lambda: not cycle_runs())
-        assert breaches() == []
-    assert caught >= KILLS // 4, "most kills came after the cycle; the test has lost its point"
-
-    with worker():
+    cluster, tenants = build()
+    cut_short = attempts = 0
+    with own_valkey() as broker:
+        while cut_short < KILLS:
+            assert attempts < MOST_ATTEMPTS, f"only {cut_short} of {attempts} kills came in the middle of a cycle"
+            keep_flowing(chance, cluster, tenants)
+            cut_short += kill_in_a_cycle(broker, chance)
+            attempts += 1
+            assert breaches() == []
         before = timezone.now()
-        for _ in range(PATIENCE_SECONDS * 5):
-            if not Job.objects.filter(ended_at__isnull=True).exists():
-                break
-            tasks.tick.delay()
-            time.sleep(0.2)
-            for job_id in Job.objects.filter(status="running").values_list("pk", flat=True):
-                move(job_id, "completed")
+        with worker(broker):
+            wait_until(lambda: _ran_dry(broker), "every job runs and ends")
     assert set(Job.objects.values_list("status", flat=True)) == {"completed"}
     assert breaches() == []
     assert leaked_gpus() == 0
     assert SchedulerCycle.objects.get().finished_at > before
 
 
-def test_without_redis_the_next_tick_carries_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The doorbell can't be rung; the submission stands all the same, and whoever ticks next places the job."""
-    monkeypatch.setattr("jobs.tasks.cache.add", _refuse)
-    cluster, _ = build()
-    job = services.submit_job(cluster_id=cluster.pk, name="j", actor="test", now=timezone.now())
-    tasks.tick()
-    job.refresh_from_db()
-    assert job.status == "running"
-
-
-def _refuse(*args: object, **kwargs: object) -> None:
-    raise ConnectionRefusedError
+def _ran_dry(broker: Valkey) -> bool:
+    ask_for_a_tick(broker)
+    time.sleep(0.1)
+    for job_id in Job.objects.filter(status="running").values_list("pk", flat=True):
+        move(job_id, "completed")
+    return not Job.objects.filter(ended_at__isnull=True).exists()
