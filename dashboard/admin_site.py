@@ -87,7 +87,7 @@ class ConsoleSite(UnfoldAdminSite):  # type: ignore[misc]  # unfold is untyped
 def home(request: HttpRequest) -> dict[str, Any]:
     """What the home page shows this person: each part only to those who may see its rows."""
     now, may = timezone.now(), request.user.has_perm
-    fleet = console.fleet_now() if may("clusters.view_gpu") else None
+    fleet = console.fleet_now(now=now) if may("clusters.view_gpu") else None
     return {
         "now": now,
         "fleet": fleet,

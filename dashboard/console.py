@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from django.db import connection
-from django.db.models import Count, Exists, Min, OuterRef, Q, Sum
+from django.db.models import Count, Min, Sum
 
 from alerts.models import AlertEvent, EventStatus
 from billing.models import Rate
 from clusters.models import GPU, Cluster, GPUState, LatestReading, Node
+from dashboard.queries import fleet
+from dashboard.queries.fleet import READINGS_ARE_FRESH_FOR, spent_on
+from dashboard.queries.prices import amount_of, in_millionths
+from jobs import ledger
+from jobs.ledger import By, Scope
 from jobs.models import Allocation, Job, JobStatus
 from tenants.models import Tenant
 
@@ -23,18 +27,6 @@ NODES_SHOWN = 120
 QUEUE_SHOWN = 10
 INCIDENTS_SHOWN = 5
 DAY = timedelta(hours=24)
-
-# What a GPU's present second is spent on, in the order in which people read it: earning, ready, then the troubles.
-STATES = ("sold", "idle", "draining", "maintenance", "unhealthy", "offline")
-
-METERED = """
-SELECT currency, sum(extract(epoch FROM upper(cut) - lower(cut)) * price_per_gpu_hour / 3600)
-  FROM (SELECT currency, price_per_gpu_hour, during * tstzrange(%(start)s, %(end)s) AS cut
-          FROM jobs_allocation
-         WHERE during && tstzrange(%(start)s, %(end)s) AND price_per_gpu_hour IS NOT NULL) AS priced
- GROUP BY currency
- ORDER BY currency
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,12 +159,13 @@ class FirstSteps:
     job: bool
 
 
-def fleet_now() -> Fleet:
+def fleet_now(*, now: datetime) -> Fleet:
     """The hardware, who holds it, and what its last readings say. Five queries."""
-    states = _state_counts()
+    present = fleet(now=now).total
+    states = [StateCount(state, gpus, gpus / max(present.gpus, 1)) for state, gpus in present.states.items()]
     in_service = Node.objects.filter(decommissioned_at__isnull=True)
     nodes = list(in_service.select_related("cluster").order_by("cluster__name", "hostname")[:NODES_SHOWN])
-    groups = _groups(nodes, _gpus_by_node([node.pk for node in nodes]))
+    groups = _groups(nodes, _gpus_by_node([node.pk for node in nodes]), now)
     return Fleet(states, groups, nodes_total=in_service.count(), nodes_shown=len(nodes))
 
 
@@ -201,10 +194,15 @@ def queue_now(*, now: datetime) -> Queue:
 
 
 def metered_last_day(*, now: datetime) -> list[Amount]:
-    """What the last 24 hours of sold time are worth at the prices they were sold at, by currency. One query."""
-    with connection.cursor() as cursor:
-        cursor.execute(METERED, {"start": now - DAY, "end": now})
-        return [Amount(amount, currency) for currency, amount in cursor.fetchall()]
+    """What the last 24 hours of sold time are worth at the prices they were sold at, by currency.
+
+    Two queries, of the ledger that the invoices and the dashboard's figures read too.
+    """
+    worth: dict[str, int] = defaultdict(int)
+    for row in ledger.sales(Scope(now - DAY, now), [By.RATE]):
+        if row.price_per_gpu_hour is not None:
+            worth[row.currency] += row.held * in_millionths(row.price_per_gpu_hour)
+    return [Amount(amount_of(worth[currency], currency), currency) for currency in sorted(worth)]
 
 
 def incidents_now() -> Incidents:
@@ -225,32 +223,9 @@ def first_steps() -> FirstSteps:
     )
 
 
-def _state_counts() -> list[StateCount]:
-    held = Exists(Allocation.objects.filter(gpu=OuterRef("pk"), during__upper_inf=True))
-    rows = (
-        GPU.objects.filter(retired_at__isnull=True)
-        .annotate(held=held)
-        .order_by()
-        .values_list("state", "held")
-        .annotate(gpus=Count("pk"))
-    )
-    counts: dict[str, int] = defaultdict(int)
-    for state, is_held, gpus in rows:
-        counts[_spent_on(state, is_held)] += gpus
-    total = sum(counts.values())
-    return [StateCount(state, counts[state], counts[state] / total if total else 0.0) for state in STATES]
-
-
-def _spent_on(state: str, held: bool) -> str:
-    """A second that a job holds is sold, whatever else is true of the GPU."""
-    if held:
-        return "sold"
-    return "idle" if state == GPUState.AVAILABLE else state
-
-
 def _gpus_by_node(node_ids: Collection[int]) -> dict[int, list[tuple[GPU, Allocation | None]]]:
     gpus = GPU.objects.filter(node_id__in=node_ids, retired_at__isnull=True).select_related("latest_reading")
-    open_ones = Allocation.objects.filter(Q(gpu__node_id__in=node_ids), during__upper_inf=True)
+    open_ones = Allocation.objects.filter(gpu__node_id__in=node_ids, during__upper_inf=True)
     holders = {row.gpu_id: row for row in open_ones.select_related("job", "tenant")}
     by_node: dict[int, list[tuple[GPU, Allocation | None]]] = defaultdict(list)
     for gpu in gpus.order_by("node_id", "gpu_index"):
@@ -258,10 +233,12 @@ def _gpus_by_node(node_ids: Collection[int]) -> dict[int, list[tuple[GPU, Alloca
     return by_node
 
 
-def _groups(nodes: Sequence[Node], gpus: dict[int, list[tuple[GPU, Allocation | None]]]) -> list[NodeGroup]:
+def _groups(
+    nodes: Sequence[Node], gpus: dict[int, list[tuple[GPU, Allocation | None]]], now: datetime
+) -> list[NodeGroup]:
     rows: dict[tuple[str, str], list[NodeRow]] = defaultdict(list)
     for node in nodes:
-        cells = [_cell(gpu, holder) for gpu, holder in gpus.get(node.pk, [])]
+        cells = [_cell(gpu, holder, now) for gpu, holder in gpus.get(node.pk, [])]
         row = NodeRow(node.pk, node.hostname, node.status, cells)
         rows[node.cluster.name, _model_of([gpu for gpu, _ in gpus.get(node.pk, [])])].append(row)
     return [NodeGroup(cluster, model, members) for (cluster, model), members in sorted(rows.items())]
@@ -274,12 +251,14 @@ def _model_of(gpus: Sequence[GPU]) -> str:
     return models.pop() if len(models) == 1 else "several models"
 
 
-def _cell(gpu: GPU, holder: Allocation | None) -> GpuCell:
+def _cell(gpu: GPU, holder: Allocation | None, now: datetime) -> GpuCell:
     reading: LatestReading | None = getattr(gpu, "latest_reading", None)
+    if reading is not None and reading.recorded_at <= now - READINGS_ARE_FRESH_FOR:
+        reading = None
     trouble = "" if gpu.state == GPUState.AVAILABLE else gpu.state
     return GpuCell(
         gpu_index=gpu.gpu_index,
-        state=_spent_on(gpu.state, holder is not None),
+        state=spent_on(gpu.state, holder is not None),
         trouble=trouble,
         sentence=_sentence(gpu, holder, trouble, reading),
         utilization_pct=reading.utilization_pct if reading else None,

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.django_db
 
 
 def counts() -> dict[str, int]:
-    return {one.state: one.gpus for one in console.fleet_now().states if one.gpus}
+    return {one.state: one.gpus for one in console.fleet_now(now=NOW).states if one.gpus}
 
 
 def test_a_held_gpu_is_sold_whatever_else_is_true_of_it() -> None:
@@ -26,7 +26,7 @@ def test_a_held_gpu_is_sold_whatever_else_is_true_of_it() -> None:
     held, free = make_gpu(node), make_gpu(node)
     allocate(make_job(status="running"), [held])
     assert counts() == {"sold": 1, "draining": 1}
-    cells = console.fleet_now().groups[0].nodes[0].gpus
+    cells = console.fleet_now(now=NOW).groups[0].nodes[0].gpus
     assert [(cell.state, cell.trouble) for cell in cells] == [("sold", "draining"), ("draining", "draining")]
     assert free.gpu_index == cells[1].gpu_index
 
@@ -45,7 +45,7 @@ def test_every_state_is_counted_and_the_shares_are_parts_of_the_fleet() -> None:
     make_gpu(make_node(intent="maintenance"))
     make_gpu(make_node(silent=True))
     make_gpu(make_node(), health="unhealthy", health_reason="94 °C")
-    fleet = console.fleet_now()
+    fleet = console.fleet_now(now=NOW)
     assert counts() == {"idle": 1, "draining": 1, "maintenance": 1, "offline": 1, "unhealthy": 1}
     assert fleet.gpus == 5
     assert sum(one.share for one in fleet.states) == pytest.approx(1)
@@ -61,7 +61,9 @@ def test_the_grid_groups_nodes_by_cluster_and_model_in_the_order_of_their_names(
     make_gpu(mixed, model="H100")
     make_gpu(mixed, model="A10")
     make_node(east, "e-4")
-    groups = [(one.cluster, one.model, [node.hostname for node in one.nodes]) for one in console.fleet_now().groups]
+    groups = [
+        (one.cluster, one.model, [node.hostname for node in one.nodes]) for one in console.fleet_now(now=NOW).groups
+    ]
     assert groups == [
         ("east", "H100", ["e-1", "e-2"]),
         ("east", "no GPUs yet", ["e-4"]),
@@ -78,11 +80,22 @@ def test_a_cell_says_in_words_what_its_colour_says() -> None:
     LatestReading.objects.create(
         gpu=gpu, recorded_at=NOW, utilization_pct=93.4, temperature_c=71, memory_used_mb=1, power_draw_w=612
     )
-    cells = console.fleet_now().groups[0].nodes[0].gpus
+    cells = console.fleet_now(now=NOW).groups[0].nodes[0].gpus
     assert cells[0].sentence == f"GPU 0: sold to fold (job {job.pk}) of acme, 93 % busy, 71 °C, 612 W"
     assert cells[0].sign == "93"
     assert cells[1].sentence == "GPU 1: unhealthy: XID 79"
     assert (cells[1].sign, cells[1].gpu_index) == ("U", sick.gpu_index)
+
+
+def test_a_reading_that_is_minutes_old_says_nothing_of_now() -> None:
+    gpu = make_gpu(make_node())
+    allocate(make_job(status="running"), [gpu])
+    LatestReading.objects.create(gpu=gpu, recorded_at=NOW, utilization_pct=50)
+
+    def sign(age: timedelta) -> str:
+        return console.fleet_now(now=NOW + age).groups[0].nodes[0].gpus[0].sign
+
+    assert (sign(timedelta(seconds=119)), sign(timedelta(minutes=2))) == ("50", "–")
 
 
 def test_an_idle_cell_is_empty_and_an_unmeasured_sold_one_says_so() -> None:
@@ -90,7 +103,7 @@ def test_an_idle_cell_is_empty_and_an_unmeasured_sold_one_says_so() -> None:
     held = make_gpu(node)
     make_gpu(node)
     allocate(make_job(status="running"), [held])
-    cells = console.fleet_now().groups[0].nodes[0].gpus
+    cells = console.fleet_now(now=NOW).groups[0].nodes[0].gpus
     assert [cell.sign for cell in cells] == ["–", ""]
     assert cells[1].sentence == "GPU 1: idle"
 
@@ -100,7 +113,7 @@ def test_a_large_fleet_is_counted_whole_and_shown_in_part(monkeypatch: pytest.Mo
     cluster = make_cluster()
     for _ in range(3):
         make_gpu(make_node(cluster))
-    fleet = console.fleet_now()
+    fleet = console.fleet_now(now=NOW)
     assert (fleet.gpus, fleet.nodes_total, fleet.nodes_shown) == (3, 3, 2)
     assert sum(len(group.nodes) for group in fleet.groups) == 2
 
@@ -174,8 +187,8 @@ def test_the_number_of_queries_does_not_grow_with_the_fleet(size: int, django_as
         allocate(make_job(status="running", tenant=None), gpus[:2])
         LatestReading.objects.create(gpu=gpus[0], recorded_at=NOW)
         make_job()
-    with django_assert_num_queries(10):
-        console.fleet_now()
+    with django_assert_num_queries(11):
+        console.fleet_now(now=NOW)
         console.queue_now(now=NOW)
         console.metered_last_day(now=NOW)
         console.incidents_now()
