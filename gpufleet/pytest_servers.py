@@ -24,7 +24,11 @@ _servers: list[Postgres | Valkey] = []
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests() -> None:
     """Start what the environment does not name, and tell Django where it is."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is not None:
+        # A database of Valkey's for each worker too, so that no worker counts, rings or flushes for another.
+        number = int(worker.removeprefix("gw")) + 1
+        os.environ["REDIS_URL"] = os.environ["REDIS_URL"].replace("?db=0", f"?db={number}")
         return
     os.environ["SECRET_KEY"] = "only-for-tests-" + "x" * 40
     os.environ["DATABASE_URL"] = os.environ.get("GPUFLEET_TEST_DATABASE_URL") or _start_postgres()
