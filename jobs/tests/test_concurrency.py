@@ -4,19 +4,22 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 
 import pytest
 from django.db import OperationalError, connection, transaction
 from django.utils import timezone
 
-from clusters.models import Cluster
+from clusters import services as clusters
+from clusters.models import Cluster, Node, NodeIntent
 from gpufleet.common.errors import DomainError
 from jobs import scheduler, services, tasks
 from jobs.models import Allocation, Job
 from jobs.scheduler.pieces import write_in_pieces
 from jobs.tests.world import breaches, build, leaked_gpus
 from tenants.models import Tenant
+from tenants.services import update_tenant
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -44,46 +47,115 @@ def in_threads(*works: Callable[[], None]) -> None:
         raise failures[0]
 
 
-@pytest.mark.slow
-def test_ticks_submissions_ends_and_quota_changes_at_once() -> None:
-    cluster, tenants = build()
-    until = time.monotonic() + SECONDS
-    broken: list[str] = []
+# Whenever GPUs go to a job, its tenant is locked; so what it holds can be compared with the quota of that instant.
+QUOTA_WATCH = """
+CREATE TABLE quota_breach (tenant_id bigint, held bigint, quota bigint);
+CREATE FUNCTION quota_watch() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO quota_breach
+    SELECT tenant.id, count(*), tenant.gpu_quota
+      FROM tenants_tenant AS tenant
+      JOIN jobs_allocation AS held ON held.tenant_id = tenant.id AND upper_inf(held.during)
+     WHERE tenant.id IN (SELECT tenant_id FROM new_rows)
+     GROUP BY tenant.id HAVING count(*) > tenant.gpu_quota;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER quota_watch AFTER INSERT ON jobs_allocation REFERENCING NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION quota_watch();
+"""
+NO_QUOTA_WATCH = """
+DROP TRIGGER quota_watch ON jobs_allocation; DROP FUNCTION quota_watch(); DROP TABLE quota_breach;
+"""
 
-    def submit(seed: int) -> Callable[[], None]:
+
+@pytest.fixture
+def quota_breaches() -> Iterator[Callable[[], list[tuple[int, int, int]]]]:
+    """Every start that went over a quota: (tenant, held after it, quota)."""
+
+    def execute(sql: str) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(sql)
+
+    def found() -> list[tuple[int, int, int]]:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT * FROM quota_breach")
+            return list(cursor.fetchall())
+
+    execute(QUOTA_WATCH)
+    yield found
+    execute(NO_QUOTA_WATCH)
+
+
+@pytest.mark.slow
+def test_everything_at_once_breaks_no_promise(
+    quota_breaches: Callable[[], list[tuple[int, int, int]]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ticks, submissions, ends, holds, quotas that rise and fall, nodes that are drained and nodes that are lost."""
+    cluster, tenants = build(nodes=4, gpus_per_node=4, quotas=(6, 8))
+    nodes = list(cluster.nodes.order_by("pk"))
+    broken: list[str] = []
+    until = time.monotonic() + SECONDS
+
+    def repeat(work: Callable[[random.Random], object], seed: int) -> Callable[[], None]:
         chance = random.Random(seed)
 
-        def work() -> None:
+        def loop() -> None:
             while time.monotonic() < until:
-                submit_one(cluster, chance.choice(tenants), chance.randint(1, 6))
-                while Job.objects.filter(status="queued").count() > 20 and time.monotonic() < until:
-                    time.sleep(0.01)
+                work(chance)
 
-        return work
+        return loop
 
-    def end() -> None:
-        chance = random.Random(7)
-        while time.monotonic() < until:
-            for job_id in Job.objects.filter(status="running").values_list("pk", flat=True):
-                move(job_id, chance.choice(["completed", "failed", "cancelled"]))
+    def submit(chance: random.Random) -> None:
+        if Job.objects.filter(status="queued").count() > 20:
+            time.sleep(0.01)
+        with contextlib.suppress(DomainError):  # The quota is too low at the moment.
+            submit_one(cluster, chance.choice(tenants), chance.randint(1, 6))
 
-    def tick() -> None:
-        while time.monotonic() < until:
-            tasks.tick()
+    def end(chance: random.Random) -> None:
+        for job_id in Job.objects.filter(status="running").values_list("pk", flat=True):
+            move(job_id, chance.choice(["completed", "failed", "cancelled"]))
 
-    def raise_and_lower() -> None:
-        """Never below what may be held, since lowering evicts nobody."""
-        while time.monotonic() < until:
-            Tenant.objects.filter(pk=tenants[0].pk).update(gpu_quota=9)
+    def hold_and_release(chance: random.Random) -> None:
+        waiting = Job.objects.filter(status__in=["queued", "blocked"]).values_list("pk", "status")
+        for job_id, status in chance.sample(list(waiting), min(3, len(waiting))):
+            move(job_id, "blocked" if status == "queued" else "queued")
 
-    def watch() -> None:
-        while time.monotonic() < until:
-            broken.extend(breaches())
+    def change_quota(chance: random.Random) -> None:
+        update_tenant(tenant_id=chance.choice(tenants).pk, changes={"gpu_quota": chance.randint(1, 12)})
+        time.sleep(0.02)
 
-    in_threads(submit(1), submit(2), end, tick, tick, tick, raise_and_lower, watch)
+    def drain(chance: random.Random) -> None:
+        node, intent = chance.choice(nodes[:2]), chance.choice([NodeIntent.DRAINING, NodeIntent.ACTIVE])
+        clusters.update_node(node_id=node.pk, intent=intent, now=timezone.now())
+        time.sleep(0.02)
+
+    def lose(chance: random.Random) -> None:
+        node = nodes[3]
+        Node.objects.filter(pk=node.pk).update(last_heartbeat_at=timezone.now() - timedelta(hours=1))
+        clusters.sweep_silent_nodes(now=timezone.now())
+        time.sleep(0.1)
+        clusters.register_node(cluster_id=cluster.pk, hostname=node.hostname, fields={}, now=timezone.now())
+        time.sleep(0.2)
+
+    def watch(chance: random.Random) -> None:
+        broken.extend(breach for breach in breaches() if "quota" not in breach)
+
+    Node.objects.update(last_heartbeat_at=timezone.now())
+    works = [submit, submit, end, hold_and_release, change_quota, drain, lose, watch]
+    ticks = [repeat(lambda _: tasks.tick(), 0)] * 3
+    in_threads(*[repeat(work, seed) for seed, work in enumerate(works)], *ticks)
+
     assert broken == []
+    assert quota_breaches() == []
+    assert [record.message for record in caplog.records if "refuses" in record.message] == []
     assert Allocation.objects.count() > 50
-    drain()
+    assert Job.objects.filter(events__actor="scheduler", status="failed").exists()
+    Tenant.objects.update(gpu_quota=12)
+    for node in nodes:
+        clusters.update_node(node_id=node.pk, intent=NodeIntent.ACTIVE, now=timezone.now())
+    for job_id in Job.objects.filter(status="blocked").values_list("pk", flat=True):
+        move(job_id, "queued")
+    drain_queue()
     assert leaked_gpus() == 0
     assert not Job.objects.filter(ended_at__isnull=True).exists()
 
@@ -136,10 +208,10 @@ def submit_one(cluster: Cluster, tenant: Tenant, gpu_count: int) -> None:
 
 def move(job_id: int, status: str) -> None:
     with contextlib.suppress(DomainError):  # Somebody else has ended it.
-        services.change_status(job_id=job_id, status=status, actor="test", now=timezone.now())
+        services.change_status(job_id=job_id, status=status, reason="a test", actor="test", now=timezone.now())
 
 
-def drain() -> None:
+def drain_queue() -> None:
     """Run and end whatever is left."""
     for _ in range(10_000):
         if not Job.objects.filter(ended_at__isnull=True).exists():
