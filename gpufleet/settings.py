@@ -186,8 +186,7 @@ LANGUAGE_CODE = "en-us"
 USE_I18N = False
 TIME_ZONE = "UTC"
 USE_TZ = True
-DATE_FORMAT = "Y-m-d"
-DATETIME_FORMAT = "Y-m-d H:i:s"  # As operators read logs; everything is UTC.
+FORMAT_MODULE_PATH = "dashboard.formats"  # Instants in the console are written as logs write them.
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 STATIC_URL = "/static/"

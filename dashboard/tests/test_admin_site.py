@@ -149,6 +149,11 @@ def test_the_sidebar_leads_to_what_the_person_may_see_and_to_nothing_else() -> N
     assert reverse("admin:auth_user_changelist") not in page
 
 
+def test_instants_are_written_as_logs_write_them(charlie: Client) -> None:
+    make_node()
+    assert "2026-11-23 12:00:00" in charlie.get(reverse("admin:clusters_node_changelist")).content.decode()
+
+
 def test_logging_in_and_out() -> None:
     User.objects.create_superuser("charlie", password="a-long-passphrase")
     client = Client()
