@@ -26,7 +26,7 @@ from billing.models import (
     StripeEvent,
 )
 from billing.serializers import money
-from gpufleet.common.admin import ReadOnlyAdmin, ServiceAdmin, actor_of, report
+from gpufleet.common.admin import ReadOnlyAdmin, ServiceAdmin, actor_of, report, shown_during
 from gpufleet.common.errors import DomainError
 from tenants.models import Tenant
 
@@ -222,7 +222,7 @@ class InvoiceLineAdmin(ReadOnlyAdmin):
 class BilledRangeAdmin(ReadOnlyAdmin):
     """Which seconds of which allocation stand on which line."""
 
-    list_display = ["allocation", "line", "during", "released_at"]
+    list_display = ["allocation", "line", shown_during, "released_at"]
     list_select_related = ["allocation", "line"]
     show_full_result_count = False
 

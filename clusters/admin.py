@@ -12,7 +12,7 @@ from unfold.decorators import display
 
 from clusters import services
 from clusters.models import GPU, Cluster, GPUHealth, GPUStatePeriod, LatestReading, Node, NodeIntent, NodeWatch
-from gpufleet.common.admin import ReadOnlyAdmin, ServiceAdmin, actor_of, report
+from gpufleet.common.admin import ReadOnlyAdmin, ServiceAdmin, actor_of, report, shown_during
 from gpufleet.common.errors import DomainError
 
 STATE_COLOURS = {
@@ -167,7 +167,7 @@ class GpuAdmin(ReadOnlyAdmin):
 class GpuStatePeriodAdmin(ReadOnlyAdmin):
     """The ledger of states. Rows are only looked at."""
 
-    list_display = ["gpu", "state", "reason", "during"]
+    list_display = ["gpu", "state", "reason", shown_during]
     list_filter = ["state"]
     list_select_related = ["gpu"]
     search_fields = ["gpu__uuid", "gpu__node__hostname"]

@@ -7,7 +7,7 @@ from django.utils import timezone
 from unfold.admin import TabularInline
 from unfold.decorators import display
 
-from gpufleet.common.admin import ReadOnlyAdmin, actor_of, report
+from gpufleet.common.admin import ReadOnlyAdmin, actor_of, report, shown_during
 from jobs import services
 from jobs.models import Allocation, Job, JobEvent, JobStatus, SchedulerCycle, WaitPeriod
 
@@ -45,14 +45,14 @@ class WaitInline(LedgerInline):
     """What the job waited for, and how long."""
 
     model = WaitPeriod
-    fields = readonly_fields = ["code", "figures", "during"]
+    fields = readonly_fields = ["code", "figures", shown_during]
 
 
 class AllocationInline(LedgerInline):
     """The GPUs the job held, and when."""
 
     model = Allocation
-    fields = readonly_fields = ["gpu", "during", "price_per_gpu_hour", "currency"]
+    fields = readonly_fields = ["gpu", shown_during, "price_per_gpu_hour", "currency"]
 
 
 @admin.register(Job)
@@ -130,7 +130,7 @@ class JobAdmin(ReadOnlyAdmin):
 class AllocationAdmin(ReadOnlyAdmin):
     """The ledger: who held which GPU when, at what price."""
 
-    list_display = ["gpu", "job", "tenant", "during", "price_per_gpu_hour", "currency"]
+    list_display = ["gpu", "job", "tenant", shown_during, "price_per_gpu_hour", "currency"]
     list_filter = ["tenant", "currency"]
     search_fields = ["=job__id", "=gpu__id", "job__name"]
     list_select_related = ["gpu", "job", "tenant"]
@@ -140,7 +140,7 @@ class AllocationAdmin(ReadOnlyAdmin):
 class WaitPeriodAdmin(ReadOnlyAdmin):
     """The ledger: who waited for what."""
 
-    list_display = ["job", "code", "figures", "during"]
+    list_display = ["job", "code", "figures", shown_during]
     list_filter = ["code"]
     search_fields = ["=job__id", "job__name"]
     list_select_related = ["job"]

@@ -126,9 +126,10 @@ def ending_of(job: JobView, *, seed: int) -> Ending:
     return Ending(began + planned * fate.uniform(0.7, 1.04), "completed")
 
 
-def given_up(board: Board, *, now: datetime, patience: timedelta) -> list[int]:
-    """Jobs whose customers have waited too long for them."""
-    return [job.job_id for job in board.waiting if job.ours and now - job.submitted_at > patience]
+def given_up(board: Board, *, now: datetime, patience: timedelta, since: datetime | None = None) -> list[int]:
+    """Jobs whose customers have waited too long for them, counted from ``since`` for those that came earlier."""
+    waiting = [job for job in board.waiting if job.ours]
+    return [job.job_id for job in waiting if now - max(job.submitted_at, since or job.submitted_at) > patience]
 
 
 def _draw(claimed: Mapping[str, int], pace: Pace, clusters: Sequence[DemoCluster], rng: random.Random) -> Request:

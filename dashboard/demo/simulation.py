@@ -101,7 +101,7 @@ class Simulation:
         board = Board(list(jobs), self._capacity())
         self._settle_endings(board, now)
         over = {job_id: ending for job_id, ending in self.endings.items() if ending.at <= now}
-        for job_id in demand.given_up(board, now=now, patience=PATIENCE):
+        for job_id in demand.given_up(board, now=now, patience=PATIENCE, since=self.began):
             over[job_id] = Ending(now, "cancelled", "no longer needed")
         left = Board([job for job in board.jobs if job.job_id not in over], board.capacity)
         share = min(max(demand.busy_share(now), SOLD_SHARE[0]), SOLD_SHARE[1])

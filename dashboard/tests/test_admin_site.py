@@ -1,6 +1,7 @@
 """The console as a person gets it: the home page, its refreshed part, the sidebar."""
 
 import re
+from datetime import timedelta
 
 import pytest
 from django.contrib.admin import site
@@ -152,6 +153,15 @@ def test_the_sidebar_leads_to_what_the_person_may_see_and_to_nothing_else() -> N
 def test_instants_are_written_as_logs_write_them(charlie: Client) -> None:
     make_node()
     assert "2026-11-23 12:00:00" in charlie.get(reverse("admin:clusters_node_changelist")).content.decode()
+
+
+def test_the_ledger_says_from_when_until_when(charlie: Client) -> None:
+    node = make_node()
+    allocate(make_job(status="running"), [make_gpu(node)])
+    allocate(make_job(status="completed"), [make_gpu(node)], end=NOW + timedelta(seconds=90))
+    page = charlie.get(reverse("admin:jobs_allocation_changelist")).content.decode()
+    assert "2026-11-23 12:00:00 – now" in page
+    assert "2026-11-23 12:00:00 – 2026-11-23 12:01:30" in page
 
 
 def test_logging_in_and_out() -> None:

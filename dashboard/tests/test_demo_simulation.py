@@ -124,6 +124,12 @@ def test_who_has_waited_too_long_cancels() -> None:
     assert make().moves([waiting], NOON + timedelta(minutes=7)).end[5].status == "cancelled"
 
 
+def test_who_waited_before_us_gets_his_patience_again() -> None:
+    waiting = job(5, running=False, started_at=None, submitted_at=NOON - timedelta(hours=3))
+    assert make().moves([waiting], NOON + timedelta(minutes=5)).end == {}
+    assert make().moves([waiting], NOON + timedelta(minutes=7)).end.keys() == {5}
+
+
 def test_the_fleet_is_kept_sold_and_the_queue_small() -> None:
     """A scheduler that places everything at once, a day long, in steps of ten seconds."""
     simulation, next_id = make(), 0

@@ -40,6 +40,14 @@ class ServiceAdmin(ModelAdmin):  # type: ignore[misc]  # unfold is untyped
         return response
 
 
+@admin.display(description="During (UTC)", ordering="during")
+def shown_during(row: Any) -> str:
+    """The time of a ledger's row, for reading: from when until when, to the second."""
+    begin, end = row.during.lower, row.during.upper
+    until = "now" if end is None else f"{end:%Y-%m-%d %H:%M:%S}"
+    return f"{begin:%Y-%m-%d %H:%M:%S} – {until}"
+
+
 def actor_of(request: HttpRequest) -> str:
     """How audit rows name the person behind an admin request."""
     return f"user:{request.user.get_username()}"
