@@ -30,6 +30,7 @@ _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 _LONGEST_SOCKET_PATH = 107
 _UNPRIVILEGED = "nobody"
+LEFTOVERS_END_WITHIN_SECONDS = 20
 
 
 class EmbeddedError(Exception):
@@ -37,10 +38,16 @@ class EmbeddedError(Exception):
 
 
 def die_with_parent(signal_number: int = signal.SIGINT) -> Callable[[], None]:
-    """A ``preexec_fn`` that has the kernel signal the child when its parent dies, however it dies."""
+    """A ``preexec_fn`` that has the kernel signal the child when its parent dies, however it dies.
+
+    The kernel means the parent's *thread*: start children from one that lives as long as they shall.
+    """
+    parent = os.getpid()
 
     def set_death_signal() -> None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal_number)
+        if os.getppid() != parent:  # It died before the kernel was told.
+            os._exit(1)
 
     return set_death_signal
 
@@ -112,13 +119,19 @@ def _reachable_copy(package: Path, state: Path) -> Path:
     return target / package.name
 
 
-def _secret(path: Path) -> str:
-    """The text of a secret file, made on first use with 0600."""
+def kept_secret(path: Path) -> str:
+    """The text of a secret file, made on first use."""
     if not path.exists():
-        descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_urlsafe(24))
+        write_private(path, secrets.token_urlsafe(48))
     return path.read_text()
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner may read; after a kill it is there whole or not at all."""
+    fresh = path.with_name(f"{path.name}.new")
+    with os.fdopen(os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+    fresh.replace(path)
 
 
 def _wait(ready: Callable[[], bool], process: subprocess.Popen[bytes], what: str, seconds: float = 30) -> None:
@@ -143,6 +156,27 @@ def stop(process: subprocess.Popen[bytes], signal_number: int, seconds: float = 
             process.wait()
 
 
+def _working_in(folder: Path, name: str) -> list[int]:
+    """The processes called ``name`` whose working folder this is. One that is dead but not reaped has none."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "cwd").readlink() == folder and (process / "comm").read_text().strip() == name:
+                found.append(int(process.name))
+    return found
+
+
+def _end_leftovers(folder: Path, name: str) -> None:
+    """End a server that outlived its supervisor, before another one takes over its files."""
+    deadline = time.monotonic() + LEFTOVERS_END_WITHIN_SECONDS
+    while pids := _working_in(folder.resolve(), name):
+        late = time.monotonic() > deadline
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL if late else signal.SIGINT)
+        time.sleep(0.1)
+
+
 class Postgres:
     """One PostgreSQL cluster in a state folder."""
 
@@ -160,7 +194,7 @@ class Postgres:
     @property
     def password(self) -> str:
         """Generated once for this state folder."""
-        return _secret(self.state / "pg-password")
+        return kept_secret(self.state / "pg-password")
 
     def url(self, database: str | None = None) -> str:
         """The URL of a database of this cluster, as libpq and Django take it."""
@@ -170,7 +204,7 @@ class Postgres:
     def start(self, log: IO[bytes] | int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
         """Start the server and wait until it answers; its database is made when missing."""
         self._initialise()
-        self._clear_leftover()
+        self._clear_leftovers()
         command = [str(self.bin / "postgres"), "-D", str(self.data), "-k", str(self.sockets)]
         settings = ["listen_addresses=", "unix_socket_permissions=0700", "max_connections=100", *self.options]
         for setting in settings:
@@ -222,30 +256,14 @@ class Postgres:
         if result.returncode:
             raise EmbeddedError(f"initdb failed: {result.stderr or result.stdout}")
 
-    def _clear_leftover(self) -> None:
-        """End a server that outlived its supervisor, and remove the lock files of one that is dead but not reaped."""
-        pid_file = self.data / "postmaster.pid"
-        try:
-            pid = int(pid_file.read_text().split()[0])
-            status = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except (OSError, ValueError, IndexError):
-            return
-        if status == "Z":
-            self._remove_locks(pid_file)
-        elif os.fsencode(str(self.data)) in command:
-            self._end(pid, pid_file)
+    def _clear_leftovers(self) -> None:
+        """End what outlived its supervisor, and remove the lock files, which a killed server leaves behind.
 
-    def _remove_locks(self, pid_file: Path) -> None:
-        for file in [pid_file, *self.sockets.glob(".s.PGSQL.*")]:
+        PostgreSQL would take any living process of our account with the number in them for a server.
+        """
+        _end_leftovers(self.data, "postgres")
+        for file in [self.data / "postmaster.pid", *self.sockets.glob(".s.PGSQL.*")]:
             file.unlink(missing_ok=True)
-
-    def _end(self, pid: int, pid_file: Path) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGINT)
-        deadline = time.monotonic() + 20
-        while pid_file.exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
 
     def _answers(self) -> bool:
         import psycopg
@@ -290,6 +308,7 @@ class Valkey:
 
     def start(self, log: IO[bytes] | int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
         """Start the server and wait until it answers."""
+        _end_leftovers(self.folder, "valkey-server")
         self.socket.unlink(missing_ok=True)
         command = [str(self.binary), "--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700"]
         command += ["--dir", str(self.folder), "--appendonly", "yes", "--maxmemory-policy", "noeviction"]
@@ -329,6 +348,7 @@ def main(arguments: list[str]) -> int:
     if arguments[:2] != ["run", "--"] or len(arguments) < 3:
         print("usage: python -m gpufleet.embedded run -- command …", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # So that the folder goes, too.
     with tempfile.TemporaryDirectory(prefix="gpufleet-run-") as folder:
         postgres, valkey = Postgres(Path(folder)), Valkey(Path(folder))
         try:
