@@ -9,7 +9,8 @@ from decimal import Decimal
 from typing import Any
 
 from django.db import connection
-from django.db.models import Q, QuerySet, Sum
+from django.db.models import Max, Q, QuerySet, Sum
+from django.db.models.functions import Upper
 
 from billing.ledger import UsedPiece, job_lines, unbilled_lines, unpriced_seconds, used_pieces
 from billing.models import BilledRange, CreditNote, CreditNoteStatus, Invoice, InvoiceLine, InvoiceStatus, Rate
@@ -93,6 +94,13 @@ def list_price_changes() -> list[datetime]:
     """The instants from which a list price is in force: the answer to ``jobs.price_changes``."""
     rates = Rate.objects.filter(tenant__isnull=True, plan_tier="").order_by("valid_from")
     return list(rates.values_list("valid_from", flat=True).distinct())
+
+
+def billed_until(allocation_ids: Collection[int]) -> dict[int, datetime]:
+    """The end of each allocation's last billed range, on a void invoice too, since its proof names the time: the
+    answer to ``jobs.billed_until``."""
+    ranges = BilledRange.objects.filter(allocation_id__in=allocation_ids).order_by()
+    return dict(ranges.values_list("allocation_id").annotate(until=Max(Upper("during"))))
 
 
 def job_costs(job_ids: Collection[int], *, now: datetime) -> dict[int, Cost]:

@@ -57,7 +57,15 @@ class JobCosts(Protocol):
         """Answer for all the jobs in one query."""
 
 
+class BilledUntil(Protocol):
+    """Up to when each allocation's time stands, or once stood, on an invoice; one on none is left out."""
+
+    def __call__(self, allocation_ids: Collection[int]) -> Mapping[int, datetime]:
+        """Answer for all the allocations in one query."""
+
+
 rate_book: Port[RateBook] = Port("jobs.rate_book")
+billed_until: Port[BilledUntil] = Port("jobs.billed_until")
 job_costs: Port[JobCosts] = Port("jobs.job_costs")
 # The instants at which a list price changes, of every currency; reports tell the time before from the time after.
 price_changes: Port[Callable[[], Collection[datetime]]] = Port("jobs.price_changes")

@@ -2,23 +2,45 @@
 
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from django.db import connection, transaction
 from django.db.backends.postgresql.psycopg_any import DateTimeTZRange
-from django.db.models import Count, QuerySet
+from django.db.models import Count, Func, QuerySet
 from django.db.models.functions import Lower
 
 from clusters.models import GPU, Cluster
 from gpufleet.common.errors import Conflict, DomainError, FieldProblem, InvalidInput, NotFound
+from gpufleet.common.locks import lock_rows
 from gpufleet.common.ports import Port
 from jobs.models import Allocation, Job, JobEvent, JobStatus, WaitPeriod
 from jobs.placement import WaitCode, sentence, takes
+from jobs.queries import billed_until
 from jobs.states import CANCELLED, ENDED, FAILED, legal_moves, scheduler_sources
 from tenants.models import Tenant, TenantStatus
 
+CLOSE_ALLOCATIONS = """
+UPDATE jobs_allocation AS allocation
+   SET during = tstzrange(lower(during), closing.at)
+  FROM unnest(%s::bigint[], %s::timestamptz[]) AS closing (id, at)
+ WHERE allocation.id = closing.id
+"""
+
 # Wakes the scheduler, after the commit; the beat is the guarantee behind it.
 doorbell: Port[Callable[[], None]] = Port("jobs.doorbell")
+
+
+class JobFields(TypedDict, total=False):
+    """What a client may say of its job beside the required; what it leaves out has the model's default."""
+
+    gpu_count: int
+    gpu_type: str
+    priority: int
+    submitted_by: str
+    estimated_duration_min: int | None
+    command: list[str] | None
+    image: str
+    env: dict[str, str]
 
 
 class TenantInactive(Conflict):
@@ -47,12 +69,17 @@ class IllegalMove(Conflict):
 
 @transaction.atomic
 def submit_job(
-    *, cluster_id: int, name: str, actor: str, now: datetime, tenant_id: int | None = None, **fields: Any
+    *,
+    cluster_id: int,
+    name: str,
+    actor: str,
+    now: datetime,
+    tenant_id: int | None = None,
+    **fields: Unpack[JobFields],
 ) -> Job:
     """Put a job into the queue and ring the doorbell.
 
-    ``fields`` are the optional ones of ``Job``: gpu_count, gpu_type, priority, submitted_by, estimated_duration_min,
-    command, image, env. Raises ``InvalidInput`` for a cluster or tenant that is not there, and ``TenantInactive``,
+    Raises ``InvalidInput`` for a cluster or tenant that is not there, and ``TenantInactive``,
     ``OverQuota`` or ``NoSuchHardware`` for a job that could never start.
     """
     _check_cluster(cluster_id)
@@ -131,12 +158,14 @@ def change_statuses(
 def fail_lost_job(*, job_id: int, reason: str, lost_at: Mapping[int, datetime], now: datetime) -> bool:
     """Fail a running job whose hardware is gone. ``lost_at`` gives, by GPU, when its seconds ended; the job's other
     GPUs were held until now. Returns False when somebody else has ended the job meanwhile."""
+    # The tenant is locked, since an invoice that is being made would bill what is found to be lost here.
+    lock_rows(
+        Tenant.objects.all(), Job.objects.filter(pk=job_id, tenant__isnull=False).values_list("tenant", flat=True)
+    )
     job = Job.objects.select_for_update().filter(pk=job_id, status__in=scheduler_sources(FAILED)).first()
     if job is None:
         return False
-    for gpu_id, at in lost_at.items():
-        _close_allocations(job.pk, min(at, now), gpu_id=gpu_id)
-    _end(job, JobStatus.FAILED, actor="scheduler", reason=reason, now=now)
+    _end(job, FAILED, actor="scheduler", reason=reason, now=now, lost_at=lost_at)
     return True
 
 
@@ -174,7 +203,9 @@ def ring_doorbell() -> None:
 
 def close_waits(job_ids: Collection[int], now: datetime) -> None:
     """End the open wait periods of these jobs; one that lasted no time leaves no row."""
-    _close_periods(WaitPeriod, "job_id = ANY(%(jobs)s)", {"jobs": list(job_ids)}, now)
+    open_ones = WaitPeriod.objects.filter(job_id__in=job_ids, during__upper_inf=True)
+    open_ones.filter(during__startswith__gte=now).delete()
+    open_ones.update(during=Func(Lower("during"), now, function="tstzrange"))
 
 
 def _lock_job(job_id: int, tenant_id: int | None) -> Job:
@@ -187,10 +218,12 @@ def _lock_job(job_id: int, tenant_id: int | None) -> Job:
     return job
 
 
-def _end(job: Job, status: str, *, actor: str, reason: str, now: datetime) -> Job:
+def _end(
+    job: Job, status: str, *, actor: str, reason: str, now: datetime, lost_at: Mapping[int, datetime] | None = None
+) -> Job:
     before = job.status
     close_waits([job.pk], now)
-    _close_allocations(job.pk, now)
+    _close_allocations(job.pk, now, lost_at or {})
     ended_at = max(now, job.started_at or now)  # Clocks differ; no job ends before it starts.
     job.status, job.ended_at, job.block_reason = status, ended_at, ""
     job.save(update_fields=["status", "ended_at", "block_reason"])
@@ -233,24 +266,18 @@ def _begin_wait(job: Job, code: WaitCode, figures: dict[str, Any], *, now: datet
     WaitPeriod.objects.create(job=job, code=code, figures=figures, during=DateTimeTZRange(now, None))
 
 
-def _close_allocations(job_id: int, now: datetime, gpu_id: int | None = None) -> None:
-    """End what the job holds, or one GPU of it. An allocation that lasted no time held nothing and leaves no row."""
-    which = "job_id = %(job)s AND (%(gpu)s::bigint IS NULL OR gpu_id = %(gpu)s)"
-    _close_periods(Allocation, which, {"job": job_id, "gpu": gpu_id}, now)
+def _close_allocations(job_id: int, now: datetime, lost_at: Mapping[int, datetime]) -> None:
+    """End what the job holds: now, or when that GPU was lost. One that lasted no time held nothing and leaves no row.
 
-
-def _close_periods(
-    model: type[Allocation] | type[WaitPeriod], which: str, parameters: dict[str, Any], now: datetime
-) -> None:
-    """Give the open ledger rows an end, and drop those that would be empty. ``which`` is SQL of this module."""
-    table, parameters = model._meta.db_table, {**parameters, "now": now}
-    open_ones = f"upper_inf(during) AND {which}"
+    What an invoice names was sold: an allocation ends no earlier than that.
+    """
+    held = Allocation.objects.select_for_update().filter(job_id=job_id, during__upper_inf=True).order_by("pk")
+    rows = list(held.values_list("pk", "gpu_id", Lower("during")))
+    billed = billed_until.ask([pk for pk, _, _ in rows])
+    ends = {pk: max(min(lost_at.get(gpu_id, now), now), billed.get(pk, start)) for pk, gpu_id, start in rows}
+    Allocation.objects.filter(pk__in=[pk for pk, _, start in rows if ends[pk] <= start]).delete()
     with connection.cursor() as cursor:
-        cursor.execute(f"DELETE FROM {table} WHERE {open_ones} AND lower(during) >= %(now)s", parameters)  # noqa: S608
-        cursor.execute(
-            f"UPDATE {table} SET during = tstzrange(lower(during), %(now)s) WHERE {open_ones}",  # noqa: S608
-            parameters,
-        )
+        cursor.execute(CLOSE_ALLOCATIONS, [list(ends), list(ends.values())])
 
 
 def _note(job: Job, *, from_status: str, actor: str, reason: str, now: datetime) -> None:

@@ -11,6 +11,7 @@ from clusters.tests.factories import make_cluster, make_gpu, make_node
 from gpufleet.common.errors import InvalidInput, NotFound
 from jobs import services
 from jobs.models import Allocation, Job, JobEvent, JobStatus, WaitPeriod
+from jobs.queries import billed_until
 from jobs.scheduler import run_cycle
 from jobs.services import IllegalMove, NoSuchHardware, OverQuota, TenantInactive
 from jobs.states import MOVES
@@ -130,6 +131,18 @@ def test_a_job_that_ends_as_it_starts_held_nothing(node: Node) -> None:
     allocate(job, node.gpus.all()[:1])
     move(job, "failed", minutes=0)
     assert not Allocation.objects.exists()
+
+
+def test_what_an_invoice_names_was_sold_whatever_is_found_out_later(node: Node) -> None:
+    """Neither cut shorter nor deleted from under its invoice. What no invoice names ends when it was lost."""
+    job = make_job(cluster=node.cluster, gpu_count=3, status="running")
+    held = allocate(job, node.gpus.order_by("pk")[:3])
+    lost_at = {held[0].gpu_id: NOW + 2 * MINUTE, held[1].gpu_id: NOW - MINUTE, held[2].gpu_id: NOW + 2 * MINUTE}
+    billed = {held[0].pk: NOW + 3 * MINUTE, held[1].pk: NOW + 3 * MINUTE}
+    with billed_until.stand_in(lambda allocation_ids: {pk: billed[pk] for pk in allocation_ids if pk in billed}):
+        assert services.fail_lost_job(job_id=job.pk, reason="lost", lost_at=lost_at, now=NOW + 4 * MINUTE)
+    ends = Allocation.objects.order_by("pk").values_list(Upper("during"), flat=True)
+    assert [(end - NOW) / MINUTE for end in ends if end] == [3, 3, 2]
 
 
 def test_a_hold_has_its_reason_and_its_period_and_a_release_ends_it(node: Node) -> None:
