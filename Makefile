@@ -18,8 +18,6 @@ TESTS ?=
 PRODUCTION = SECRET_KEY=$$($(DEV) -c 'import secrets; print(secrets.token_urlsafe(64))') \
 	DATABASE_URL=postgres://nobody@127.0.0.1:9/none HTTPS_ONLY=1 ALLOWED_HOSTS=gpufleet.example
 
-export PORT HOST DEMO GPUFLEET_STATE
-
 .DEFAULT_GOAL := help
 .PHONY: help up reset test lint bench-leakage format coverage manage install install-dev python
 
@@ -37,7 +35,7 @@ up: install  ## Start everything and print where it is; Ctrl-C stops it
 reset: install  ## Empty the state folder: database, keys, logs
 	@$(RUN) -m gpufleet.up reset
 
-manage: install  ## Run a management command on what `make up` runs: make manage CMD="changepassword admin"
+manage: install  ## Run a management command on what `make up` runs: make manage CMD="changepassword operator"
 	@$(RUN) -m gpufleet.up run -- $(RUN) manage.py $(CMD)
 
 test: install-dev  ## Run all tests, on a PostgreSQL and a Valkey of their own
@@ -49,7 +47,7 @@ coverage: install-dev  ## Run all tests and show which lines they do not reach
 lint: install-dev  ## Style, types, import rules, migrations, deployment settings, API schema
 	@echo "ruff";             $(DEV) -m ruff check --quiet .
 	@echo "ruff format";      $(DEV) -m ruff format --quiet --check .
-	@echo "import rules";     .venv-dev/bin/lint-imports --no-logo >.import-linter.log || { cat .import-linter.log; exit 1; }
+	@echo "import rules";     .venv-dev/bin/lint-imports --no-logo
 	@echo "mypy --strict";    $(WITH_SERVERS) $(DEV) -m mypy .
 	@echo "migrations";       $(WITH_SERVERS) $(DEV) manage.py makemigrations --check --dry-run
 	@echo "check --deploy";   $(PRODUCTION) $(DEV) manage.py check --deploy --fail-level WARNING

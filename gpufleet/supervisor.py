@@ -1,6 +1,8 @@
 """The processes of ``make up``: started in order, watched, and stopped in reverse. They die with this process."""
 
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -14,6 +16,7 @@ from gpufleet.embedded import die_with_parent, stop
 ROOT = Path(__file__).resolve().parent.parent
 LOG_LINES_SHOWN = 20
 READY_WITHIN_SECONDS = 90
+LARGEST_LOG_BYTES = 32 * 1024 * 1024
 
 
 class UpError(Exception):
@@ -45,11 +48,11 @@ class System:
         print(f"[{time.monotonic() - self.began:5.1f} s] {text}", flush=True)
 
     def open_log(self, name: str) -> tuple[Path, IO[bytes]]:
-        """A child's log; the one of the start before is kept beside it, so that logs stay bounded."""
+        """A child's log; the one of the start before is kept beside it."""
         path = self.logs / f"{name}.log"
         if path.exists():
-            path.replace(path.with_suffix(".log.1"))
-        return path, path.open("wb")
+            path.replace(_older(path))
+        return path, path.open("ab")  # Appending: a child goes on at the end after the log was cut.
 
     def adopt(self, name: str, process: subprocess.Popen[bytes], stop_signal: int, log: Path) -> None:
         """Watch a process that somebody else has started, and stop it in its turn."""
@@ -73,7 +76,16 @@ class System:
 
     def run(self, what: str, *command: str) -> str:
         """Run a command to its end and give its output. Raises ``UpError`` with its last lines."""
-        result = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False)
+        result = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            preexec_fn=die_with_parent(signal.SIGTERM),
+        )
         if result.returncode:
             lines = (result.stderr or result.stdout).strip().splitlines()[-LOG_LINES_SHOWN:]
             raise UpError(f"{what} failed:\n" + "\n".join(lines))
@@ -87,6 +99,13 @@ class System:
                 tail = child.log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
                 raise UpError("\n".join([f"{child.name} stopped with code {code}; the end of {child.log}:", *tail]))
 
+    def bound_logs(self) -> None:
+        """Put a log that has grown large aside, in the place of the one before it."""
+        for child in self.children:
+            if child.log.stat().st_size > LARGEST_LOG_BYTES:
+                shutil.copyfile(child.log, _older(child.log))
+                os.truncate(child.log, 0)
+
     def wait_for(self, what: str, ready: Callable[[], bool]) -> None:
         """Poll until it is ready. Raises ``UpError`` when it takes too long or a child dies meanwhile."""
         deadline = time.monotonic() + READY_WITHIN_SECONDS
@@ -97,7 +116,13 @@ class System:
             time.sleep(0.1)
 
     def stop(self) -> None:
-        """Stop everything in reverse order."""
+        """Stop everything in reverse order, and whatever a child of ours left running."""
         for child in reversed(self.children):
             stop(child.process, child.stop_signal, seconds=15)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.process.pid, signal.SIGKILL)  # Each leads a group of its own.
             self.say(f"{child.name} stopped")
+
+
+def _older(log: Path) -> Path:
+    return log.with_suffix(".log.1")

@@ -7,7 +7,6 @@ run -- command`` runs a command on what is up. Children die with this process, h
 import fcntl
 import json
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -20,10 +19,11 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, NoReturn
 
-from gpufleet.embedded import EmbeddedError, Postgres, Valkey, prepare_state
+from gpufleet.embedded import EmbeddedError, Postgres, Valkey, kept_secret, prepare_state
 from gpufleet.supervisor import ROOT, System, UpError
 
 PORT_FREE_WITHIN_SECONDS = 4
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def default_state() -> Path:
@@ -52,17 +52,19 @@ def main(arguments: list[str]) -> int:
 def up(state: Path) -> int:
     """Start everything, print where it is, and stay until told to stop or a child dies."""
     port = _port()
+    _check_ours(state)
     prepare_state(state)
-    state.joinpath("logs").mkdir(exist_ok=True)
     with _lock(state) as lock:
         _check_port(port)
         _catch_signals()
+        state.joinpath("logs").mkdir(exist_ok=True)
         system = System(state)
         try:
             start(system, port)
             _announce(lock, port)
             while True:
                 system.check_children()
+                system.bound_logs()
                 time.sleep(0.5)
         except Stopped:
             print()
@@ -74,7 +76,7 @@ def up(state: Path) -> int:
 def start(system: System, port: int) -> None:
     """Servers, database, web, worker, beat, demo fleet: each waits until what it needs answers."""
     system.environment |= {
-        "SECRET_KEY": _kept_secret(system.state / "secret-key"),
+        "SECRET_KEY": os.environ.get("SECRET_KEY") or kept_secret(system.state / "secret-key"),
         "GPUFLEET_STATE": str(system.state),
         "STATIC_ROOT": str(system.state / "static"),
         "PYTHONUNBUFFERED": "1",
@@ -94,16 +96,16 @@ def start(system: System, port: int) -> None:
 
 def start_servers(system: System) -> None:
     """PostgreSQL and Valkey of our own, unless the environment names others, which then must answer now."""
-    if "DATABASE_URL" in os.environ:
-        _check_database(os.environ["DATABASE_URL"])
+    if url := os.environ.get("DATABASE_URL"):
+        _check_database(url)
     else:
         system.say("starting PostgreSQL")
         postgres = Postgres(system.state)
         path, log = system.open_log("postgres")
         system.adopt("postgres", postgres.start(log), signal.SIGINT, path)
         system.environment["DATABASE_URL"] = postgres.url()
-    if "REDIS_URL" in os.environ:
-        _check_redis(os.environ["REDIS_URL"])
+    if url := os.environ.get("REDIS_URL"):
+        _check_redis(url)
     else:
         system.say("starting Valkey")
         valkey = Valkey(system.state)
@@ -179,8 +181,7 @@ def reset(state: Path) -> int:
     if not state.exists():
         print(f"{state} is empty already.")
         return 0
-    if not (state / "up.lock").exists():
-        raise UpError(f"{state} holds nothing of gpufleet's; delete it yourself if you mean it.")
+    _check_ours(state)
     with _lock(state):
         shutil.rmtree(state)
     print(f"{state} is empty.")
@@ -189,7 +190,7 @@ def reset(state: Path) -> int:
 
 def run_beside(state: Path, command: list[str]) -> int:
     """Run a command on the servers of the system that is up."""
-    environment = {"SECRET_KEY": _kept_secret(state / "secret-key"), "GPUFLEET_STATE": str(state), **os.environ}
+    environment = {"SECRET_KEY": kept_secret(state / "secret-key"), "GPUFLEET_STATE": str(state), **os.environ}
     environment.setdefault("DATABASE_URL", Postgres(state).url())
     environment.setdefault("REDIS_URL", Valkey(state).url())
     environment.setdefault("STATIC_ROOT", str(state / "static"))
@@ -202,12 +203,13 @@ class Stopped(Exception):
 
 def _catch_signals() -> None:
     def stopped(number: int, frame: FrameType | None) -> NoReturn:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for each in STOP_SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
         raise Stopped
 
-    signal.signal(signal.SIGINT, stopped)
-    signal.signal(signal.SIGTERM, stopped)
+    for each in STOP_SIGNALS:
+        if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN:  # Under nohup it stays ignored.
+            signal.signal(each, stopped)
 
 
 class _lock:
@@ -254,6 +256,12 @@ def _demo() -> bool:
     return os.environ.get("DEMO", "1") not in ("0", "false", "no")
 
 
+def _check_ours(state: Path) -> None:
+    """Its permissions will be changed and `make reset` empties it, so a folder with other things in it is refused."""
+    if state.is_dir() and any(state.iterdir()) and not (state / "up.lock").exists():
+        raise UpError(f"{state} is not empty and not a state folder of gpufleet's; set GPUFLEET_STATE to another.")
+
+
 def _check_port(port: int) -> None:
     """What a killed system left behind needs a moment to let go of its port."""
     deadline = time.monotonic() + PORT_FREE_WITHIN_SECONDS
@@ -291,14 +299,6 @@ def _check_redis(url: str) -> None:
             client.ping()
     except redis.RedisError as error:
         raise UpError(f"The server of REDIS_URL does not answer: {error}") from error
-
-
-def _kept_secret(path: Path) -> str:
-    if not path.exists():
-        descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_urlsafe(64))
-    return path.read_text()
 
 
 def _is_ready(port: int, *, since: float) -> bool:

@@ -1,6 +1,7 @@
 """The embedded servers, really started, killed and started again."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -156,6 +157,8 @@ def test_a_server_that_outlives_its_supervisor_makes_way(kind: str, state: Path)
         assert is_gone(pid)
     finally:
         server.stop()
+        if not is_gone(pid):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_valkey_keeps_what_it_was_told(valkey: Valkey) -> None:

@@ -14,6 +14,7 @@ from apikeys.queries import find_live_key
 from apikeys.services import issue_key
 
 USERNAME = "operator"
+CHANGED = "(as you changed it)"
 
 
 class Command(BaseCommand):
@@ -32,6 +33,7 @@ class Command(BaseCommand):
 
 
 def _password(kept: dict[str, str]) -> str:
+    """The operator's password; one that a person has changed is theirs, and stays."""
     user = User.objects.filter(username=USERNAME).first()
     password = kept.get("password") or secrets.token_urlsafe(12)
     if user is None:
@@ -39,6 +41,8 @@ def _password(kept: dict[str, str]) -> str:
     elif "password" not in kept:
         user.set_password(password)
         user.save(update_fields=["password"])
+    elif not user.check_password(password):
+        return CHANGED
     return password
 
 
