@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -61,43 +61,43 @@ class System:
     def launch(self, name: str, *command: str) -> None:
         """Start a process of ours that dies with us."""
         path, log = self.open_log(name)
-        process = subprocess.Popen(
+        with log:
+            process = self._spawn(command, log, log)
+        self.adopt(name, process, signal.SIGTERM, path)
+
+    def run(self, what: str, *command: str) -> None:
+        """Run a command to its end and show what it says. Raises ``UpError`` with the last of what it logged."""
+        path, log = self.open_log(what)
+        with log, self._spawn(command, subprocess.PIPE, log) as process:
+            try:
+                for line in process.stdout or []:
+                    self.say(line.decode(errors="replace").rstrip())
+            except BaseException:  # We are told to stop.
+                process.terminate()
+                raise
+        if process.returncode:
+            raise UpError("\n".join([f"{what} failed with code {process.returncode}:", *last_lines(path)]))
+
+    def _spawn(self, command: Sequence[str], output: IO[bytes] | int, errors: IO[bytes]) -> subprocess.Popen[bytes]:
+        """A process that dies with us, and leads a group of its own, so that Ctrl-C reaches us alone."""
+        return subprocess.Popen(
             command,
             cwd=ROOT,
             env=self.environment,
             stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+            stdout=output,
+            stderr=errors,
             start_new_session=True,
             preexec_fn=die_with_parent(signal.SIGTERM),
         )
-        log.close()
-        self.adopt(name, process, signal.SIGTERM, path)
-
-    def run(self, what: str, *command: str) -> str:
-        """Run a command to its end and give its output. Raises ``UpError`` with its last lines."""
-        result = subprocess.run(
-            command,
-            cwd=ROOT,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            preexec_fn=die_with_parent(signal.SIGTERM),
-        )
-        if result.returncode:
-            lines = (result.stderr or result.stdout).strip().splitlines()[-LOG_LINES_SHOWN:]
-            raise UpError(f"{what} failed:\n" + "\n".join(lines))
-        return result.stdout
 
     def check_children(self) -> None:
         """Raise ``UpError`` with the last lines of its log when a child has died."""
         for child in self.children:
             code = child.process.poll()
             if code is not None:
-                tail = child.log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
-                raise UpError("\n".join([f"{child.name} stopped with code {code}; the end of {child.log}:", *tail]))
+                said = f"{child.name} stopped with code {code}; the end of {child.log}:"
+                raise UpError("\n".join([said, *last_lines(child.log)]))
 
     def bound_logs(self) -> None:
         """Put a log that has grown large aside, in the place of the one before it."""
@@ -122,6 +122,11 @@ class System:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.process.pid, signal.SIGKILL)  # Each leads a group of its own.
             self.say(f"{child.name} stopped")
+
+
+def last_lines(log: Path) -> list[str]:
+    """The end of a log, for people."""
+    return log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
 
 
 def _older(log: Path) -> Path:

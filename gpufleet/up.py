@@ -20,6 +20,7 @@ from types import FrameType
 from typing import IO, NoReturn
 
 from gpufleet.embedded import EmbeddedError, Postgres, Valkey, kept_secret, prepare_state
+from gpufleet.env import celery_url
 from gpufleet.supervisor import ROOT, System, UpError
 
 PORT_FREE_WITHIN_SECONDS = 4
@@ -82,16 +83,12 @@ def start(system: System, port: int) -> None:
         "PYTHONUNBUFFERED": "1",
     }
     start_servers(system)
-    system.say("migrating the database")
     manage = [sys.executable, "manage.py"]
-    system.run("migrate", *manage, "migrate", "--verbosity", "0")
     collect_static(system, manage)
-    credentials = json.loads(system.run("bootstrap", *manage, "bootstrap"))
-    if _demo():
-        system.say("seeding the demo (two weeks of history; half a minute the first time)")
-        system.run("seed_demo", *manage, "seed_demo", "--state", str(system.state))
+    demo = ["--demo"] if _demo() else []
+    system.run("bootstrap", *manage, "bootstrap", "--state", str(system.state), *demo)
     start_processes(system, manage, port)
-    print_welcome(system, port, credentials)
+    print_welcome(system, port)
 
 
 def start_servers(system: System) -> None:
@@ -130,6 +127,7 @@ def start_processes(system: System, manage: list[str], port: int) -> None:
     """Web, worker, beat and the demo fleet."""
     system.say("starting web, worker and beat")
     began = time.time()
+    _ring_for_a_tick(system.environment["REDIS_URL"])
     celery = [sys.executable, "-m", "celery", "-A", "gpufleet"]
     granian = str(Path(sys.executable).parent / "granian")
     web = ["--interface", "wsgi", "--host", _host(), "--port", str(port), "--blocking-threads", "8"]
@@ -139,17 +137,17 @@ def start_processes(system: System, manage: list[str], port: int) -> None:
     system.launch("worker", *celery, "worker", "--pool", "threads", "--concurrency", "4", *quiet)
     schedule = system.state / "beat-schedule"
     system.launch("beat", *celery, "beat", "--schedule", str(schedule), "--pidfile", "", "--loglevel", "INFO")
-    system.run("the first tick", *celery, "call", "jobs.tick")
     system.wait_for("web, worker and scheduler", lambda: _is_ready(port, since=began))
     system.wait_for("beat", lambda: any(system.state.glob("beat-schedule*")))
-    if _demo():
+    if _demo() and (system.state / "demo.json").exists():  # It is not, beside an inventory of one's own.
         address = f"http://127.0.0.1:{port}"
         system.launch("demo-fleet", *manage, "simulate_fleet", "--server", address, "--state", str(system.state))
     system.say("everything answers")
 
 
-def print_welcome(system: System, port: int, credentials: dict[str, str]) -> None:
+def print_welcome(system: System, port: int) -> None:
     """Where it is and how to get in, with calls to try."""
+    credentials = json.loads((system.state / "credentials.json").read_text())
     url, key = f"http://{_shown_host()}:{port}", credentials["api_key"]
     print(
         f"""
@@ -299,6 +297,14 @@ def _check_redis(url: str) -> None:
             client.ping()
     except redis.RedisError as error:
         raise UpError(f"The server of REDIS_URL does not answer: {error}") from error
+
+
+def _ring_for_a_tick(redis_url: str) -> None:
+    """The worker's first task, so that nobody waits half a minute for beat's."""
+    from celery import Celery
+
+    with Celery(broker=celery_url(redis_url), set_as_current=False) as broker:
+        broker.send_task("jobs.tick", ignore_result=True)
 
 
 def _is_ready(port: int, *, since: float) -> bool:

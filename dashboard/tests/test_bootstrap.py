@@ -2,7 +2,7 @@
 
 import io
 import json
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,34 +15,38 @@ from apikeys.models import ApiKey
 from apikeys.queries import find_live_key
 from apikeys.services import revoke_key
 from dashboard.management.commands.bootstrap import CHANGED
+from tenants.tests.factories import make_tenant
 
 pytestmark = pytest.mark.django_db
 
-
-@pytest.fixture(autouse=True)
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("GPUFLEET_STATE", str(tmp_path))
-    return tmp_path
+Bootstrap = Callable[[], dict[str, str]]
 
 
-def bootstrap() -> dict[str, str]:
-    out = io.StringIO()
-    call_command("bootstrap", stdout=out)
-    credentials: dict[str, str] = json.loads(out.getvalue())
-    return credentials
+@pytest.fixture
+def bootstrap(tmp_path: Path) -> Bootstrap:
+    """Run it, and give the credentials that it keeps."""
+
+    def run() -> dict[str, str]:
+        call_command("bootstrap", state=tmp_path, stdout=io.StringIO())
+        credentials: dict[str, str] = json.loads((tmp_path / "credentials.json").read_text())
+        return credentials
+
+    return run
 
 
-def test_the_login_and_the_key_open_the_doors_and_stay_the_same(state: Path, client: Client) -> None:
+def test_the_login_and_the_key_open_the_doors_and_stay_the_same(
+    bootstrap: Bootstrap, tmp_path: Path, client: Client
+) -> None:
     first = bootstrap()
     assert client.login(username=first["username"], password=first["password"])
     assert client.get("/admin/").status_code == 200
     assert client.get("/api/clusters", headers={"authorization": f"Bearer {first['api_key']}"}).status_code == 200
-    assert (state / "credentials.json").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "credentials.json").stat().st_mode & 0o777 == 0o600
     assert bootstrap() == first
     assert User.objects.count() == ApiKey.objects.count() == 1
 
 
-def test_a_revoked_key_is_replaced() -> None:
+def test_a_revoked_key_is_replaced(bootstrap: Bootstrap) -> None:
     first = bootstrap()
     revoke_key(key_id=ApiKey.objects.get().pk, now=timezone.now())
     second = bootstrap()
@@ -51,7 +55,7 @@ def test_a_revoked_key_is_replaced() -> None:
     assert bootstrap() == second
 
 
-def test_a_password_that_a_person_chose_stays_and_is_not_shown() -> None:
+def test_a_password_that_a_person_chose_stays_and_is_not_shown(bootstrap: Bootstrap) -> None:
     bootstrap()
     user = User.objects.get()
     user.set_password("chosen by a person")
@@ -61,8 +65,19 @@ def test_a_password_that_a_person_chose_stays_and_is_not_shown() -> None:
     assert User.objects.get().check_password("chosen by a person")
 
 
-def test_a_lost_file_is_made_again(state: Path, client: Client) -> None:
+def test_a_lost_file_is_made_again(bootstrap: Bootstrap, tmp_path: Path, client: Client) -> None:
     bootstrap()
-    os.unlink(state / "credentials.json")
+    (tmp_path / "credentials.json").unlink()
     again = bootstrap()
     assert client.login(username=again["username"], password=again["password"])
+
+
+def test_a_database_with_other_things_in_it_gets_no_demo_and_it_is_said(tmp_path: Path) -> None:
+    make_tenant()
+    out = io.StringIO()
+    call_command("bootstrap", state=tmp_path, demo=True, stdout=out)
+    first, second, third = out.getvalue().splitlines()
+    assert first == "migrating the database"
+    assert second.startswith("seeding the demo")
+    assert third == "demo: not seeded, since the database holds other clusters or tenants; nothing changed"
+    assert not (tmp_path / "demo.json").exists()

@@ -1,6 +1,7 @@
 """What `make up` decides before it starts anything, and how it keeps its children."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -151,7 +152,10 @@ def test_a_start_keeps_the_log_of_the_one_before(system: System) -> None:
     assert len(list(system.logs.iterdir())) == 2
 
 
-def test_a_command_that_fails_ends_the_start_with_its_last_lines(system: System) -> None:
-    assert system.run("greeting", sys.executable, "-c", "print('hello')") == "hello\n"
-    with pytest.raises(UpError, match="migrate failed:\nno such table"):
+def test_a_command_shows_what_it_says_and_its_failure_ends_the_start(
+    system: System, capsys: pytest.CaptureFixture[str]
+) -> None:
+    system.run("greeting", sys.executable, "-c", "print('hello')")
+    assert re.fullmatch(r"\[ +\d\.\d s\] hello\n", capsys.readouterr().out)
+    with pytest.raises(UpError, match="migrate failed with code 1:\nno such table"):
         system.run("migrate", sys.executable, "-c", "raise SystemExit('no such table')")

@@ -1,12 +1,16 @@
-"""The first login and the first API key: made once, kept in a file that only its owner may read."""
+"""What a database needs before the servers start: its tables, the first login and key, the demo. In one process,
+since loading Django takes longer than finding that nothing is to be done.
+"""
 
 import json
 import os
 import secrets
+from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
 from django.contrib.auth.models import User
+from django.core.management import call_command
 from django.core.management.base import BaseCommand
 from django.utils import timezone
 
@@ -18,18 +22,34 @@ CHANGED = "(as you changed it)"
 
 
 class Command(BaseCommand):
-    """``bootstrap``: prints the credentials as JSON; a second run gives the same ones."""
+    """``bootstrap``: keeps the credentials in the state folder's credentials.json; a second run keeps the same ones."""
 
-    help = "Make the first operator's login and API key, or give them again."
+    help = "Migrate, and make the first operator's login and API key; with --demo the demo fleet too."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """``--state`` is the folder for credentials.json and the demo's keys."""
+        parser.add_argument("--state", type=Path, required=True, help="folder for credentials.json and demo.json")
+        parser.add_argument("--demo", action="store_true", help="seed the demo fleet, unless there is one")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Give the kept credentials while they work; else make new ones and keep them."""
-        path = Path(os.environ["GPUFLEET_STATE"]) / "credentials.json"
+        """Do what is missing, with a line for each step."""
+        self._say("migrating the database")
+        call_command("migrate", verbosity=0)
+        self._keep_credentials(options["state"] / "credentials.json")
+        if options["demo"]:
+            self._say("seeding the demo (two weeks of history; half a minute the first time)")
+            call_command("seed_demo", state=options["state"], stdout=self.stdout)
+
+    def _say(self, text: str) -> None:
+        self.stdout.write(text)
+        self.stdout.flush()
+
+    def _keep_credentials(self, path: Path) -> None:
+        """Keep those that are kept while they work; else make new ones."""
         kept = json.loads(path.read_text()) if path.exists() else {}
         credentials = {"username": USERNAME, "password": _password(kept), "api_key": _api_key(kept)}
         if credentials != kept:
             _keep(path, credentials)
-        self.stdout.write(json.dumps(credentials))
 
 
 def _password(kept: dict[str, str]) -> str:
