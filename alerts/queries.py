@@ -9,6 +9,7 @@ from django.db.models import Avg, Count, Q, QuerySet
 from alerts.conditions import Direction
 from alerts.models import AlertEvent, AlertRule, EventStatus, RuleType
 from clusters.models import GPU, GPUState
+from gpufleet.common.errors import NotFound
 from jobs.models import Allocation
 from tenants.models import Tenant
 
@@ -98,6 +99,14 @@ KINDS: Mapping[str, RuleKind] = {
 def list_rules() -> QuerySet[AlertRule]:
     """All rules, built-in and added."""
     return AlertRule.objects.all()
+
+
+def get_rule(rule_id: int) -> AlertRule:
+    """One rule. Raises ``NotFound``."""
+    rule = list_rules().filter(pk=rule_id).first()
+    if rule is None:
+        raise NotFound
+    return rule
 
 
 def list_events(*, tenant_id: int | None) -> QuerySet[AlertEvent]:

@@ -6,7 +6,7 @@ from rest_framework import serializers
 
 from alerts.models import AlertRule, EventStatus, RuleType, Severity
 from clusters.models import Cluster
-from gpufleet.common.serializers import FiniteFloatField, StrictSerializer
+from gpufleet.common.serializers import FiniteFloatField, InstantField, StrictSerializer
 from tenants.models import Tenant
 
 LARGEST_INTEGER = 2**31 - 1
@@ -67,7 +67,7 @@ class RuleSerializer(serializers.ModelSerializer[AlertRule]):
 class SilenceSerializer(StrictSerializer):
     """Until when a rule is quiet, and why."""
 
-    until = serializers.DateTimeField()
+    until = InstantField()
     reason = serializers.CharField(max_length=500)
 
 

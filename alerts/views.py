@@ -6,7 +6,6 @@ from django.db.models import QuerySet
 from django.utils import timezone
 from drf_spectacular.utils import extend_schema
 from rest_framework.decorators import action
-from rest_framework.generics import get_object_or_404
 from rest_framework.mixins import ListModelMixin
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -23,6 +22,7 @@ from alerts.serializers import (
 )
 from gpufleet.common.api import ApiViewSet
 from gpufleet.common.idempotency import idempotent
+from gpufleet.common.serializers import checked_body
 from tenants.permissions import ADMIN, READ, READ_FLEET, WRITE, WRITE_FLEET, caller_of
 
 
@@ -47,23 +47,20 @@ class RuleViewSet(ListModelMixin, ApiViewSet):
 
     def retrieve(self, request: Request, pk: str) -> Response:
         """One rule."""
-        return Response(RuleSerializer(get_object_or_404(self.get_queryset(), pk=int(pk))).data)
+        return Response(RuleSerializer(queries.get_rule(int(pk))).data)
 
     @extend_schema(request=RuleInputSerializer, responses={201: RuleSerializer})
     @idempotent()
     def create(self, request: Request) -> Response:
         """Add a rule."""
-        body = RuleInputSerializer(data=request.data)
-        body.is_valid(raise_exception=True)
-        rule = services.create_rule(**body.validated_data, now=timezone.now())
+        rule = services.create_rule(**checked_body(RuleInputSerializer, request), now=timezone.now())
         return Response(RuleSerializer(rule).data, status=201)
 
     @extend_schema(request=RuleChangeSerializer, responses=RuleSerializer)
     def partial_update(self, request: Request, pk: str) -> Response:
         """Change a rule; one that is turned off resolves its incidents."""
-        body = RuleChangeSerializer(data=request.data, partial=True)
-        body.is_valid(raise_exception=True)
-        rule = services.update_rule(rule_id=int(pk), changes=body.validated_data, now=timezone.now())
+        changes = checked_body(RuleChangeSerializer, request, partial=True)
+        rule = services.update_rule(rule_id=int(pk), changes=changes, now=timezone.now())
         return Response(RuleSerializer(rule).data)
 
     def destroy(self, request: Request, pk: str) -> Response:
@@ -76,11 +73,8 @@ class RuleViewSet(ListModelMixin, ApiViewSet):
     @idempotent()
     def silence(self, request: Request, pk: str) -> Response:
         """Keep a rule quiet for a while, with a reason."""
-        body = SilenceSerializer(data=request.data)
-        body.is_valid(raise_exception=True)
-        rule = services.silence_rule(
-            rule_id=int(pk), **body.validated_data, actor=caller_of(request).actor, now=timezone.now()
-        )
+        values = checked_body(SilenceSerializer, request)
+        rule = services.silence_rule(rule_id=int(pk), **values, actor=caller_of(request).actor, now=timezone.now())
         return Response(RuleSerializer(rule).data)
 
 

@@ -112,3 +112,14 @@ def test_a_tenant_sees_and_acknowledges_its_own_events_alone() -> None:
         assert api.post(f"/api/alerts/events/{other}/acknowledge").status_code == 404
     assert AlertEvent.objects.filter(acknowledged_at__isnull=False).get() == hers
     assert api.get("/api/alerts").status_code == 403
+
+
+@pytest.mark.parametrize("form", ["%Y-%m-%dT%H:%M:%S", "%Y-%m-%d", "tomorrow"])
+def test_a_silence_ends_at_an_instant_with_its_offset(form: str) -> None:
+    rule = AlertRule.objects.get(type="quota_breach")
+    until = (timezone.now() + timedelta(days=2)).strftime(form)
+    answer = client("write").post(f"/api/alerts/{rule.pk}/silence", {"until": until, "reason": "rack move"})
+    assert answer.status_code == 400
+    assert [(error["pointer"], error["code"]) for error in answer.json()["errors"]] == [("#/until", "invalid")]
+    rule.refresh_from_db()
+    assert rule.silenced_until is None
