@@ -76,12 +76,7 @@ def up(state: Path) -> int:
 
 def start(system: System, port: int) -> None:
     """Servers, database, web, worker, beat, demo fleet: each waits until what it needs answers."""
-    system.environment |= {
-        "SECRET_KEY": os.environ.get("SECRET_KEY") or kept_secret(system.state / "secret-key"),
-        "GPUFLEET_STATE": str(system.state),
-        "STATIC_ROOT": str(system.state / "static"),
-        "PYTHONUNBUFFERED": "1",
-    }
+    system.environment |= {**_settings(system.state), "PYTHONUNBUFFERED": "1"}
     start_servers(system)
     manage = [sys.executable, "manage.py"]
     collect_static(system, manage)
@@ -140,15 +135,15 @@ def start_processes(system: System, manage: list[str], port: int) -> None:
     system.wait_for("web, worker and scheduler", lambda: _is_ready(port, since=began))
     system.wait_for("beat", lambda: any(system.state.glob("beat-schedule*")))
     if _demo() and (system.state / "demo.json").exists():  # It is not, beside an inventory of one's own.
-        address = f"http://127.0.0.1:{port}"
-        system.launch("demo-fleet", *manage, "simulate_fleet", "--server", address, "--state", str(system.state))
+        fleet = ["simulate_fleet", "--server", _address(port), "--state", str(system.state)]
+        system.launch("demo-fleet", *manage, *fleet)
     system.say("everything answers")
 
 
 def print_welcome(system: System, port: int) -> None:
     """Where it is and how to get in, with calls to try."""
     credentials = json.loads((system.state / "credentials.json").read_text())
-    url, key = f"http://{_shown_host()}:{port}", credentials["api_key"]
+    url, key = _address(port), credentials["api_key"]
     print(
         f"""
   gpufleet is up.
@@ -188,11 +183,24 @@ def reset(state: Path) -> int:
 
 def run_beside(state: Path, command: list[str]) -> int:
     """Run a command on the servers of the system that is up."""
-    environment = {"SECRET_KEY": kept_secret(state / "secret-key"), "GPUFLEET_STATE": str(state), **os.environ}
-    environment.setdefault("DATABASE_URL", Postgres(state).url())
-    environment.setdefault("REDIS_URL", Valkey(state).url())
-    environment.setdefault("STATIC_ROOT", str(state / "static"))
+    if not (state / "up.lock").exists():
+        raise UpError(f"Nothing was ever started on {state}; `make up` does it.")
+    servers = {
+        "DATABASE_URL": os.environ.get("DATABASE_URL") or Postgres(state).url(),
+        "REDIS_URL": os.environ.get("REDIS_URL") or Valkey(state).url(),
+    }
+    environment = {**os.environ, **_settings(state), **servers}
     return subprocess.run(command, env=environment, cwd=ROOT, check=False).returncode
+
+
+def _settings(state: Path) -> dict[str, str]:
+    """What gpufleet's settings are told of this state folder and this address; what the environment says goes first."""
+    return {
+        "SECRET_KEY": os.environ.get("SECRET_KEY") or kept_secret(state / "secret-key"),
+        "GPUFLEET_STATE": str(state),
+        "STATIC_ROOT": str(state / "static"),
+        "ALLOWED_HOSTS": os.environ.get("ALLOWED_HOSTS") or f"localhost,127.0.0.1,[::1],{_host()}",
+    }
 
 
 class Stopped(Exception):
@@ -231,7 +239,7 @@ class _lock:
 
 
 def _announce(lock: IO[str], port: int) -> None:
-    lock.write(f"http://{_shown_host()}:{port}\n")
+    lock.write(f"{_address(port)}\n")
     lock.flush()
 
 
@@ -246,8 +254,10 @@ def _host() -> str:
     return os.environ.get("HOST") or "127.0.0.1"
 
 
-def _shown_host() -> str:
-    return "127.0.0.1" if _host() == "0.0.0.0" else _host()  # noqa: S104  (only compared)
+def _address(port: int) -> str:
+    """Where the web is reached from this machine."""
+    host = "127.0.0.1" if _host() == "0.0.0.0" else _host()  # noqa: S104  (only compared)
+    return f"http://{host}:{port}"
 
 
 def _demo() -> bool:
@@ -309,9 +319,9 @@ def _ring_for_a_tick(redis_url: str) -> None:
 
 def _is_ready(port: int, *, since: float) -> bool:
     """Whether /readyz is content, and the scheduler has run a cycle since our start."""
-    address = f"http://{_shown_host()}:{port}/readyz"
+    address = f"{_address(port)}/readyz"
     try:
-        with urllib.request.urlopen(address, timeout=5) as answer:
+        with urllib.request.urlopen(address, timeout=5) as answer:  # noqa: S310  (the scheme is ours)
             age = json.load(answer)["checks"]["scheduler"]["last_cycle_age_s"]
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return False

@@ -49,12 +49,12 @@ class Up:
             timeout=PATIENCE_SECONDS,
         )
 
-    def start(self) -> None:
+    def start(self, **changes: str) -> None:
         """Start it and wait until it says that it is up."""
         self.process = subprocess.Popen(
             [sys.executable, "-m", "gpufleet.up"],
             cwd=ROOT,
-            env=self.environment(),
+            env=self.environment(**changes),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -164,7 +164,8 @@ def run_a_job(up: Up) -> None:
 
 
 def test_a_child_that_dies_stops_the_rest_with_its_last_words(up: Up) -> None:
-    up.start()
+    up.start(HOST="127.0.0.2")  # It is up when it answers there, so this also tells that another address works.
+    assert f"http://127.0.0.2:{up.port}/admin/" in up.said
     worker = next(line for line in Path("/proc").glob("[0-9]*/cmdline") if is_worker(up, line))
     os.kill(int(worker.parent.name), signal.SIGKILL)
     assert up.process is not None

@@ -92,6 +92,15 @@ def test_resetting_nothing_is_no_mistake(tmp_path: Path, monkeypatch: pytest.Mon
     assert not (tmp_path / "none").exists()
 
 
+def test_a_command_beside_nothing_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GPUFLEET_STATE", str(tmp_path / "never"))
+    assert main(["run", "--", "true"]) == 1
+    assert "Nothing was ever started on" in capsys.readouterr().err
+    assert not (tmp_path / "never").exists()
+
+
 def test_a_childs_own_children_end_with_it(system: System) -> None:
     system.launch("forks", sys.executable, "-c", FORKS_AND_WAITS)
     child = system.children[0]
