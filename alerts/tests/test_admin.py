@@ -1,24 +1,16 @@
 """Alerts in the console, as staff of different rights see them."""
 
 import pytest
-from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.utils import timezone
 
 from alerts.models import AlertEvent, AlertRule
+from gpufleet.common.tests.factories import staff
 
 pytestmark = pytest.mark.django_db
 
 RULES = "/admin/alerts/alertrule/"
 EVENTS = "/admin/alerts/alertevent/"
-
-
-def staff(*permissions: str) -> Client:
-    user = User.objects.create_user("eve", is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
-    client = Client()
-    client.force_login(user)
-    return client
 
 
 @pytest.fixture

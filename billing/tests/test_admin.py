@@ -4,13 +4,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.utils import timezone
 
 from billing.admin import last_month
 from billing.models import CreditNote, Invoice
 from billing.tests.factories import make_rate, sell
+from gpufleet.common.tests.factories import staff
 from tenants.models import Tenant
 from tenants.tests.factories import alice, bob
 
@@ -19,19 +19,10 @@ INVOICES = "/admin/billing/invoice/"
 NOTES = "/admin/billing/creditnote/"
 
 
-def staff(*permissions: str) -> Client:
-    user = User.objects.create_user("fred", is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
-    client = Client()
-    client.force_login(user)
-    return client
-
-
 @pytest.fixture
 def finance() -> Client:
-    return staff(
-        *(f"{verb}_{model}" for verb in ("view", "add", "change") for model in ("invoice", "invoiceline", "creditnote"))
-    )
+    models = ("invoice", "invoiceline", "creditnote")
+    return staff(*(f"{verb}_{model}" for verb in ("view", "add", "change") for model in models), name="fred")
 
 
 def sold(tenant: Tenant) -> Tenant:
@@ -122,7 +113,7 @@ def test_credit_notes_are_proposed_issued_and_declined(finance: Client) -> None:
 
 
 def test_a_viewer_moves_nothing() -> None:
-    viewer = staff("view_invoice", "view_creditnote")
+    viewer = staff("view_invoice", "view_creditnote", name="fred")
     assert viewer.get(f"{INVOICES}add/").status_code == 403
     assert viewer.get(f"{NOTES}add/").status_code == 403
     acme = sold(alice())

@@ -3,12 +3,11 @@
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import Permission, User
-from django.test import Client
 
 from apikeys.tests.factories import client_with, make_admin_key, make_key
 from billing.models import Rate
 from billing.tests.factories import make_rate
+from gpufleet.common.tests.factories import staff
 from tenants.tests.factories import alice, bob
 
 pytestmark = pytest.mark.django_db
@@ -83,14 +82,6 @@ def test_rates_are_filtered_by_their_fields() -> None:
     assert client.get(URL, {"plan": "pro"}).status_code == 400
 
 
-def staff(*permissions: str) -> Client:
-    user = User.objects.create_user("fred", is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
-    client = Client()
-    client.force_login(user)
-    return client
-
-
 FORM = {
     "gpu_model": "H100",
     "price_per_gpu_hour": "2.5",
@@ -103,7 +94,7 @@ FORM = {
 
 
 def test_finance_adds_a_rate_in_the_console_and_nobody_edits_one() -> None:
-    client = staff("view_rate", "add_rate", "change_rate", "delete_rate")
+    client = staff("view_rate", "add_rate", "change_rate", "delete_rate", name="fred")
     assert client.post("/admin/billing/rate/add/", FORM).status_code == 302
     rate = Rate.objects.get()
     assert rate.recorded_by == "user:fred"
@@ -114,7 +105,7 @@ def test_finance_adds_a_rate_in_the_console_and_nobody_edits_one() -> None:
 
 
 def test_what_the_service_refuses_is_a_message_in_the_console() -> None:
-    client = staff("view_rate", "add_rate")
+    client = staff("view_rate", "add_rate", name="fred")
     answer = client.post("/admin/billing/rate/add/", {**FORM, "currency": "ZZZ"}, follow=True)
     assert "not a currency code" in answer.content.decode()
     assert not Rate.objects.exists()

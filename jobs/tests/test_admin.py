@@ -1,23 +1,15 @@
 """The queue in the console, as staff of different rights see it."""
 
 import pytest
-from django.contrib.auth.models import Permission, User
 from django.test import Client
 
+from gpufleet.common.tests.factories import staff
 from jobs.models import Allocation, JobEvent
 from jobs.tests.factories import make_job
 
 pytestmark = pytest.mark.django_db
 
 JOBS = "/admin/jobs/job/"
-
-
-def staff(*permissions: str) -> Client:
-    user = User.objects.create_user("eve", is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
-    client = Client()
-    client.force_login(user)
-    return client
 
 
 def run(client: Client, action: str, *ids: int) -> str:

@@ -8,7 +8,7 @@ import clusters.queries as of_clusters
 import tenants.queries as of_tenants
 from clusters.models import Node
 from clusters.queries import Holder, Workload
-from clusters.tests.factories import make_cluster, make_gpu, make_node
+from clusters.tests.factories import make_cluster
 from jobs import queries
 from jobs.models import SchedulerCycle
 from jobs.tests.factories import NOW, allocate, make_job
@@ -19,15 +19,6 @@ from tenants.tests.factories import alice, bob
 pytestmark = pytest.mark.django_db
 
 DAY = timedelta(days=1)
-
-
-@pytest.fixture
-def node() -> Node:
-    """A node with four GPUs."""
-    node = make_node(make_cluster())
-    for _ in range(4):
-        make_gpu(node)
-    return node
 
 
 @pytest.fixture

@@ -25,15 +25,6 @@ pytestmark = pytest.mark.django_db
 MINUTE = timedelta(minutes=1)
 
 
-@pytest.fixture
-def node() -> Node:
-    """A node with four H100s."""
-    node = make_node(make_cluster())
-    for _ in range(4):
-        make_gpu(node)
-    return node
-
-
 Refuse = Callable[[str, str], None]
 
 

@@ -7,7 +7,7 @@ import pytest
 from django.db.models.functions import Lower, Upper
 
 from clusters.models import Cluster, Node
-from clusters.tests.factories import make_cluster, make_gpu, make_node
+from clusters.tests.factories import make_cluster, make_node
 from gpufleet.common.errors import InvalidInput, NotFound
 from jobs import services
 from jobs.models import Allocation, Job, JobEvent, JobStatus, WaitPeriod
@@ -21,15 +21,6 @@ from tenants.tests.factories import make_tenant
 pytestmark = pytest.mark.django_db
 
 MINUTE = timedelta(minutes=1)
-
-
-@pytest.fixture
-def node() -> Node:
-    """A node with four H100s."""
-    node = make_node(make_cluster())
-    for _ in range(4):
-        make_gpu(node)
-    return node
 
 
 @pytest.fixture(autouse=True)

@@ -11,20 +11,11 @@ from rest_framework.test import APIClient
 from apikeys.tests.factories import client_with, make_admin_key, make_key
 from billing.tests.factories import make_rate
 from clusters.models import Node
-from clusters.tests.factories import make_cluster, make_gpu, make_node
 from jobs.models import Job
 from jobs.tests.factories import allocate, make_job
 from tenants.tests.factories import alice, bob
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture
-def node() -> Node:
-    node = make_node(make_cluster())
-    for _ in range(4):
-        make_gpu(node)
-    return node
 
 
 @pytest.fixture

@@ -1,9 +1,11 @@
-"""Requests as views get them, without a route."""
+"""Requests as views get them, without a route; and people in front of the console."""
 
 import json
 from dataclasses import dataclass
 from typing import Any
 
+from django.contrib.auth.models import Permission, User
+from django.test import Client
 from rest_framework.request import Request
 from rest_framework.test import APIRequestFactory
 
@@ -27,3 +29,12 @@ def make_request(
     request = Request(http, parsers=[StrictJSONParser()])
     request.user, request.auth = sender, sender
     return request
+
+
+def staff(*permissions: str, name: str = "eve") -> Client:
+    """A browser in which a member of staff with exactly these permissions is logged in."""
+    user = User.objects.create_user(name, is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    client = Client()
+    client.force_login(user)
+    return client
