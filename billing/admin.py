@@ -290,7 +290,8 @@ class CreditNoteAdmin(ServiceAdmin):
 class StripeEventAdmin(ReadOnlyAdmin):
     """What Stripe told us."""
 
-    list_display = ["stripe_id", "type", "created_at", "received_at", "handled_at"]
+    list_display = ["stripe_id", "type", "invoice", "outcome", "created_at", "received_at"]
+    list_select_related = ["invoice"]
     list_filter = ["type"]
     search_fields = ["stripe_id"]
 
