@@ -19,10 +19,17 @@ from billing.services.invoices import (
     create_invoices,
     move_invoice,
     move_invoices,
+    send_invoices,
 )
 from billing.services.outbox import send_next
 from billing.services.rates import add_rate
-from billing.services.sending import NothingToRetry, NotSendable, retry_steps, send_invoice, why_not_sendable
+from billing.services.sending import (
+    NothingToRetry,
+    NotSendable,
+    retry_steps,
+    send_invoice,
+    sending_in_words,
+)
 
 __all__ = [
     "CreditNoteDecided",
@@ -46,6 +53,7 @@ __all__ = [
     "move_invoices",
     "retry_steps",
     "send_invoice",
+    "send_invoices",
     "send_next",
-    "why_not_sendable",
+    "sending_in_words",
 ]

@@ -14,8 +14,9 @@ from django.db.models import Max
 from billing.ledger import MeteredLine, unbilled_lines
 from billing.models import BilledRange, CreditNoteStatus, Invoice, InvoiceLine, InvoiceStatus
 from billing.queries import proof_of
-from billing.services.sending import queue_invoice, queue_status, why_not_sendable
+from billing.services.sending import queue_invoice, queue_status, send_invoice, why_not_sendable
 from gpufleet.common.errors import Conflict, DomainError, NotFound
+from gpufleet.common.failpoints import reach
 from gpufleet.common.locks import lock_name, lock_rows
 from tenants.models import Tenant
 
@@ -108,6 +109,17 @@ def move_invoices(*, invoice_ids: Collection[int], to: str, actor: str, now: dat
     return moved
 
 
+def send_invoices(*, invoice_ids: Collection[int], actor: str, now: datetime) -> Outcome:
+    """Put each of these invoices on its way to Stripe, as ``send_invoice`` does; one that is refused stops no other."""
+    sent = Outcome()
+    for invoice_id in sorted(invoice_ids):
+        try:
+            sent.invoices.append(send_invoice(invoice_id=invoice_id, actor=actor, now=now))
+        except DomainError as refusal:
+            sent.refusals.append(refusal)
+    return sent
+
+
 @transaction.atomic
 def move_invoice(*, invoice_id: int, to: str, actor: str, now: datetime, tell_stripe: bool = True) -> Invoice:
     """Move an invoice to another status, and put what Stripe must hear of it into the outbox.
@@ -123,8 +135,10 @@ def move_invoice(*, invoice_id: int, to: str, actor: str, now: datetime, tell_st
         detail = f"This invoice is {invoice.status}; it can't become {to}."
         raise IllegalInvoiceMove(detail, current=invoice.status, legal=list(legal))
     EFFECTS[to](invoice, now)
+    reach("invoice.moving")
     if tell_stripe:
         _tell_stripe(invoice, now)
+    transaction.on_commit(lambda: reach("invoice.moved"))
     logger.info("invoice moved", invoice_id=invoice.pk, number=invoice.number, to=to, actor=actor)
     return invoice
 

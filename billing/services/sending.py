@@ -75,6 +75,21 @@ def why_not_sendable(invoice: Invoice) -> str:
     return _why_not_payable(invoice, list(invoice.lines.all()))
 
 
+def sending_in_words(invoice: Invoice) -> str:
+    """How far the invoice is on its way through Stripe, and why no further: a sentence for a person."""
+    unfinished = invoice.outbox.exclude(status=OutboxStatus.DONE).order_by("pk").first()
+    if unfinished is not None:
+        step = OutboxStep(unfinished.step).label
+        if unfinished.status == OutboxStatus.DEAD:
+            return f"Failed at “{step}”: {unfinished.last_error}"
+        waits = f" ({unfinished.last_error})" if unfinished.last_error else ""
+        return f"On its way; next: “{step}”{waits}"
+    if invoice.stripe_invoice_id:
+        return f"Sent as {invoice.stripe_invoice_id}."
+    hindrance = why_not_sendable(invoice) if invoice.status == InvoiceStatus.OPEN else ""
+    return f"Not sent. {hindrance}".strip()
+
+
 def queue_invoice(invoice: Invoice, now: datetime) -> None:
     """Write the steps of sending: customer, invoice, a line each, finalise, send. Written twice, they stand once."""
     customer, _ = StripeCustomer.objects.get_or_create(

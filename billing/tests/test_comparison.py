@@ -1,6 +1,5 @@
 """The nightly comparison finds what was changed behind our back, and mends nothing."""
 
-from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
@@ -10,17 +9,10 @@ from pytest_django import Settings
 from billing import services
 from billing.gateway import GatewayError
 from billing.models import Invoice, OutboxMessage, StripeDifference
-from billing.tests.fake_stripe import API_KEY, FakeStripe, fake_stripe
+from billing.tests.fake_stripe import FakeStripe
 from billing.tests.test_sending import draft, gateway, move, send
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture
-def stripe(settings: Settings) -> Iterator[FakeStripe]:
-    with fake_stripe() as server:
-        settings.STRIPE_API_KEY, settings.STRIPE_API_BASE = API_KEY, server.url
-        yield server
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Invoices on their way through Stripe: the outbox, its sender, and what Stripe has in the end."""
 
-from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -24,13 +23,6 @@ pytestmark = pytest.mark.django_db
 
 MAIL = "pay@acme.example"
 STEPS = ["customer", "create", "item", "item", "finalise", "send"]
-
-
-@pytest.fixture
-def stripe(settings: Settings) -> Iterator[FakeStripe]:
-    with fake_stripe() as server:
-        settings.STRIPE_API_KEY, settings.STRIPE_API_BASE = API_KEY, server.url
-        yield server
 
 
 def gateway() -> Gateway:

@@ -1,7 +1,6 @@
 """Stripe's webhook, from a signed request to what became of the invoice."""
 
 import json
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -11,20 +10,12 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from billing.models import BilledRange, Invoice, OutboxMessage, StripeEvent
-from billing.tests.fake_stripe import API_KEY, SECRET, FakeStripe, fake_stripe
+from billing.tests.fake_stripe import API_KEY, FakeStripe
 from billing.tests.test_sending import draft, move, send
 
 pytestmark = pytest.mark.django_db
 
 HOOK = "/api/billing/stripe/webhook"
-
-
-@pytest.fixture
-def stripe(settings: Settings) -> Iterator[FakeStripe]:
-    settings.STRIPE_WEBHOOK_SECRET = SECRET
-    with fake_stripe() as server:
-        settings.STRIPE_API_KEY, settings.STRIPE_API_BASE = API_KEY, server.url
-        yield server
 
 
 @pytest.fixture

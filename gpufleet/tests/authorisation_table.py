@@ -180,6 +180,8 @@ CONSOLE = [
     ModelRow("billing.CreditNote", add=FINANCE),
     ModelRow("billing.StripeEvent"),
     ModelRow("billing.OutboxMessage"),
+    ModelRow("billing.StripeCustomer"),
+    ModelRow("billing.StripeDifference"),
     ModelRow("alerts.AlertRule", add=OPERATORS, change=OPERATORS),
     ModelRow("alerts.AlertEvent"),
     ModelRow("alerts.Delivery"),
