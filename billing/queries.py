@@ -4,16 +4,26 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import astuple, dataclass, fields, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from django.conf import settings
 from django.db import connection
-from django.db.models import Max, Q, QuerySet, Sum
-from django.db.models.functions import Upper
+from django.db.models import DecimalField, Max, Q, QuerySet, Sum, Value
+from django.db.models.functions import Coalesce, Upper
 
 from billing.ledger import UsedPiece, job_lines, unbilled_lines, unpriced_seconds, used_pieces
-from billing.models import BilledRange, CreditNote, CreditNoteStatus, Invoice, InvoiceLine, InvoiceStatus, Rate
+from billing.models import (
+    BilledRange,
+    CreditNote,
+    CreditNoteStatus,
+    Invoice,
+    InvoiceLine,
+    InvoiceStatus,
+    NoteKind,
+    Rate,
+)
 from billing.pricing import Stretch, Terms, billed_seconds, minor_unit, price
 from gpufleet.common.errors import NotFound
 from jobs.queries import Cost, count_jobs
@@ -158,16 +168,24 @@ class Proof:
 
 @dataclass(frozen=True, slots=True)
 class InvoiceReport:
-    """An invoice and what issued credit notes took off it."""
+    """An invoice, and what issued notes took off it and put on it; ``owed`` are its debit notes that are not settled."""
 
     invoice: Invoice
     credited: Decimal
+    debited: Decimal = Decimal(0)
+    owed: Decimal = Decimal(0)
+
+    @property
+    def balance(self) -> Decimal:
+        """What the invoice comes to with its notes."""
+        return self.invoice.total + self.debited - self.credited
 
     @property
     def amount_due(self) -> Decimal:
-        """What is still to be paid: nothing unless the invoice is open."""
-        open_ = self.invoice.status == InvoiceStatus.OPEN
-        return self.invoice.total - self.credited if open_ else Decimal(0)
+        """What is still to be paid: the balance of an open invoice, and debit notes that came after it was paid."""
+        if self.invoice.status == InvoiceStatus.OPEN:
+            return self.balance
+        return self.owed if self.invoice.status == InvoiceStatus.PAID else Decimal(0)
 
 
 def list_invoices(caller: Caller) -> QuerySet[Invoice]:
@@ -176,11 +194,26 @@ def list_invoices(caller: Caller) -> QuerySet[Invoice]:
 
 
 def describe_invoices(invoices: Iterable[Invoice]) -> list[InvoiceReport]:
-    """The invoices with what was credited on each, in the same order; one query for all of them."""
+    """The invoices with what notes did to each, in the same order; one query for all of them."""
     rows = list(invoices)
-    issued = CreditNote.objects.filter(invoice__in=rows, status=CreditNoteStatus.ISSUED).order_by()
-    credited = dict(issued.values_list("invoice_id").annotate(sum=Sum("amount")))
-    return [InvoiceReport(invoice, credited.get(invoice.pk, Decimal(0))) for invoice in rows]
+    notes = CreditNote.objects.filter(invoice__in=rows).order_by().values_list("invoice_id")
+    sums = {invoice_id: figures for invoice_id, *figures in notes.annotate(**_note_sums())}
+    return [InvoiceReport(invoice, *sums.get(invoice.pk, [Decimal(0)])) for invoice in rows]
+
+
+def _note_sums(prefix: str = "") -> dict[str, Any]:
+    """Issued credit notes, issued debit notes, and those of them that are not settled."""
+    return {
+        "credited": _sum_of_issued(prefix, kind=NoteKind.CREDIT),
+        "debited": _sum_of_issued(prefix, kind=NoteKind.DEBIT),
+        "owed": _sum_of_issued(prefix, kind=NoteKind.DEBIT, settled_at=None),
+    }
+
+
+def _sum_of_issued(prefix: str, **conditions: Any) -> Any:
+    wanted = {f"{prefix}{name}": value for name, value in {"status": CreditNoteStatus.ISSUED, **conditions}.items()}
+    nothing = Value(Decimal(0), DecimalField(max_digits=18, decimal_places=3))
+    return Coalesce(Sum(f"{prefix}amount", filter=Q(**wanted)), nothing)
 
 
 def get_invoice(invoice_id: int, caller: Caller) -> Invoice:
@@ -238,12 +271,13 @@ def _canonical(value: Any) -> str:
 
 @dataclass(slots=True)
 class Figures:
-    """Money of one currency: ``billed``, ``credited``, ``paid`` and ``uncollectible`` are of invoices finalised in the
-    window; ``draft``, ``open`` and ``overdue`` (a part of open) are of all that stand so now; ``unbilled`` is sold time
-    of the window that no invoice holds."""
+    """Money of one currency: ``billed``, ``credited``, ``debited``, ``paid`` and ``uncollectible`` are of invoices
+    finalised in the window; ``draft``, ``open`` and ``overdue`` (a part of open) are of all that stand so now, with the
+    debit notes that came after an invoice was paid; ``unbilled`` is sold time of the window that no invoice holds."""
 
     billed: Decimal = Decimal(0)
     credited: Decimal = Decimal(0)
+    debited: Decimal = Decimal(0)
     paid: Decimal = Decimal(0)
     uncollectible: Decimal = Decimal(0)
     draft: Decimal = Decimal(0)
@@ -297,28 +331,34 @@ def summarise(caller: Caller, *, start: datetime, end: datetime, currency: str |
 
 
 def _invoice_figures(invoices: QuerySet[Invoice], start: datetime, end: datetime) -> dict[int, Figures]:
-    """One query: each invoice with what was credited on it, summed up by tenant."""
-    issued = Sum("credit_notes__amount", filter=Q(credit_notes__status=CreditNoteStatus.ISSUED))
+    """One query: each invoice with what notes did to it, summed up by tenant."""
+    long_ago = end - timedelta(days=settings.INVOICE_DUE_DAYS)
+    late = _sum_of_issued("credit_notes__", kind=NoteKind.DEBIT, settled_at=None, decided_at__lt=long_ago)
     by_tenant: dict[int, Figures] = {}
-    for invoice in invoices.exclude(status=InvoiceStatus.VOID).annotate(issued=issued):
+    rows = invoices.exclude(status=InvoiceStatus.VOID).annotate(**_note_sums("credit_notes__"), late=late)
+    for invoice in rows:
         figures = by_tenant.setdefault(invoice.tenant_id, Figures())
-        figures.add(_figures_of(InvoiceReport(invoice, invoice.issued or Decimal(0)), start, end))
+        report = InvoiceReport(invoice, invoice.credited, invoice.debited, invoice.owed)
+        figures.add(_figures_of(report, invoice.late, start, end))
     return by_tenant
 
 
-def _figures_of(report: InvoiceReport, start: datetime, end: datetime) -> Figures:
+def _figures_of(report: InvoiceReport, late: Decimal, start: datetime, end: datetime) -> Figures:
+    """``late`` is the part of what is owed on a paid invoice that has been so for longer than invoices may be."""
     invoice = report.invoice
     figures = Figures(open=report.amount_due)
     if invoice.status == InvoiceStatus.DRAFT:
         figures.draft = invoice.total
-    if invoice.due_at is not None and invoice.due_at < end:
+    if invoice.status == InvoiceStatus.PAID:
+        figures.overdue = late
+    elif invoice.due_at is not None and invoice.due_at < end:
         figures.overdue = report.amount_due
     if invoice.finalised_at is not None and start <= invoice.finalised_at < end:
-        figures.billed, figures.credited = invoice.total, report.credited
+        figures.billed, figures.credited, figures.debited = invoice.total, report.credited, report.debited
         if invoice.status == InvoiceStatus.PAID:
-            figures.paid = invoice.total - report.credited
+            figures.paid = report.balance - report.owed
         if invoice.status == InvoiceStatus.UNCOLLECTIBLE:
-            figures.uncollectible = invoice.total - report.credited
+            figures.uncollectible = report.balance
     return figures
 
 

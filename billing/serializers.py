@@ -80,6 +80,7 @@ class InvoiceSerializer(serializers.Serializer[Any]):
     currency = serializers.CharField(source="invoice.currency", help_text="ISO 4217.")
     total = serializers.SerializerMethodField(help_text="The sum of its lines.")
     credited = serializers.SerializerMethodField(help_text="What issued credit notes took off it.")
+    debited = serializers.SerializerMethodField(help_text="What issued debit notes put on it.")
     amount_due = serializers.SerializerMethodField(help_text="What is still to be paid.")
     period_from = serializers.DateTimeField(source="invoice.period.lower")
     period_to = serializers.DateTimeField(source="invoice.period.upper", help_text="Exclusive.")
@@ -97,6 +98,10 @@ class InvoiceSerializer(serializers.Serializer[Any]):
     def get_credited(self, report: InvoiceReport) -> str:
         """With the currency's decimals."""
         return money(report.credited, report.invoice.currency)
+
+    def get_debited(self, report: InvoiceReport) -> str:
+        """With the currency's decimals."""
+        return money(report.debited, report.invoice.currency)
 
     def get_amount_due(self, report: InvoiceReport) -> str:
         """With the currency's decimals."""
@@ -198,6 +203,7 @@ class FiguresSerializer(serializers.Serializer[Any]):
 
     billed = serializers.CharField(help_text="Finalised in the window, void ones apart.")
     credited = serializers.CharField(help_text="Taken off those by credit notes.")
+    debited = serializers.CharField(help_text="Put on those by debit notes.")
     paid = serializers.CharField(help_text="Of those, what was paid.")
     uncollectible = serializers.CharField(help_text="Of those, what was given up.")
     draft = serializers.CharField(help_text="All drafts that stand now.")

@@ -164,6 +164,7 @@ SPECTACULAR_SETTINGS = {
         "InvoiceStatus": "billing.models.InvoiceStatus",
         "InvoiceMove": "billing.serializers.INVOICE_MOVES",
         "CreditNoteStatus": "billing.models.CreditNoteStatus",
+        "CreditNoteKind": "billing.models.NoteKind",
         "IncidentStatus": "alerts.models.EventStatus",
     },
     "POSTPROCESSING_HOOKS": [

@@ -12,8 +12,10 @@ from django.db.backends.postgresql.psycopg_any import DateTimeTZRange
 from django.db.models import Max
 
 from billing.ledger import MeteredLine, unbilled_lines
-from billing.models import BilledRange, CreditNoteStatus, Invoice, InvoiceLine, InvoiceStatus
+from billing.models import BilledRange, CreditNoteStatus, Invoice, InvoiceLine, InvoiceStatus, NoteKind
 from billing.queries import proof_of
+from billing.services.corrections import refresh_notes
+from billing.services.notes import withdraw
 from gpufleet.common.errors import Conflict, DomainError, NotFound
 from gpufleet.common.locks import lock_name, lock_rows
 from tenants.models import Tenant
@@ -111,7 +113,8 @@ def move_invoices(*, invoice_ids: Collection[int], to: str, actor: str, now: dat
 def move_invoice(*, invoice_id: int, to: str, actor: str, now: datetime) -> Invoice:
     """Move an invoice to another status.
 
-    ``open`` finalises a draft: it gets the next number without a gap, and freezes. ``void`` releases its seconds.
+    ``open`` finalises a draft: it gets the next number without a gap, and freezes; what rates that were recorded late
+    change on it becomes a draft note. ``paid`` settles its debit notes with it. ``void`` releases its seconds.
     Raises ``NotFound`` and ``IllegalInvoiceMove``.
     """
     invoice = lock_rows(Invoice.objects.all(), [invoice_id]).get(invoice_id)
@@ -170,12 +173,15 @@ def _finalise(invoice: Invoice, now: datetime) -> None:
     invoice.finalised_at = now
     invoice.due_at = now + timedelta(days=settings.INVOICE_DUE_DAYS)
     invoice.save()
+    refresh_notes([invoice], now=now)
 
 
 def _void(invoice: Invoice, now: datetime) -> None:
     if invoice.credit_notes.filter(status=CreditNoteStatus.ISSUED).exists():
         detail = "Credit notes were issued on this invoice; voiding it would give their money back twice."
         raise IllegalInvoiceMove(detail, current=invoice.status, legal=[])
+    for draft in invoice.credit_notes.filter(status=CreditNoteStatus.DRAFT):
+        withdraw(draft, reason="The invoice is void.", now=now)
     _settle(InvoiceStatus.VOID)(invoice, now)
     BilledRange.objects.filter(line__invoice=invoice).update(released_at=now)
 
@@ -189,9 +195,15 @@ def _settle(status: InvoiceStatus) -> Callable[[Invoice, datetime], None]:
     return settle
 
 
+def _pay(invoice: Invoice, now: datetime) -> None:
+    _settle(InvoiceStatus.PAID)(invoice, now)
+    owed = invoice.credit_notes.filter(kind=NoteKind.DEBIT, status=CreditNoteStatus.ISSUED, settled_at__isnull=True)
+    owed.update(settled_at=now)
+
+
 EFFECTS: dict[str, Callable[[Invoice, datetime], None]] = {
     InvoiceStatus.OPEN: _finalise,
     InvoiceStatus.VOID: _void,
-    InvoiceStatus.PAID: _settle(InvoiceStatus.PAID),
+    InvoiceStatus.PAID: _pay,
     InvoiceStatus.UNCOLLECTIBLE: _settle(InvoiceStatus.UNCOLLECTIBLE),
 }

@@ -176,6 +176,7 @@ CONSOLE = [
     ModelRow("billing.InvoiceLine"),
     ModelRow("billing.BilledRange"),
     ModelRow("billing.CreditNote", add=FINANCE),
+    ModelRow("billing.CreditedRange"),
     ModelRow("billing.StripeEvent"),
     ModelRow("billing.OutboxMessage"),
     ModelRow("alerts.AlertRule", add=OPERATORS, change=OPERATORS),
