@@ -1,7 +1,7 @@
 """What finalised invoices should say by the rates that are known now, and what the seconds of a credit are worth.
 
-An invoice bills the price that was locked in when an allocation started. A rate that is recorded later and is valid from
-before that start makes another price the due one. The rules:
+An invoice bills the price that was locked in when an allocation started. A rate that is recorded later, and is valid
+from before that start, makes another price the due one. The rules:
 
 - The due rate of an allocation is the one that would have been locked in at its start, had every rate of today been
   known: the tenant's own, then its plan's, then the list price; then the latest ``valid_from``; then the one recorded

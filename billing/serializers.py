@@ -8,9 +8,10 @@ from typing import Any
 
 from rest_framework import serializers
 
+from billing.figures import Figures, Summary
 from billing.models import CreditNoteStatus, InvoiceStatus
 from billing.pricing import minor_unit
-from billing.queries import Figures, InvoiceReport, Proof, Summary, Usage, Used
+from billing.queries import InvoiceReport, Proof, Usage, Used
 from gpufleet.common.serializers import IdField, InstantField, StrictSerializer
 from tenants.models import PlanTier
 

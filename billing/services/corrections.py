@@ -1,18 +1,18 @@
 """Rate corrections: notes that bring finalised invoices to what they should say by the rates that are known now.
 
-The rule. An invoice always bills the price that was locked in at the start; it is never edited, and time that is not on
-a finalised invoice keeps that price until it is. A rate that is recorded late is then reflected exactly once, by a note:
-in the moment in which it is recorded for invoices that are finalised by then, and in the moment in which an invoice is
-finalised for all others (drafts, and time that was not billed yet). What a note proposes is
+The rule. An invoice always bills the price that was locked in at the start; it is never edited, and time that is not
+on a finalised invoice keeps that price until it is. A rate that is recorded late is reflected exactly once, by a note:
+when it is recorded for invoices that are finalised by then, and for all others (drafts, and time that was not billed
+yet) when they are finalised. What a note proposes is
 
     should = price of all the invoice's time at its due rates - due price of the seconds that issued notes credit
     is     = total + issued rate corrections - issued notes that credit seconds
     difference = should - is        (above zero: a debit note; below: a credit note, of at most what is left to credit)
 
 so that it is priced against what was billed and what was corrected already, in whatever order and however often rates
-are recorded. A credit of seconds (a window's or a service-level rule's) gives back their due price, so that a second that
-was credited is not paid a second time by a correction, nor the other way round. An amount that a person chose stays as
-it was chosen. The due rates are defined in ``billing.repricing``.
+are recorded. A credit of seconds (a window's or a service-level rule's) gives back their due price, so that a second
+that was credited is not paid again by a correction, nor the other way round. An amount that a person chose stays as it
+was chosen. The due rates are defined in ``billing.repricing``.
 
 Whatever changes these figures (a rate, a decision, the finalisation) computes the invoice's drafts anew. A draft with
 another outcome is withdrawn and replaced, never edited, so that nobody issues what they have not seen.
@@ -80,7 +80,7 @@ def correct_invoices(*, rate_id: int, now: datetime) -> None:
 
 
 def refresh_notes(invoices: Sequence[Invoice], *, now: datetime) -> None:
-    """Compute the drafts of these invoices anew. They are finalised, and locked by the caller; three queries to read."""
+    """Compute the drafts of these invoices anew. They are finalised, and locked by the caller; three queries read."""
     ids = [invoice.pk for invoice in invoices]
     pieces = due_pieces(ids)
     notes: dict[int, list[CreditNote]] = {pk: [] for pk in ids}

@@ -54,7 +54,7 @@ def lock_invoice(invoice_id: int) -> Invoice:
 
 
 def left_to_credit(invoice: Invoice, notes: Iterable[CreditNote] | None = None) -> Decimal:
-    """What the invoice and its issued debit notes billed, minus its issued credit notes. One query without ``notes``."""
+    """What the invoice and its issued debit notes billed, minus its issued credit notes; a query without ``notes``."""
     known = invoice.credit_notes.filter(status=CreditNoteStatus.ISSUED) if notes is None else notes
     return invoice.total + sum((signed(note) for note in known if note.status == CreditNoteStatus.ISSUED), Decimal(0))
 

@@ -152,7 +152,8 @@ def test_a_draft_and_unbilled_time_keep_the_locked_price_and_get_right_when_fina
     draft = services.create_invoice(tenant_id=acme.pk, start=hours(9), end=hours(2), created_by="test", now=NOW)
     late("1.00")
     rest = services.create_invoice(tenant_id=acme.pk, start=hours(9), end=NOW, created_by="test", now=NOW)
-    assert (draft.total, rest.total, drafts()) == (2, 4, [])
+    assert [draft.total, rest.total] == [2, 4]
+    assert drafts() == []
     for made in (draft, rest):
         services.move_invoice(invoice_id=made.pk, to="open", actor="test", now=NOW)
     assert drafts() == [("credit", Decimal(1)), ("credit", Decimal(2))]
@@ -230,7 +231,7 @@ def test_a_debit_note_is_due_on_an_open_invoice_and_after_it_was_paid(invoice: I
     late("2.50")
     issue_all()
 
-    def due() -> tuple[Decimal, Decimal]:
+    def due() -> tuple[Any, Any]:
         (report,) = queries.describe_invoices([Invoice.objects.get(pk=invoice.pk)])
         return report.debited, report.amount_due
 
