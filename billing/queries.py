@@ -20,6 +20,8 @@ from billing.models import (
     Invoice,
     InvoiceStatus,
     NoteKind,
+    OutboxMessage,
+    OutboxStatus,
     Rate,
 )
 from billing.pricing import Stretch, Terms, billed_seconds, minor_unit, price
@@ -172,6 +174,7 @@ class InvoiceReport:
     credited: Decimal
     debited: Decimal = Decimal(0)
     owed: Decimal = Decimal(0)
+    sending: str = "not_sent"
 
     @property
     def balance(self) -> Decimal:
@@ -180,9 +183,9 @@ class InvoiceReport:
 
     @property
     def amount_due(self) -> Decimal:
-        """What is still to be paid: the balance of an open invoice, and debit notes that came after it was paid."""
+        """What is still to be paid: an open invoice without what was credited, and debit notes that are not settled."""
         if self.invoice.status == InvoiceStatus.OPEN:
-            return self.balance
+            return self.invoice.total - self.credited + self.owed
         return self.owed if self.invoice.status == InvoiceStatus.PAID else Decimal(0)
 
 
@@ -192,11 +195,13 @@ def list_invoices(caller: Caller) -> QuerySet[Invoice]:
 
 
 def describe_invoices(invoices: Iterable[Invoice]) -> list[InvoiceReport]:
-    """The invoices with what notes did to each, in the same order; one query for all of them."""
+    """The invoices with what notes did to each and whether it was sent, in the same order; two queries for all."""
     rows = list(invoices)
+    sending = sending_of([invoice.pk for invoice in rows])
     notes = CreditNote.objects.filter(invoice__in=rows).order_by().values_list("invoice_id")
-    sums = {invoice_id: figures for invoice_id, *figures in notes.annotate(**note_sums())}
-    return [InvoiceReport(invoice, *sums.get(invoice.pk, [Decimal(0)])) for invoice in rows]
+    sums = {pk: (credited, debited, owed) for pk, credited, debited, owed in notes.annotate(**note_sums())}
+    nothing = (Decimal(0), Decimal(0), Decimal(0))
+    return [InvoiceReport(invoice, *sums.get(invoice.pk, nothing), sending=sending[invoice.pk]) for invoice in rows]
 
 
 def note_sums(prefix: str = "") -> dict[str, Any]:
@@ -213,6 +218,27 @@ def sum_of_issued(prefix: str, **conditions: Any) -> Any:
     wanted = {f"{prefix}{name}": value for name, value in {"status": CreditNoteStatus.ISSUED, **conditions}.items()}
     nothing = Value(Decimal(0), DecimalField(max_digits=18, decimal_places=3))
     return Coalesce(Sum(f"{prefix}amount", filter=Q(**wanted)), nothing)
+
+
+def sending_of(invoice_ids: Collection[int]) -> dict[int, str]:
+    """How far each invoice is on its way through Stripe; one query.
+
+    ``not_sent``: Stripe never heard of it. ``failed``: a step is a dead letter. ``on_its_way``, or ``sent``: Stripe
+    knows all that it must hear.
+    """
+    rows = OutboxMessage.objects.filter(invoice__in=invoice_ids).order_by().values_list("invoice_id", "status")
+    statuses: dict[int, set[str]] = {invoice_id: set() for invoice_id in invoice_ids}
+    for invoice_id, status in rows.distinct():
+        statuses[invoice_id].add(status)
+    return {invoice_id: _sending(found) for invoice_id, found in statuses.items()}
+
+
+def _sending(statuses: set[str]) -> str:
+    if OutboxStatus.DEAD in statuses:
+        return "failed"
+    if OutboxStatus.PENDING in statuses:
+        return "on_its_way"
+    return "sent" if statuses else "not_sent"
 
 
 def get_invoice(invoice_id: int, caller: Caller) -> Invoice:

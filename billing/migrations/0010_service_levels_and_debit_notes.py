@@ -22,7 +22,7 @@ ALTER TABLE billing_creditnote ENABLE TRIGGER credit_note_frozen;
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('billing', '0002_frozen_rows'),
+        ('billing', '0003_stripe_outbox'),
         ('tenants', '0001_initial'),
     ]
 

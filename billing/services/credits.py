@@ -14,6 +14,7 @@ from billing.pricing import minor_unit
 from billing.repricing import DuePiece, due_pieces
 from billing.services.corrections import refresh_notes
 from billing.services.notes import CREDITABLE, Ground, credit_seconds, decide, left_to_credit, lock_invoice
+from billing.services.sending import queue_credit
 from gpufleet.common.errors import Conflict, FieldProblem, InvalidInput, NotFound
 from gpufleet.common.locks import lock_name, lock_rows
 
@@ -140,6 +141,8 @@ def issue_credit_note(*, credit_note_id: int, actor: str, now: datetime, reason:
     last: int | None = CreditNote.objects.aggregate(last=Max("number"))["last"]
     note.number = (last or 0) + 1
     decide(note, CreditNoteStatus.ISSUED, actor=actor, reason=reason, now=now)
+    if note.kind == NoteKind.CREDIT:  # Stripe knows no debit notes: what they ask for is settled by hand.
+        queue_credit(note, now)
     refresh_notes([note.invoice], now=now)
     return note
 
@@ -158,7 +161,7 @@ def decline_credit_note(*, credit_note_id: int, actor: str, now: datetime, reaso
 
 @transaction.atomic
 def settle_debit_note(*, credit_note_id: int, actor: str, now: datetime) -> CreditNote:
-    """Say that an issued debit note was paid; paying an open invoice settles its debit notes with it.
+    """Say that an issued debit note was paid. It is a bill of its own: paying its invoice does not pay it.
 
     Raises ``NotFound`` and ``NotOwed``.
     """
