@@ -13,7 +13,7 @@ from unfold.forms import ActionForm
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from billing import services
-from billing.models import CreditedRange, CreditNote
+from billing.models import FAULT_STATES, CreditedRange, CreditNote, ServiceLevel
 from billing.serializers import money
 from gpufleet.common.admin import ReadOnlyAdmin, ServiceAdmin, actor_of, report, shown_during
 from gpufleet.common.errors import DomainError
@@ -115,3 +115,72 @@ class CreditedRangeAdmin(ReadOnlyAdmin):
     list_display = ["billed_range", "note", shown_during, "released_at"]
     list_select_related = ["billed_range", "note"]
     show_full_result_count = False
+
+
+class ServiceLevelForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable at run time
+    """The terms of a new rule."""
+
+    states = forms.MultipleChoiceField(choices=FAULT_STATES, widget=forms.CheckboxSelectMultiple)
+
+    class Meta:
+        model = ServiceLevel
+        fields = [
+            "name",
+            "tenant",
+            "plan_tier",
+            "states",
+            "reason_starts_with",
+            "longer_than_seconds",
+            "credit_percent",
+            "basis",
+            "effective_from",
+            "enabled",
+        ]
+
+
+@admin.register(ServiceLevel)
+class ServiceLevelAdmin(ServiceAdmin):
+    """Rules are added here and turned on and off; their terms are never edited, since notes speak of them."""
+
+    form = ServiceLevelForm
+    list_display = ["name", "tenant", "plan_tier", "longer_than_seconds", "credit_percent", "basis", "enabled"]
+    list_filter = ["enabled", "basis", "plan_tier"]
+    list_select_related = ["tenant"]
+    search_fields = ["name", "tenant__name"]
+    actions = ["enable", "disable"]
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nobody edits one; another is added instead."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nobody: it is turned off instead."""
+        return False
+
+    def has_switch_permission(self, request: HttpRequest) -> bool:
+        """Whoever may change rules may turn them on and off."""
+        return request.user.has_perm("billing.change_servicelevel")
+
+    def save_model(self, request: HttpRequest, obj: ServiceLevel, form: ServiceLevelForm, change: bool) -> None:
+        """Through the service, as the API does."""
+        values = dict(form.cleaned_data)
+        tenant = values.pop("tenant")
+        rule = services.add_service_level(
+            **values, tenant_id=tenant and tenant.pk, created_by=actor_of(request), now=timezone.now()
+        )
+        obj.pk = rule.pk
+
+    @admin.action(description="Turn on", permissions=["switch"])
+    def enable(self, request: HttpRequest, rules: QuerySet[ServiceLevel]) -> None:
+        """Faults raise notes again."""
+        self._switch(request, rules, enabled=True)
+
+    @admin.action(description="Turn off", permissions=["switch"])
+    def disable(self, request: HttpRequest, rules: QuerySet[ServiceLevel]) -> None:
+        """Faults raise no notes; those that were raised stay."""
+        self._switch(request, rules, enabled=False)
+
+    def _switch(self, request: HttpRequest, rules: QuerySet[ServiceLevel], *, enabled: bool) -> None:
+        for rule in rules:
+            services.switch_service_level(service_level_id=rule.pk, enabled=enabled, actor=actor_of(request))
+        report(request, f"{len(rules)} rules are {'on' if enabled else 'off'}.", [])

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from django.db import connection
-from django.db.models import DecimalField, Max, Q, QuerySet, Sum, Value
+from django.db.models import DecimalField, Max, Prefetch, Q, QuerySet, Sum, Value
 from django.db.models.functions import Coalesce, Upper
 
 from billing.ledger import UsedPiece, job_lines, used_pieces
@@ -23,6 +23,7 @@ from billing.models import (
     OutboxMessage,
     OutboxStatus,
     Rate,
+    ServiceLevel,
 )
 from billing.pricing import Stretch, Terms, billed_seconds, minor_unit, price
 from gpufleet.common.errors import NotFound
@@ -127,11 +128,34 @@ def job_costs(job_ids: Collection[int], *, now: datetime) -> dict[int, Cost]:
 
 def list_rates(caller: Caller) -> QuerySet[Rate]:
     """The rates the caller may know of: all; or the list prices, those of its tenant's plan, and its tenant's own."""
+    return Rate.objects.filter(_concerns(caller))
+
+
+def list_service_levels(caller: Caller) -> QuerySet[ServiceLevel]:
+    """The service-level rules the caller may know of: all; or everybody's, its plan's, and its tenant's own."""
+    return ServiceLevel.objects.filter(_concerns(caller))
+
+
+def _concerns(caller: Caller) -> Q:
     if caller.tenant_id is None:
-        return Rate.objects.all()
+        return Q()
     plan = Tenant.objects.filter(pk=caller.tenant_id).values("plan_tier")
     general = Q(tenant__isnull=True) & (Q(plan_tier="") | Q(plan_tier__in=plan))
-    return Rate.objects.filter(general | Q(tenant_id=caller.tenant_id))
+    return general | Q(tenant_id=caller.tenant_id)
+
+
+def list_credit_notes(caller: Caller) -> QuerySet[CreditNote]:
+    """The notes the caller may know of: all, or those that were issued on its tenant's invoices."""
+    notes = visible_to(CreditNote.objects.all(), caller, field="invoice__tenant_id")
+    return notes if caller.tenant_id is None else notes.filter(status=CreditNoteStatus.ISSUED)
+
+
+def get_credit_note(credit_note_id: int, caller: Caller) -> CreditNote:
+    """One note with its invoice. Raises ``NotFound`` when there is none that the caller may know of."""
+    note = list_credit_notes(caller).select_related("invoice").filter(pk=credit_note_id).first()
+    if note is None:
+        raise NotFound
+    return note
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,8 +266,9 @@ def _sending(statuses: set[str]) -> str:
 
 
 def get_invoice(invoice_id: int, caller: Caller) -> Invoice:
-    """One invoice. Raises ``NotFound`` when there is none that the caller may know of."""
-    invoice = list_invoices(caller).filter(pk=invoice_id).first()
+    """One invoice, with those of its notes that the caller may know of. Raises ``NotFound`` when there is none."""
+    notes = Prefetch("credit_notes", list_credit_notes(caller))
+    invoice = list_invoices(caller).prefetch_related(notes).filter(pk=invoice_id).first()
     if invoice is None:
         raise NotFound
     return invoice

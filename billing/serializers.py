@@ -9,8 +9,9 @@ from typing import Any
 from rest_framework import serializers
 
 from billing import services
+from billing.credit_serializers import CreditNoteSerializer
 from billing.figures import Figures, Summary
-from billing.models import CreditNoteStatus, InvoiceStatus
+from billing.models import InvoiceStatus
 from billing.pricing import minor_unit
 from billing.queries import InvoiceReport, Proof, Usage, Used
 from gpufleet.common.serializers import IdField, InstantField, StrictSerializer
@@ -132,22 +133,6 @@ class InvoiceLineSerializer(serializers.Serializer[Any]):
     def get_amount(self, line: Any) -> str:
         """With the currency's decimals."""
         return money(line.amount, line.invoice.currency)
-
-
-class CreditNoteSerializer(serializers.Serializer[Any]):
-    """A correction of the invoice."""
-
-    id = serializers.IntegerField(source="pk")
-    number = serializers.IntegerField(allow_null=True, help_text="Null until issued.")
-    status = serializers.ChoiceField(choices=CreditNoteStatus.choices)
-    amount = serializers.SerializerMethodField()
-    reason = serializers.CharField()
-    created_at = serializers.DateTimeField()
-    decided_at = serializers.DateTimeField(allow_null=True)
-
-    def get_amount(self, note: Any) -> str:
-        """With the currency's decimals."""
-        return money(note.amount, note.invoice.currency)
 
 
 class InvoiceDetailSerializer(InvoiceSerializer):

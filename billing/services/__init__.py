@@ -9,6 +9,7 @@ from billing.services.credits import (
     NothingToCredit,
     NotOwed,
     credit_window,
+    decide_credit_note,
     decline_credit_note,
     draft_credit_note,
     issue_credit_note,
@@ -34,6 +35,7 @@ from billing.services.sending import (
     send_invoice,
     sending_in_words,
 )
+from billing.services.service_levels import add_service_level, raise_service_level_credits, switch_service_level
 
 __all__ = [
     "CreditNoteDecided",
@@ -47,21 +49,25 @@ __all__ = [
     "NothingToRetry",
     "Outcome",
     "add_rate",
+    "add_service_level",
     "compare_with_stripe",
     "correct_invoices",
     "create_invoice",
     "create_invoices",
     "credit_window",
+    "decide_credit_note",
     "decline_credit_note",
     "draft_credit_note",
     "handle_event",
     "issue_credit_note",
     "move_invoice",
     "move_invoices",
+    "raise_service_level_credits",
     "retry_steps",
     "send_invoice",
     "send_invoices",
     "send_next",
     "sending_in_words",
     "settle_debit_note",
+    "switch_service_level",
 ]

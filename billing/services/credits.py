@@ -9,11 +9,19 @@ import structlog
 from django.db import transaction
 from django.db.models import Max
 
-from billing.models import CreditedRange, CreditNote, CreditNoteStatus, Invoice, NoteKind, NoteOrigin
+from billing.models import CreditNote, CreditNoteStatus, Invoice, NoteKind, NoteOrigin
 from billing.pricing import minor_unit
-from billing.repricing import DuePiece, due_pieces
+from billing.repricing import due_pieces
 from billing.services.corrections import refresh_notes
-from billing.services.notes import CREDITABLE, Ground, credit_seconds, decide, left_to_credit, lock_invoice
+from billing.services.notes import (
+    CREDITABLE,
+    Ground,
+    credit_seconds,
+    decide,
+    left_to_credit,
+    lock_invoice,
+    not_credited,
+)
 from billing.services.sending import queue_credit
 from gpufleet.common.errors import Conflict, FieldProblem, InvalidInput, NotFound
 from gpufleet.common.locks import lock_name, lock_rows
@@ -107,26 +115,6 @@ def credit_window(
     return note
 
 
-def not_credited(pieces: list[DuePiece]) -> list[DuePiece]:
-    """The pieces without the seconds that drafts or issued notes give back; one query."""
-    taken: dict[int, list[tuple[datetime, datetime]]] = {}
-    ids = {piece.billed_id for piece in pieces}
-    for row in CreditedRange.objects.filter(billed_range_id__in=ids, released_at__isnull=True).order_by("during"):
-        taken.setdefault(row.billed_range_id, []).append((row.during.lower, row.during.upper))
-    return [rest for piece in pieces for rest in without(piece, taken.get(piece.billed_id, []))]
-
-
-def without(piece: DuePiece, spans: list[tuple[datetime, datetime]]) -> list[DuePiece]:
-    """What is left of the piece outside the spans, which are half-open."""
-    rest, start = [], piece.stretch.start
-    for low, high in sorted(spans):
-        if low > start:
-            rest.append((start, min(low, piece.stretch.end)))
-        start = max(start, high)
-    rest.append((start, piece.stretch.end))
-    return [piece.part(low, high) for low, high in rest if low < high]
-
-
 @transaction.atomic
 def issue_credit_note(*, credit_note_id: int, actor: str, now: datetime, reason: str = "") -> CreditNote:
     """Make the note count: it gets the next number without a gap, and freezes.
@@ -157,6 +145,12 @@ def decline_credit_note(*, credit_note_id: int, actor: str, now: datetime, reaso
     if note.invoice.status in CREDITABLE:
         refresh_notes([note.invoice], now=now)
     return note
+
+
+def decide_credit_note(*, credit_note_id: int, to: str, actor: str, now: datetime, reason: str = "") -> CreditNote:
+    """Issue (``issued``) or decline (anything else) a draft; raises what these two raise."""
+    decision = issue_credit_note if to == CreditNoteStatus.ISSUED else decline_credit_note
+    return decision(credit_note_id=credit_note_id, actor=actor, now=now, reason=reason)
 
 
 @transaction.atomic

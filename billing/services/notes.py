@@ -8,6 +8,7 @@ from typing import Any
 
 import structlog
 from django.db.backends.postgresql.psycopg_any import DateTimeTZRange
+from django.db.models import Q
 
 from billing.models import (
     CreditedRange,
@@ -108,6 +109,31 @@ def _priced(pieces: Sequence[DuePiece], percent: int, worth: Decimal, left: Deci
     if worth > left:
         evidence |= {"worth": str(worth), "left_to_credit": str(left)}
     return evidence
+
+
+def not_credited(pieces: Sequence[DuePiece], *, nor_declined: bool = False) -> list[DuePiece]:
+    """The pieces without the seconds that drafts or issued notes give back; one query.
+
+    With ``nor_declined`` also without those that finance declined to give back under a service-level rule.
+    """
+    wanted = Q(released_at__isnull=True)
+    if nor_declined:
+        wanted |= Q(note__status=CreditNoteStatus.DECLINED, note__origin=NoteOrigin.SERVICE_LEVEL)
+    taken: dict[int, list[tuple[datetime, datetime]]] = {}
+    ids = {piece.billed_id for piece in pieces}
+    for row in CreditedRange.objects.filter(wanted, billed_range_id__in=ids).order_by("during"):
+        taken.setdefault(row.billed_range_id, []).append((row.during.lower, row.during.upper))
+    return [rest for piece in pieces for rest in _without(piece, taken.get(piece.billed_id, []))]
+
+
+def _without(piece: DuePiece, spans: Sequence[tuple[datetime, datetime]]) -> list[DuePiece]:
+    """What is left of the piece outside the spans, which are half-open and in the order of their starts."""
+    rest, start = [], piece.stretch.start
+    for low, high in spans:
+        rest.append((start, min(low, piece.stretch.end)))
+        start = max(start, high)
+    rest.append((start, piece.stretch.end))
+    return [piece.part(low, high) for low, high in rest if low < high]
 
 
 def ground_of(note: CreditNote) -> Ground:
