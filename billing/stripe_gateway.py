@@ -192,7 +192,7 @@ def read_event(body: bytes, signature: str) -> RemoteEvent:
     try:
         event = stripe.Webhook.construct_event(body, signature, settings.STRIPE_WEBHOOK_SECRET, TOLERANCE_SECONDS)
     except (stripe.SignatureVerificationError, ValueError) as error:
-        raise BadSignature(str(error)) from error
+        raise BadSignature(f"Stripe did not sign it, or signed it more than {TOLERANCE_SECONDS} s ago.") from error
     except (AttributeError, KeyError, TypeError) as error:
         raise BadSignature("It is signed, and is no event.") from error
     payload: dict[str, Any] = event.to_dict()

@@ -42,7 +42,7 @@ class StripeSignature(BaseAuthentication):
         try:
             sender = StripeSender(read_event(request.body, request.headers.get(SIGNATURE, "")))
         except BadSignature as error:
-            raise AuthenticationFailed(f"This is not a fresh event that Stripe signed: {error}") from error
+            raise AuthenticationFailed(str(error)) from error
         return sender, sender
 
     def authenticate_header(self, request: Request) -> str:

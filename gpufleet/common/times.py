@@ -9,7 +9,7 @@ RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\
 
 
 def parse_instant(text: str) -> datetime:
-    """An RFC 3339 time in UTC, to the microsecond, from 1970 on. Raises ``ValueError``, also for what no calendar has."""
+    """An RFC 3339 time from 1970 on, in UTC, to the microsecond. Raises ``ValueError``."""
     if not RFC_3339.fullmatch(text):
         raise ValueError("not an RFC 3339 time with its offset, such as 2026-11-23T14:20:00Z")
     try:
