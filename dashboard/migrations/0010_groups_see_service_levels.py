@@ -8,6 +8,6 @@ groups = import_module("dashboard.migrations.0001_groups")
 
 
 class Migration(migrations.Migration):
-    dependencies = [("dashboard", "0003_groups_see_stripe"), ("billing", "0010_service_levels_and_debit_notes")]
+    dependencies = [("dashboard", "0004_groups_see_ledger_blocks"), ("billing", "0010_service_levels_and_debit_notes")]
 
     operations = [migrations.RunPython(groups.add_groups, migrations.RunPython.noop)]
