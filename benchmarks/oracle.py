@@ -46,6 +46,7 @@ class Hold:
     id: int
     tenant: int
     gpu: int
+    model: str
     start: int
     end: int | None
     rate: Rate | None
@@ -262,8 +263,13 @@ class Books:
             self.refresh(invoice)
 
     def add_rate(self, rate: Rate) -> None:
-        """Record a rate; a late one corrects what it touches."""
+        """Record a rate; a late one prices what had no price, and corrects what it touches."""
         self.rates.append(rate)
+        for hold in self.holds.values():
+            mine = rate.tenant in (None, hold.tenant) and rate.plan in ("", self.plan[hold.tenant])
+            known = hold.model == rate.model and self.currency[hold.tenant] == rate.currency
+            if hold.rate is None and mine and known and rate.valid_from <= hold.start < rate.recorded_at:
+                hold.rate = rate
         for invoice in self.invoices.values():
             if invoice.status in FINAL and rate.valid_from < rate.recorded_at and self._touches(rate, invoice):
                 self.refresh(invoice)

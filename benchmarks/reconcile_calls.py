@@ -35,8 +35,7 @@ class Calls(Comparison):
         if self.random.random() < KILLED_SHARE:
             self._die_within(call)
         try:
-            with transaction.atomic():
-                result = call()
+            result = call()
         except DomainError as refusal:
             self.counts["refusals"] += 1
             if not refused:
@@ -59,6 +58,6 @@ class Calls(Comparison):
             return execute(*arguments)
 
         self.counts["kills"] += 1
-        with suppress(Killed, DomainError), transaction.atomic(), connection.execute_wrapper(count):
+        with suppress(Killed, DomainError, DatabaseError), transaction.atomic(), connection.execute_wrapper(count):
             call()
             raise Killed  # It lived through all its statements, and dies before its commit.

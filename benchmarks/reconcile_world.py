@@ -56,7 +56,7 @@ class World(Calls):
         self._found(tenants)
 
     def _found(self, count: int) -> None:
-        """Tenants, each with a node of GPUs of both models; two list prices to begin with."""
+        """Tenants, each with a node of GPUs of both models; most list prices to begin with."""
         node = Node.objects.filter(hostname="node-0").get()
         for place in range(count):
             currency = self.random.choice(list(oracle.UNITS))
@@ -80,7 +80,9 @@ class World(Calls):
             self.gpus[tenant.pk] = [gpu.pk for gpu in gpus]
             self.model_of |= {gpu.pk: gpu.model for gpu in gpus}
         for model in self.models:
-            for currency in set(self.books.currency.values()):
+            for currency in sorted(set(self.books.currency.values())):
+                if self.random.random() < 0.2:
+                    continue  # Sold without a price, until somebody adds one.
                 self.add_rate(model, currency, None, "", self.begin - timedelta(days=9))
 
     # What happens.
@@ -153,7 +155,9 @@ class World(Calls):
             locked = {} if rate is None else _locked(rate.rate_id, rate.price_per_gpu_hour, rate.currency)
             during = DateTimeTZRange(self.now, None)
             row = Allocation.objects.create(job=job, gpu_id=gpu, tenant_id=tenant, during=during, **locked)
-            self.books.holds[row.pk] = oracle.Hold(row.pk, tenant, gpu, micros(self.now), None, expected)
+            self.books.holds[row.pk] = oracle.Hold(
+                row.pk, tenant, gpu, self.model_of[gpu], micros(self.now), None, expected
+            )
             self.running.setdefault(job.pk, (tenant, []))[1].append(row.pk)
 
     def _rate_of(self, tenant: int, model: str) -> oracle.Rate | None:
