@@ -338,7 +338,7 @@ class Books:
             for hold in (self.holds[span[0]] for span in invoice.spans)
             if (rate := self.due_rate(invoice, hold)) is not hold.rate
         }
-        if not late and not issued:
+        if not late and not issued and not credits_:
             return None
         should = self.worth(invoice.spans, invoice) - sum(self.worth(n.spans, invoice, n.percent) for n in credits_)
         gap = should - invoice.total - sum(note.signed for note in (*issued, *credits_))
