@@ -10,7 +10,7 @@ from rest_framework import serializers
 from dashboard.queries import FleetReport, Kpis, Leakage, Revenue
 from dashboard.queries.causes import ABOUT, Cause, Nature
 from dashboard.queries.fleet import STATES, Part, Present
-from dashboard.queries.leakage import Loss, Row
+from dashboard.queries.losses import Loss, Row
 from dashboard.queries.prices import amount_of, seconds_of
 from dashboard.queries.revenue import Earned
 from jobs.ledger import Account
@@ -197,6 +197,15 @@ class LossRowSerializer(serializers.Serializer[Any]):
     tenant_id = serializers.IntegerField(allow_null=True)
     rate_id = serializers.IntegerField(allow_null=True)
     invoice_id = serializers.IntegerField(allow_null=True)
+    job_id = serializers.IntegerField(allow_null=True)
+
+
+class OtherRowsSerializer(serializers.Serializer[Any]):
+    """The rows of a cause that are not shown, so that all add up to it."""
+
+    rows = serializers.IntegerField()
+    gpu_seconds = seconds_field()
+    amount = money_field()
 
 
 class LossSerializer(serializers.Serializer[Any]):
@@ -206,14 +215,16 @@ class LossSerializer(serializers.Serializer[Any]):
     title = serializers.CharField()
     meaning = serializers.CharField()
     nature = serializers.ChoiceField(
-        choices=[nature.value for nature in Nature], help_text="lost: never earned. late: earned, and not here yet."
+        choices=[nature.value for nature in Nature],
+        help_text="lost: never earned. late: earned, and not here yet. reclaimable: paid for, and hardly used.",
     )
     gpu_seconds = seconds_field()
     amount = money_field()
     unvalued_gpu_seconds = seconds_field("The part that no list price values; its amount is missing.")
     advice = serializers.CharField()
     link = serializers.CharField(help_text="The list of the operator's console that shows it.")
-    rows = LossRowSerializer(many=True)
+    rows = LossRowSerializer(many=True, help_text="The ten largest, the costliest first.")
+    other_rows = OtherRowsSerializer()
 
 
 class LeakageSerializer(WindowSerializer):
@@ -323,6 +334,11 @@ def _loss(loss: Loss) -> dict[str, Any]:
         "advice": about.advice,
         "link": f"{reverse(about.page)}?{about.query}".rstrip("?"),
         "rows": [_loss_row(row) for row in loss.rows],
+        "other_rows": {
+            "rows": loss.rows_total - len(loss.rows),
+            "gpu_seconds": seconds_of(loss.other_microseconds),
+            "amount": str(loss.other_amount),
+        },
     }
 
 
@@ -339,6 +355,7 @@ def _loss_row(row: Row) -> dict[str, Any]:
         "tenant_id": about.tenant_id,
         "rate_id": about.rate_id,
         "invoice_id": about.invoice_id,
+        "job_id": about.job_id,
     }
 
 
