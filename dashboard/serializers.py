@@ -10,11 +10,13 @@ from rest_framework import serializers
 from dashboard.queries import FleetReport, Kpis, Leakage, Revenue
 from dashboard.queries.causes import ABOUT, Cause, Nature
 from dashboard.queries.fleet import STATES, Part, Present
+from dashboard.queries.kpis import Period, change
 from dashboard.queries.losses import Loss, Row
 from dashboard.queries.prices import amount_of, seconds_of
 from dashboard.queries.revenue import Earned
 from jobs.ledger import Account
 
+MONEY = ("revenue", "revenue_per_gpu_hour", "revenue_per_sold_gpu_hour", "leakage")
 KINDS = (
     "sold",
     "could_have_run",
@@ -80,10 +82,9 @@ class QueueWaitSerializer(serializers.Serializer[Any]):
     p95_s = serializers.FloatField(source="p95", allow_null=True)
 
 
-class KpisSerializer(WindowSerializer):
-    """How the fleet does."""
+class PeriodSerializer(serializers.Serializer[Any]):
+    """How the fleet did in a window."""
 
-    gpus = serializers.IntegerField(help_text="In service now.")
     gpu_seconds = AccountSerializer()
     shares = SharesSerializer()
     revenue = money_field("Sold time at the prices that were locked in.")
@@ -91,6 +92,30 @@ class KpisSerializer(WindowSerializer):
     revenue_per_sold_gpu_hour = money_field("Per GPU-hour sold in this currency.", allow_null=True)
     leakage = money_field("What /api/dashboard/leakage calls lost.")
     queue_wait = QueueWaitSerializer()
+
+
+class PreviousSerializer(PeriodSerializer):
+    """The window of the same length before."""
+
+    window_from = serializers.DateTimeField()
+    window_to = serializers.DateTimeField()
+
+
+class ChangeSerializer(serializers.Serializer[Any]):
+    """By what part of the previous window's figure this one's has grown; null where there is nothing to compare."""
+
+    revenue = serializers.FloatField(allow_null=True)
+    revenue_per_gpu_hour = serializers.FloatField(allow_null=True)
+    revenue_per_sold_gpu_hour = serializers.FloatField(allow_null=True)
+    leakage = serializers.FloatField(allow_null=True)
+
+
+class KpisSerializer(WindowSerializer, PeriodSerializer):
+    """How the fleet does."""
+
+    gpus = serializers.IntegerField(help_text="In service now.")
+    previous = PreviousSerializer()
+    change = ChangeSerializer()
 
 
 class StatesSerializer(serializers.Serializer[Any]):
@@ -179,6 +204,7 @@ class RevenueSerializer(WindowSerializer):
 
     currencies = serializers.ListField(child=serializers.CharField(), help_text="All that time was sold in.")
     total = EarnedSerializer()
+    previous = EarnedSerializer(help_text="The total of the window of the same length before.")
     by_day = DayEarnedSerializer(many=True)
     by_tenant = TenantEarnedSerializer(many=True)
     by_model = ModelEarnedSerializer(many=True)
@@ -237,20 +263,21 @@ class LeakageSerializer(WindowSerializer):
 
 def shown_kpis(report: Kpis) -> dict[str, Any]:
     """The figures as the API shows them."""
-    account = report.account
-    shares = {name: report.share(getattr(account, name)) for name in STATES}
-    data = {
-        **_window(report),
-        "gpus": report.gpus,
-        "gpu_seconds": _account(account),
-        "shares": shares,
-        "revenue": str(report.revenue),
-        "revenue_per_gpu_hour": _text(report.revenue_per_gpu_hour),
-        "revenue_per_sold_gpu_hour": _text(report.revenue_per_sold_gpu_hour),
-        "leakage": str(report.leakage),
-        "queue_wait": report.queue_wait,
-    }
+    now, before = report.now, report.before
+    grown = {name: change(getattr(now, name), getattr(before, name)) for name in MONEY}
+    previous = {"window_from": before.start, "window_to": before.end, **_period(before)}
+    data = {**_window(report), "gpus": report.gpus, **_period(now), "previous": previous, "change": grown}
     return KpisSerializer(data).data
+
+
+def _period(period: Period) -> dict[str, Any]:
+    account = period.account
+    return {
+        "gpu_seconds": _account(account),
+        "shares": {name: period.share(getattr(account, name)) for name in STATES},
+        **{name: _text(getattr(period, name)) for name in MONEY},
+        "queue_wait": period.queue_wait,
+    }
 
 
 def shown_fleet(report: FleetReport) -> dict[str, Any]:
@@ -280,6 +307,7 @@ def shown_revenue(report: Revenue) -> dict[str, Any]:
         **_window(report),
         "currencies": report.currencies,
         "total": earned(report.total),
+        "previous": earned(report.previous),
         "by_day": [{"day": day, **earned(part)} for day, part in sorted(report.by_day.items())],
         "by_tenant": [
             {"tenant_id": key, "tenant": report.tenants[key], **earned(part)}
