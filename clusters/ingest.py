@@ -1,5 +1,7 @@
 """Samples into the database: one COPY for all of them, one upsert for the newest of each GPU."""
 
+import functools
+import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,7 +11,8 @@ from django.db import connection
 
 from clusters.models import LatestReading
 from clusters.partitions import ensure_partitions
-from clusters.telemetry import Sample
+from clusters.series import HOUR, floor_to
+from clusters.telemetry import Frame, Sample, frames_of
 
 COLUMNS = (
     "gpu_id",
@@ -22,7 +25,12 @@ COLUMNS = (
     "xid",
 )
 TYPES = ("int8", "timestamptz", "float8", "int4", "int4", "float8", "float8", "int4")
-COPY = f"COPY clusters_metricsample ({', '.join(COLUMNS)}) FROM STDIN (FORMAT BINARY)"
+COPY = """
+COPY clusters_metricframe (
+    node_id, recorded_at, gpu_ids, utilization, memory_used, memory_total, temperature, power, xid
+) FROM STDIN (FORMAT BINARY)
+"""
+MARK_LATE = "INSERT INTO clusters_metriclate (node_id, hour) SELECT * FROM unnest(%s::bigint[], %s::timestamptz[])"
 
 # Rows go in by the order of their GPUs, so that two batches with new GPUs can't wait for each other.
 UPSERT = """
@@ -49,6 +57,18 @@ WHERE latest.recorded_at < excluded.recorded_at
 """
 
 
+# PostgreSQL's binary COPY: a header, for each row its number of fields and each field with its length in front, and -1.
+# https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-FILE-FORMATS
+HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+TRAILER = b"\xff\xff"
+ROW = struct.Struct("!hiqiq")  # Nine fields, of which the first two are the node and the time.
+FIELDS_A_ROW = 9
+ARRAY = struct.Struct("!iiiIii")  # Length; then dimensions, whether it holds NULLs, type, elements, first index.
+INT4, INT8 = 23, 20
+NULL = b"\xff\xff\xff\xff"
+POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+
+
 @dataclass(frozen=True, slots=True)
 class Newest:
     """The newest sample of a GPU, with the number of hot samples in a row that ends with it."""
@@ -57,13 +77,69 @@ class Newest:
     hot_samples: int
 
 
-def copy_samples(samples: Sequence[Sample]) -> None:
+def copy_samples(samples: Sequence[Sample], node_of: Mapping[int, int], *, now: datetime) -> None:
     """Append the samples to the partitions of their days, which are made when they are missing."""
-    ensure_partitions({sample.recorded_at.astimezone(UTC).date() for sample in samples})
+    frames = frames_of(samples, node_of)
+    ensure_partitions({frame.recorded_at.astimezone(UTC).date() for frame in frames})
+    copy_frames(frames)
+    mark_late(frames, now=now)
+
+
+def copy_frames(frames: Iterable[Frame]) -> None:
+    """Append frames to partitions that are there."""
+    data = bytearray(HEADER)
+    for frame in frames:
+        pack_frame(data, frame)
+    data += TRAILER
     with connection.cursor() as cursor, cursor.copy(COPY) as copy:
-        copy.set_types(TYPES)
-        for sample in samples:
-            copy.write_row([getattr(sample, column) for column in COLUMNS])
+        copy.write(data)
+
+
+def mark_late(frames: Iterable[Frame], *, now: datetime) -> None:
+    """Have the rollup look again at hours that are over. Called after the frames are written: see ``rollups``."""
+    this_hour = floor_to(now, HOUR)
+    late = {(frame.node_id, floor_to(frame.recorded_at, HOUR)) for frame in frames if frame.recorded_at < this_hour}
+    if late:
+        nodes, hours = zip(*sorted(late), strict=True)
+        with connection.cursor() as cursor:
+            cursor.execute(MARK_LATE, [list(nodes), list(hours)])
+
+
+def pack_frame(data: bytearray, frame: Frame) -> None:
+    """Append a frame as a row of a binary COPY."""
+    since = frame.recorded_at - POSTGRES_EPOCH
+    at = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    data += ROW.pack(FIELDS_A_ROW, 8, frame.node_id, 8, at)
+    data += _int8s(len(frame.gpu_ids)).pack(*_array_head(frame.gpu_ids, INT8, 12), *_with_lengths(frame.gpu_ids, 8))
+    for column in frame.columns:
+        data += NULL if column is None else _pack_column(column)
+
+
+def _pack_column(column: Sequence[int | None]) -> bytes:
+    if None not in column:
+        return _int4s(len(column)).pack(*_array_head(column, INT4, 8), *_with_lengths(column, 4))
+    values = b"".join(NULL if value is None else struct.pack("!ii", 4, value) for value in column)
+    return ARRAY.pack(20 + len(values), 1, 1, INT4, len(column), 1) + values
+
+
+def _array_head(values: Sequence[Any], kind: int, width: int) -> tuple[int, ...]:
+    return (20 + width * len(values), 1, 0, kind, len(values), 1)
+
+
+def _with_lengths(values: Sequence[Any], length: int) -> list[Any]:
+    pairs = [length] * (2 * len(values))
+    pairs[1::2] = values
+    return pairs
+
+
+@functools.cache
+def _int4s(count: int) -> struct.Struct:
+    return struct.Struct("!iiiIii" + "ii" * count)
+
+
+@functools.cache
+def _int8s(count: int) -> struct.Struct:
+    return struct.Struct("!iiiIii" + "iq" * count)
 
 
 def read_latest(gpu_ids: Collection[int]) -> dict[int, LatestReading]:

@@ -2,10 +2,10 @@
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 
@@ -20,6 +20,7 @@ Megabytes = Annotated[float, msgspec.Meta(ge=0, le=2**31 - 1)]  # Stored whole.
 Celsius = Annotated[float, msgspec.Meta(ge=-100, le=300)]
 Watts = Annotated[float, msgspec.Meta(ge=0, le=100_000)]
 Xid = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+Column = list[int | None] | None
 Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
@@ -128,6 +129,49 @@ def _repeated(samples: Sequence[Sample]) -> Iterator[Flaw]:
         if first != index:
             detail = f"GPU {sample.gpu_id} has a sample of this time at index {first} already."
             yield Flaw(f"#/metrics/{index}", "repeated_sample", detail)
+
+
+class Frame(NamedTuple):
+    """What the GPUs of one node read at one instant: GPU ids, and a column for each figure in their order.
+
+    Utilisation, temperature and power are thousandths; a column is None where nobody measured it.
+    """
+
+    node_id: int
+    recorded_at: datetime
+    gpu_ids: list[int]
+    columns: tuple[Column, Column, Column, Column, Column, Column]
+
+
+def frames_of(samples: Iterable[Sample], node_of: Mapping[int, int]) -> list[Frame]:
+    """The samples by node and instant."""
+    grouped: dict[tuple[int, datetime], list[Sample]] = {}
+    for sample in samples:
+        grouped.setdefault((node_of[sample.gpu_id], sample.recorded_at), []).append(sample)
+    return [
+        Frame(
+            node_id,
+            at,
+            [one.gpu_id for one in group],
+            (
+                _thousandths([one.utilization_pct for one in group]),
+                _measured([one.memory_used_mb for one in group]),
+                _measured([one.memory_total_mb for one in group]),
+                _thousandths([one.temperature_c for one in group]),
+                _thousandths([one.power_draw_w for one in group]),
+                _measured([one.xid for one in group]),
+            ),
+        )
+        for (node_id, at), group in grouped.items()
+    ]
+
+
+def _thousandths(values: list[float | None]) -> Column:
+    return _measured([None if value is None else round(value * 1000) for value in values])
+
+
+def _measured(values: list[int | None]) -> Column:
+    return values if values.count(None) < len(values) else None
 
 
 # msgspec says what is wrong in a sentence that ends with the place, such as "… - at `$.metrics[3].gpu_id`".

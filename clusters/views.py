@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import Any
 
+from django.http import StreamingHttpResponse
 from django.utils import timezone
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.decorators import action
@@ -29,6 +30,7 @@ from clusters.serializers import (
     NodeSerializer,
     RegisteredGpuSerializer,
     SeriesSerializer,
+    stream_series,
 )
 from gpufleet.common.api import ApiViewSet
 from gpufleet.common.errors import FieldProblem, InvalidInput
@@ -184,7 +186,7 @@ class GpuViewSet(ApiViewSet):
         ],
     )
     @action(detail=True, filterset_class=None, pagination_class=None)
-    def metrics(self, request: Request, pk: str) -> Response:
+    def metrics(self, request: Request, pk: str) -> StreamingHttpResponse:
         """A GPU's metrics, oldest first, each sample counted once. More than 20,000 points are a 400."""
         params = request.query_params
         series = queries.gpu_metrics(
@@ -195,7 +197,7 @@ class GpuViewSet(ApiViewSet):
             step=_step(params.get("step", "raw")),
             now=timezone.now(),
         )
-        return Response(SeriesSerializer(series).data)
+        return StreamingHttpResponse(stream_series(series), content_type="application/json")
 
 
 class MetricViewSet(ApiViewSet):

@@ -9,6 +9,7 @@ BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
     "silent-nodes": {"task": "clusters.sweep_silent_nodes", "schedule": 15.0, "options": {"expires": 15}},
     "alert-evaluation": {"task": "alerts.evaluate", "schedule": 30.0, "options": {"expires": 30}},
     "metric-partitions": {"task": "clusters.maintain_partitions", "schedule": 3600.0, "options": {"expires": 3600}},
+    "metric-rollup": {"task": "clusters.roll_up_metrics", "schedule": 300.0, "options": {"expires": 300}},
     "ledger-rollup": {"task": "jobs.roll_up_ledger", "schedule": 600.0, "options": {"expires": 600}},
     "idempotency-expiry": {
         "task": "common.expire_idempotent_responses",

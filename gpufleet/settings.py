@@ -32,6 +32,8 @@ NODE_SILENT_AFTER_SECONDS: int = env.int("NODE_SILENT_AFTER_SECONDS", default=90
 SCHEDULER_LATE_AFTER_SECONDS: int = env.int("SCHEDULER_LATE_AFTER_SECONDS", default=120)
 # Raw samples are kept this many days; older daily partitions are dropped.
 METRICS_RAW_DAYS: int = env.int("METRICS_RAW_DAYS", default=14)
+# Rollups of hours and days are kept this many days; older monthly partitions are dropped.
+METRICS_ROLLUP_DAYS: int = env.int("METRICS_ROLLUP_DAYS", default=400)
 # A finalised invoice is due this many days later.
 INVOICE_DUE_DAYS: int = env.int("INVOICE_DUE_DAYS", default=30)
 # The finest-grained body that the API reads into memory. A batch of 5,000 samples is about 1 MiB.

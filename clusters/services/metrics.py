@@ -49,7 +49,7 @@ def record_samples(*, samples: Sequence[Sample], now: datetime, cluster_key_id: 
     """
     gpus = reportable_gpus(cluster_key_id).in_bulk({sample.gpu_id for sample in samples})
     _check(samples, gpus)
-    ingest.copy_samples(samples)
+    ingest.copy_samples(samples, {gpu.pk: gpu.node_id for gpu in gpus.values()}, now=now)
     revived = _take_heartbeats(samples, gpus, now)
     doubtful = _take_readings(samples, gpus)
     if revived or doubtful:

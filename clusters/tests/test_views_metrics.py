@@ -1,3 +1,4 @@
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -7,9 +8,8 @@ from rest_framework.test import APIClient
 from apikeys.tests.factories import client_with, make_key
 from clusters import queries
 from clusters.models import GPU, MetricSample
-from clusters.partitions import ensure_partitions
 from clusters.tests.clients import client_of_new_cluster, problems
-from clusters.tests.factories import NOW, hold, make_gpu, make_node
+from clusters.tests.factories import NOW, hold, make_gpu, make_node, store_sample
 from tenants.tests.factories import alice
 
 pytestmark = pytest.mark.django_db
@@ -19,9 +19,8 @@ MINUTE = timedelta(minutes=1)
 
 
 def store(gpu: GPU, *times: Any, **figures: Any) -> None:
-    ensure_partitions({at.date() for at in times})
     for at in times:
-        MetricSample.objects.create(gpu_id=gpu.pk, recorded_at=at, **figures)
+        store_sample(gpu, at, **figures)
 
 
 def stamp(at: Any) -> str:
@@ -93,7 +92,7 @@ def test_tenants_and_readers_post_nothing(noon: Any) -> None:
 def window(client: APIClient, gpu: GPU, **params: str) -> Any:
     answer = client.get(f"/api/clusters/gpus/{gpu.pk}/metrics", params)
     assert answer.status_code == 200, answer.content
-    return answer.json()
+    return json.loads(answer.getvalue())
 
 
 def test_the_last_hour_unless_told_otherwise(charlie: APIClient) -> None:
@@ -135,7 +134,11 @@ def test_a_sample_that_was_stored_twice_counts_once(charlie: APIClient) -> None:
     store(gpu, NOW - MINUTE, utilization_pct=30.0)
     assert len(window(charlie, gpu)["points"]) == 2
     (bucket,) = window(charlie, gpu, step="1h")["points"]
-    assert (bucket["samples"], bucket["utilization_pct"]) == (2, {"avg": 60.0, "min": 30.0, "max": 90.0})
+    assert (bucket["samples"], bucket["utilization_pct"]) == (2, spread(30.0, 60.0, 90.0, 30.0, 2))
+
+
+def spread(least: float, average: float, greatest: float, last: float, count: int) -> dict[str, float]:
+    return {"count": count, "avg": average, "min": least, "max": greatest, "last": last}
 
 
 def test_buckets(charlie: APIClient) -> None:
@@ -144,23 +147,23 @@ def test_buckets(charlie: APIClient) -> None:
     store(gpu, NOW - 6 * MINUTE, utilization_pct=20.0, memory_used_mb=300, temperature_c=70.0)
     store(gpu, NOW - 5 * MINUTE, memory_total_mb=81_559)
     points = window(charlie, gpu, step="5m")["points"]
-    nothing = {"avg": None, "min": None, "max": None}
+    nothing = {"count": 0, **dict.fromkeys(("avg", "min", "max", "last"))}
     assert points == [
         {
             "start": "2026-11-23T11:50:00.000000Z",
             "samples": 2,
-            "utilization_pct": {"avg": 15.0, "min": 10.0, "max": 20.0},
-            "memory_used_mb": {"avg": 200.0, "min": 100.0, "max": 300.0},
+            "utilization_pct": spread(10.0, 15.0, 20.0, 20.0, 2),
+            "memory_used_mb": spread(100.0, 200.0, 300.0, 300.0, 2),
             "memory_total_mb": nothing,
-            "temperature_c": {"avg": 60.0, "min": 50.0, "max": 70.0},
-            "power_draw_w": {"avg": 300.0, "min": 300.0, "max": 300.0},
+            "temperature_c": spread(50.0, 60.0, 70.0, 70.0, 2),
+            "power_draw_w": spread(300.0, 300.0, 300.0, 300.0, 1),
         },
         {
             "start": "2026-11-23T11:55:00.000000Z",
             "samples": 1,
             "utilization_pct": nothing,
             "memory_used_mb": nothing,
-            "memory_total_mb": {"avg": 81_559.0, "min": 81_559.0, "max": 81_559.0},
+            "memory_total_mb": spread(81_559.0, 81_559.0, 81_559.0, 81_559.0, 1),
             "temperature_c": nothing,
             "power_draw_w": nothing,
         },
