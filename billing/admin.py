@@ -23,6 +23,8 @@ from billing.models import (
     InvoiceStatus,
     OutboxMessage,
     Rate,
+    StripeCustomer,
+    StripeDifference,
     StripeEvent,
 )
 from billing.serializers import money
@@ -125,7 +127,7 @@ class InvoiceAdmin(ServiceAdmin):
     list_filter = ["status", "currency", "tenant"]
     list_select_related = ["tenant"]
     search_fields = ["number", "tenant__name"]
-    actions = ["finalise", "mark_paid", "mark_uncollectible", "void"]
+    actions = ["finalise", "send", "mark_paid", "mark_uncollectible", "void"]
     inlines = [LineInline]
 
     @display(  # type: ignore[untyped-decorator]  # unfold is untyped
@@ -142,6 +144,11 @@ class InvoiceAdmin(ServiceAdmin):
         """With the currency's decimals."""
         return f"{money(invoice.total, invoice.currency)} {invoice.currency}"
 
+    @display(description="Sending")  # type: ignore[untyped-decorator]  # unfold is untyped
+    def shown_sending(self, invoice: Invoice) -> str:
+        """How far on its way through Stripe, and why no further."""
+        return services.sending_in_words(invoice)
+
     def get_form(self, request: HttpRequest, obj: Invoice | None = None, **kwargs: Any) -> Any:
         """The question for new drafts; an invoice that is there is only looked at."""
         return DraftForm if obj is None else super().get_form(request, obj, **kwargs)
@@ -150,7 +157,11 @@ class InvoiceAdmin(ServiceAdmin):
         """The question's fields, or everything about the invoice."""
         if obj is None:
             return ["tenants", "window", "days"]
-        return [field.name for field in Invoice._meta.fields if field.name != "id"]
+        return ["shown_sending", *(field.name for field in Invoice._meta.fields if field.name != "id")]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Invoice | None = None) -> list[str]:
+        """What is computed."""
+        return [] if obj is None else ["shown_sending"]
 
     def get_inlines(self, request: HttpRequest, obj: Invoice | None = None) -> list[Any]:
         """Lines, once there is an invoice."""
@@ -187,6 +198,13 @@ class InvoiceAdmin(ServiceAdmin):
     def finalise(self, request: HttpRequest, invoices: QuerySet[Invoice]) -> None:
         """Drafts become open."""
         self._move(request, invoices, InvoiceStatus.OPEN)
+
+    @admin.action(description="Send through Stripe", permissions=["move"])
+    def send(self, request: HttpRequest, invoices: QuerySet[Invoice]) -> None:
+        """For those that were finalised while Stripe could not take them."""
+        ids = [invoice.pk for invoice in invoices]
+        queued = services.send_invoices(invoice_ids=ids, actor=actor_of(request), now=timezone.now())
+        report(request, f"{len(queued.invoices)} invoices are on their way to Stripe.", queued.refusals)
 
     @admin.action(description="Mark as paid", permissions=["move"])
     def mark_paid(self, request: HttpRequest, invoices: QuerySet[Invoice]) -> None:
@@ -290,15 +308,51 @@ class CreditNoteAdmin(ServiceAdmin):
 class StripeEventAdmin(ReadOnlyAdmin):
     """What Stripe told us."""
 
-    list_display = ["stripe_id", "type", "created_at", "received_at", "handled_at"]
+    list_display = ["stripe_id", "type", "invoice", "outcome", "created_at", "received_at"]
+    list_select_related = ["invoice"]
     list_filter = ["type"]
     search_fields = ["stripe_id"]
 
 
 @admin.register(OutboxMessage)
 class OutboxMessageAdmin(ReadOnlyAdmin):
-    """What Stripe must hear of."""
+    """What Stripe must hear of. A dead letter says why, and can be tried again."""
 
-    list_display = ["__str__", "status", "attempts", "next_attempt_at", "last_error"]
+    list_display = ["__str__", "status", "attempts", "next_attempt_at", "last_error", "result"]
     list_filter = ["status", "step"]
     list_select_related = ["invoice"]
+    search_fields = ["invoice__number", "invoice__stripe_invoice_id"]
+    actions = ["retry"]
+
+    def has_retry_permission(self, request: HttpRequest) -> bool:
+        """Whoever may change steps may try them again."""
+        return request.user.has_perm("billing.change_outboxmessage")
+
+    @admin.action(description="Try dead letters again", permissions=["retry"])
+    def retry(self, request: HttpRequest, messages: QuerySet[OutboxMessage]) -> None:
+        """After what they were refused for is mended."""
+        ids = [message.pk for message in messages]
+        try:
+            revived = services.retry_steps(message_ids=ids, actor=actor_of(request), now=timezone.now())
+            report(request, f"{revived} steps will be tried again.", [])
+        except DomainError as refusal:
+            report(request, "Nothing was changed.", [refusal])
+
+
+@admin.register(StripeCustomer)
+class StripeCustomerAdmin(ReadOnlyAdmin):
+    """Who each tenant is at Stripe."""
+
+    list_display = ["tenant", "stripe_id", "created_at"]
+    list_select_related = ["tenant"]
+    search_fields = ["tenant__name", "stripe_id"]
+
+
+@admin.register(StripeDifference)
+class StripeDifferenceAdmin(ReadOnlyAdmin):
+    """What Stripe and we do not agree on. Nothing mends it silently."""
+
+    list_display = ["invoice", "stripe_invoice_id", "what", "ours", "theirs", "found_at", "last_seen_at", "gone_at"]
+    list_filter = ["what", ("gone_at", admin.EmptyFieldListFilter)]
+    list_select_related = ["invoice"]
+    search_fields = ["stripe_invoice_id", "invoice__number"]

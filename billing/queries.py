@@ -13,7 +13,17 @@ from django.db.models import Max, Q, QuerySet, Sum
 from django.db.models.functions import Upper
 
 from billing.ledger import UsedPiece, job_lines, unbilled_lines, unpriced_seconds, used_pieces
-from billing.models import BilledRange, CreditNote, CreditNoteStatus, Invoice, InvoiceLine, InvoiceStatus, Rate
+from billing.models import (
+    BilledRange,
+    CreditNote,
+    CreditNoteStatus,
+    Invoice,
+    InvoiceLine,
+    InvoiceStatus,
+    OutboxMessage,
+    OutboxStatus,
+    Rate,
+)
 from billing.pricing import Stretch, Terms, billed_seconds, minor_unit, price
 from gpufleet.common.errors import NotFound
 from jobs.queries import Cost, count_jobs
@@ -162,6 +172,7 @@ class InvoiceReport:
 
     invoice: Invoice
     credited: Decimal
+    sending: str = "not_sent"
 
     @property
     def amount_due(self) -> Decimal:
@@ -176,11 +187,33 @@ def list_invoices(caller: Caller) -> QuerySet[Invoice]:
 
 
 def describe_invoices(invoices: Iterable[Invoice]) -> list[InvoiceReport]:
-    """The invoices with what was credited on each, in the same order; one query for all of them."""
+    """The invoices with what was credited on each and whether it was sent, in the same order; two queries for all."""
     rows = list(invoices)
     issued = CreditNote.objects.filter(invoice__in=rows, status=CreditNoteStatus.ISSUED).order_by()
     credited = dict(issued.values_list("invoice_id").annotate(sum=Sum("amount")))
-    return [InvoiceReport(invoice, credited.get(invoice.pk, Decimal(0))) for invoice in rows]
+    sending = sending_of([invoice.pk for invoice in rows])
+    return [InvoiceReport(invoice, credited.get(invoice.pk, Decimal(0)), sending[invoice.pk]) for invoice in rows]
+
+
+def sending_of(invoice_ids: Collection[int]) -> dict[int, str]:
+    """How far each invoice is on its way through Stripe; one query.
+
+    ``not_sent``: Stripe never heard of it. ``failed``: a step is a dead letter. ``on_its_way``, or ``sent``: Stripe
+    knows all that it must hear.
+    """
+    rows = OutboxMessage.objects.filter(invoice__in=invoice_ids).order_by().values_list("invoice_id", "status")
+    statuses: dict[int, set[str]] = {invoice_id: set() for invoice_id in invoice_ids}
+    for invoice_id, status in rows.distinct():
+        statuses[invoice_id].add(status)
+    return {invoice_id: _sending(found) for invoice_id, found in statuses.items()}
+
+
+def _sending(statuses: set[str]) -> str:
+    if OutboxStatus.DEAD in statuses:
+        return "failed"
+    if OutboxStatus.PENDING in statuses:
+        return "on_its_way"
+    return "sent" if statuses else "not_sent"
 
 
 def get_invoice(invoice_id: int, caller: Caller) -> Invoice:

@@ -8,6 +8,7 @@ from typing import Any
 
 from rest_framework import serializers
 
+from billing import services
 from billing.models import CreditNoteStatus, InvoiceStatus
 from billing.pricing import minor_unit
 from billing.queries import Figures, InvoiceReport, Proof, Summary, Usage, Used
@@ -70,6 +71,9 @@ class InvoiceStatusInputSerializer(StrictSerializer):
     status = serializers.ChoiceField(choices=INVOICE_MOVES)
 
 
+SENDING = ("not_sent", "on_its_way", "sent", "failed")
+
+
 class InvoiceSerializer(serializers.Serializer[Any]):
     """An invoice as it is shown, made of an ``InvoiceReport``."""
 
@@ -81,6 +85,8 @@ class InvoiceSerializer(serializers.Serializer[Any]):
     total = serializers.SerializerMethodField(help_text="The sum of its lines.")
     credited = serializers.SerializerMethodField(help_text="What issued credit notes took off it.")
     amount_due = serializers.SerializerMethodField(help_text="What is still to be paid.")
+    sending = serializers.ChoiceField(choices=SENDING, help_text="How far it is on its way through Stripe.")
+    stripe_invoice_id = serializers.CharField(source="invoice.stripe_invoice_id", allow_blank=True)
     period_from = serializers.DateTimeField(source="invoice.period.lower")
     period_to = serializers.DateTimeField(source="invoice.period.upper", help_text="Exclusive.")
     proof_sha256 = serializers.CharField(source="invoice.proof_sha256", allow_blank=True)
@@ -141,8 +147,13 @@ class CreditNoteSerializer(serializers.Serializer[Any]):
 class InvoiceDetailSerializer(InvoiceSerializer):
     """An invoice with its lines and credit notes."""
 
+    sending_detail = serializers.SerializerMethodField(help_text="How far, and why no further, in words.")
     lines = InvoiceLineSerializer(source="invoice.lines.all", many=True)
     credit_notes = CreditNoteSerializer(source="invoice.credit_notes.all", many=True)
+
+    def get_sending_detail(self, report: InvoiceReport) -> str:
+        """Names what hinders it."""
+        return services.sending_in_words(report.invoice)
 
 
 class ProofRowSerializer(serializers.Serializer[Any]):

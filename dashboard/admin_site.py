@@ -39,6 +39,8 @@ SIDEBAR: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("billing.BilledRange", "rule"),
         ("billing.OutboxMessage", "outbox"),
         ("billing.StripeEvent", "webhook"),
+        ("billing.StripeDifference", "compare_arrows"),
+        ("billing.StripeCustomer", "contact_mail"),
     ),
     "Alerts": (
         ("alerts.AlertEvent", "notifications_active"),

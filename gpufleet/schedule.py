@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from celery.schedules import crontab
+
 BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
     # The guarantee behind the doorbell: whatever was missed is placed within this time. A message that waited
     # longer than its period is worthless, since the next one does the same work; hence `expires`.
@@ -11,6 +13,8 @@ BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
     "metric-partitions": {"task": "clusters.maintain_partitions", "schedule": 3600.0, "options": {"expires": 3600}},
     "metric-rollup": {"task": "clusters.roll_up_metrics", "schedule": 300.0, "options": {"expires": 300}},
     "ledger-rollup": {"task": "jobs.roll_up_ledger", "schedule": 600.0, "options": {"expires": 600}},
+    "stripe-outbox": {"task": "billing.send_outbox", "schedule": 30.0, "options": {"expires": 30}},
+    "stripe-comparison": {"task": "billing.compare_with_stripe", "schedule": crontab(hour=2, minute=40)},
     "idempotency-expiry": {
         "task": "common.expire_idempotent_responses",
         "schedule": 3600.0,

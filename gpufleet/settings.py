@@ -36,6 +36,12 @@ METRICS_RAW_DAYS: int = env.int("METRICS_RAW_DAYS", default=14)
 METRICS_ROLLUP_DAYS: int = env.int("METRICS_ROLLUP_DAYS", default=400)
 # A finalised invoice is due this many days later.
 INVOICE_DUE_DAYS: int = env.int("INVOICE_DUE_DAYS", default=30)
+# Before the number of an invoice wherever it leaves the house; two installations on one Stripe account need two.
+INVOICE_NUMBER_PREFIX: str = env.str("INVOICE_NUMBER_PREFIX", default="GF-")
+# Without a key invoices are made and finalised, and not sent.
+STRIPE_API_KEY: str = env.str("STRIPE_API_KEY", default="")
+STRIPE_API_BASE: str = env.str("STRIPE_API_BASE", default="https://api.stripe.com")
+STRIPE_WEBHOOK_SECRET: str = env.str("STRIPE_WEBHOOK_SECRET", default="")
 # The finest-grained body that the API reads into memory. A batch of 5,000 samples is about 1 MiB.
 DATA_UPLOAD_MAX_MEMORY_SIZE = 4 * 1024 * 1024
 

@@ -12,6 +12,7 @@ from django.db.models import Max, Sum
 from billing.ledger import billed_lines
 from billing.models import CreditNote, CreditNoteStatus, Invoice, InvoiceStatus
 from billing.pricing import minor_unit
+from billing.services.sending import queue_credit
 from gpufleet.common.errors import Conflict, FieldProblem, InvalidInput, NotFound
 from gpufleet.common.locks import lock_name, lock_rows
 
@@ -109,7 +110,9 @@ def issue_credit_note(*, credit_note_id: int, actor: str, now: datetime) -> Cred
     lock_name("billing.credit-note-number")
     last: int | None = CreditNote.objects.aggregate(last=Max("number"))["last"]
     note.number = (last or 0) + 1
-    return _decide(note, CreditNoteStatus.ISSUED, actor, now)
+    _decide(note, CreditNoteStatus.ISSUED, actor, now)
+    queue_credit(note, now)
+    return note
 
 
 @transaction.atomic

@@ -14,7 +14,9 @@ from django.db.models import Max
 from billing.ledger import MeteredLine, unbilled_lines
 from billing.models import BilledRange, CreditNoteStatus, Invoice, InvoiceLine, InvoiceStatus
 from billing.queries import proof_of
+from billing.services.sending import queue_invoice, queue_status, send_invoice, why_not_sendable
 from gpufleet.common.errors import Conflict, DomainError, NotFound
+from gpufleet.common.failpoints import reach
 from gpufleet.common.locks import lock_name, lock_rows
 from tenants.models import Tenant
 
@@ -107,12 +109,23 @@ def move_invoices(*, invoice_ids: Collection[int], to: str, actor: str, now: dat
     return moved
 
 
-@transaction.atomic
-def move_invoice(*, invoice_id: int, to: str, actor: str, now: datetime) -> Invoice:
-    """Move an invoice to another status.
+def send_invoices(*, invoice_ids: Collection[int], actor: str, now: datetime) -> Outcome:
+    """Put each of these invoices on its way to Stripe, as ``send_invoice`` does; one that is refused stops no other."""
+    sent = Outcome()
+    for invoice_id in sorted(invoice_ids):
+        try:
+            sent.invoices.append(send_invoice(invoice_id=invoice_id, actor=actor, now=now))
+        except DomainError as refusal:
+            sent.refusals.append(refusal)
+    return sent
 
-    ``open`` finalises a draft: it gets the next number without a gap, and freezes. ``void`` releases its seconds.
-    Raises ``NotFound`` and ``IllegalInvoiceMove``.
+
+@transaction.atomic
+def move_invoice(*, invoice_id: int, to: str, actor: str, now: datetime, tell_stripe: bool = True) -> Invoice:
+    """Move an invoice to another status, and put what Stripe must hear of it into the outbox.
+
+    ``open`` finalises a draft: it gets the next number without a gap, freezes, and is sent if it can be. ``void``
+    releases its seconds. Raises ``NotFound`` and ``IllegalInvoiceMove``.
     """
     invoice = lock_rows(Invoice.objects.all(), [invoice_id]).get(invoice_id)
     if invoice is None:
@@ -122,8 +135,19 @@ def move_invoice(*, invoice_id: int, to: str, actor: str, now: datetime) -> Invo
         detail = f"This invoice is {invoice.status}; it can't become {to}."
         raise IllegalInvoiceMove(detail, current=invoice.status, legal=list(legal))
     EFFECTS[to](invoice, now)
+    reach("invoice.moving")
+    if tell_stripe:
+        _tell_stripe(invoice, now)
+    transaction.on_commit(lambda: reach("invoice.moved"))
     logger.info("invoice moved", invoice_id=invoice.pk, number=invoice.number, to=to, actor=actor)
     return invoice
+
+
+def _tell_stripe(invoice: Invoice, now: datetime) -> None:
+    if invoice.status != InvoiceStatus.OPEN:
+        queue_status(invoice, now)
+    elif not why_not_sendable(invoice):
+        queue_invoice(invoice, now)
 
 
 def _too_young(line: MeteredLine, now: datetime) -> bool:

@@ -6,10 +6,14 @@ from typing import Any
 import pytest
 from django.test import Client
 from django.utils import timezone
+from pytest_django import Settings
 
 from billing.admin import last_month
-from billing.models import CreditNote, Invoice
+from billing.models import CreditNote, Invoice, OutboxMessage
 from billing.tests.factories import make_rate, sell
+from billing.tests.fake_stripe import FakeStripe
+from billing.tests.test_sending import draft as stripe_draft
+from billing.tests.test_sending import move
 from gpufleet.common.tests.factories import staff
 from tenants.models import Tenant
 from tenants.tests.factories import alice, bob
@@ -17,6 +21,7 @@ from tenants.tests.factories import alice, bob
 pytestmark = pytest.mark.django_db
 INVOICES = "/admin/billing/invoice/"
 NOTES = "/admin/billing/creditnote/"
+OUTBOX = "/admin/billing/outboxmessage/"
 
 
 @pytest.fixture
@@ -123,3 +128,31 @@ def test_a_viewer_moves_nothing() -> None:
     run(viewer, INVOICES, "void", invoice.pk)
     invoice.refresh_from_db()
     assert invoice.status == "draft"
+
+
+def test_finance_sees_why_an_invoice_was_not_sent_and_sends_it_later(finance: Client, settings: Settings) -> None:
+    draft(finance, sold(alice(contact_email="pay@acme.example")))
+    invoice = Invoice.objects.get()
+    run(finance, INVOICES, "finalise", invoice.pk)
+    assert "Not sent. Stripe is not set up" in finance.get(f"{INVOICES}{invoice.pk}/change/").content.decode()
+    assert "Stripe is not set up" in run(finance, INVOICES, "send", invoice.pk)
+    settings.STRIPE_API_KEY = "sk_test_x"
+    assert "1 invoices are on their way" in run(finance, INVOICES, "send", invoice.pk)
+    assert "On its way; next: “Create the customer”" in finance.get(f"{INVOICES}{invoice.pk}/change/").content.decode()
+
+
+def test_finance_tries_a_dead_letter_again_and_a_viewer_may_not(stripe: FakeStripe) -> None:
+    boss = staff("view_outboxmessage", "change_outboxmessage", "view_invoice", "change_invoice", name="fiona")
+    invoice = move(stripe_draft(), "open")
+    message = OutboxMessage.objects.filter(invoice=invoice).order_by("pk")[0]
+    assert "Nothing was changed" in run(boss, OUTBOX, "retry", message.pk)
+    OutboxMessage.objects.filter(pk=message.pk).update(status="dead", attempts=7, last_error="No such luck")
+    assert (
+        "Failed at “Create the customer”: No such luck" in boss.get(f"{INVOICES}{invoice.pk}/change/").content.decode()
+    )
+    run(staff("view_outboxmessage", name="victor"), OUTBOX, "retry", message.pk)
+    message.refresh_from_db()
+    assert message.status == "dead"
+    assert "1 steps will be tried again" in run(boss, OUTBOX, "retry", message.pk)
+    message.refresh_from_db()
+    assert (message.status, message.attempts) == ("pending", 0)

@@ -9,10 +9,11 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
+from pytest_django import Settings
 from rest_framework.test import APIClient
 
 from apikeys.tests.factories import client_with, make_admin_key, make_key
-from billing.models import Invoice
+from billing.models import Invoice, OutboxMessage
 from billing.tests.factories import make_rate, sell
 from jobs.models import Job
 from tenants.models import Tenant
@@ -202,3 +203,21 @@ def test_an_open_invoice_past_its_due_date_is_overdue(admin: APIClient, settings
     move(admin, draft(admin, acme)["id"], "open")
     summary = admin.get("/api/billing/summary").json()
     assert (summary["open"], summary["overdue"]) == ("4.00", "4.00")
+
+
+def test_an_invoice_says_how_far_it_is_on_its_way_through_stripe(admin: APIClient, settings: Settings) -> None:
+    acme = alice(contact_email="pay@acme.example")
+    sell_hours(acme)
+    shown = move(admin, draft(admin, acme)["id"], "open").json()
+    assert (shown["sending"], shown["stripe_invoice_id"]) == ("not_sent", "")
+    assert shown["sending_detail"] == "Not sent. Stripe is not set up: there is no STRIPE_API_KEY."
+    settings.STRIPE_API_KEY = "sk_test_x"
+    sell_hours(acme, gpu_model="L4")
+    on_its_way = move(admin, draft(admin, acme)["id"], "open").json()
+    assert on_its_way["sending"] == "on_its_way"
+    messages = OutboxMessage.objects.filter(invoice=on_its_way["id"])
+    messages.update(status="done")
+    assert [row["sending"] for row in admin.get(URL).json()] == ["sent", "not_sent"]
+    messages.filter(step="send").update(status="dead", last_error="No such customer")
+    failed = admin.get(f"{URL}/{on_its_way['id']}").json()
+    assert (failed["sending"], failed["sending_detail"]) == ("failed", "Failed at “Send”: No such customer")

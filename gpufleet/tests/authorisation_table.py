@@ -114,6 +114,8 @@ API = [
     Row("GET", "/api/jobs/{id}/events", "demo A read admin", hidden="B"),
     Row("PATCH", "/api/jobs/{id}/status", "A write admin", hidden="B", body={"status": "completed"}),
     # Billing.
+    # No key opens it: Stripe's signature does.
+    Row("POST", "/api/billing/stripe/webhook", "", "A B read write admin cluster other", 401, of="jobs", body={}),
     Row("GET", "/api/billing/rates", READERS),
     Row("POST", "/api/billing/rates", "admin", body={"gpu_model": "A100", "price_per_gpu_hour": "1.50"}),
     Row("GET", "/api/billing/invoices", READERS),
@@ -178,6 +180,8 @@ CONSOLE = [
     ModelRow("billing.CreditNote", add=FINANCE),
     ModelRow("billing.StripeEvent"),
     ModelRow("billing.OutboxMessage"),
+    ModelRow("billing.StripeCustomer"),
+    ModelRow("billing.StripeDifference"),
     ModelRow("alerts.AlertRule", add=OPERATORS, change=OPERATORS),
     ModelRow("alerts.AlertEvent"),
     ModelRow("alerts.Delivery"),

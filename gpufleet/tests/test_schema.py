@@ -104,6 +104,8 @@ def test_ids_are_integers() -> None:
 def test_bodies_are_closed_and_say_so() -> None:
     schemas = openapi_document()["components"]["schemas"]
     for path, method, operation in operations():
+        if path == "/api/billing/stripe/webhook":
+            continue  # Its body is Stripe's to shape.
         for content in operation.get("requestBody", {}).get("content", {}).values():
             name = content["schema"].get("$ref", "").rsplit("/", 1)[-1]
             assert schemas[name]["additionalProperties"] is False, (method, path)
