@@ -229,7 +229,7 @@ def gpu_metrics(
     """
     report = get_gpu(gpu_id, caller)
     end = end or now
-    start = start or _default_start(end, STEPS[step].default_span)
+    start = start or end - STEPS[step].default_span
     width = STEPS[step].width
     _check_window(start, end, width)
     if caller.tenant_id is not None and report.holder is not None:
@@ -242,13 +242,6 @@ def gpu_metrics(
         return Series(gpu_id, start, end, step, rows, [])
     buckets = series.buckets(node_id=node_id, gpu_id=gpu_id, start=start, end=end, width=width)
     return Series(gpu_id, start, end, step, [], buckets)
-
-
-def _default_start(end: datetime, span: timedelta) -> datetime:
-    try:
-        return end - span
-    except OverflowError as error:
-        raise InvalidInput(FieldProblem("?to", "out_of_range", "to lies before the calendar.")) from error
 
 
 def _check_window(start: datetime, end: datetime, width: timedelta | None) -> None:

@@ -41,6 +41,10 @@ class BadBatch(ValueError):
         self.flaws = flaws
 
 
+class TooManySamples(ValueError):
+    """The batch has more than ``MAX_SAMPLES``."""
+
+
 class SentSample(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False):
     """One element of ``metrics``. A field that is null or left out was not measured."""
 
@@ -57,7 +61,7 @@ class SentSample(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=Fal
 class Batch(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """The body of ``POST /api/clusters/metrics``."""
 
-    metrics: Annotated[list[SentSample], msgspec.Meta(min_length=1, max_length=MAX_SAMPLES)]
+    metrics: Annotated[list[SentSample], msgspec.Meta(min_length=1)]
 
 
 class Sample(msgspec.Struct, frozen=True, gc=False):
@@ -76,8 +80,10 @@ class Sample(msgspec.Struct, frozen=True, gc=False):
 def decode(body: Any, *, now: datetime) -> list[Sample]:
     """Check a parsed JSON body and give its samples, in order, those without a time at ``now``.
 
-    Raises ``BadBatch`` that points at the place, such as ``#/metrics/3/utilization_pct``.
+    Raises ``TooManySamples``, and ``BadBatch`` that points at the place, such as ``#/metrics/3/utilization_pct``.
     """
+    if isinstance(body, dict) and isinstance(sent := body.get("metrics"), list) and len(sent) > MAX_SAMPLES:
+        raise TooManySamples
     try:
         sent = msgspec.convert(body, Batch).metrics
     except msgspec.ValidationError as error:

@@ -35,6 +35,7 @@ from clusters.serializers import (
 from gpufleet.common.api import ApiViewSet
 from gpufleet.common.errors import FieldProblem, InvalidInput
 from gpufleet.common.idempotency import idempotent
+from gpufleet.common.parsing import PackedJSONParser
 from gpufleet.common.query import parse_time
 from gpufleet.common.serializers import checked_body
 from tenants.permissions import ADMIN, READ, REPORT, WRITE_FLEET, caller_of
@@ -201,9 +202,10 @@ class GpuViewSet(ApiViewSet):
 
 
 class MetricViewSet(ApiViewSet):
-    """Metric batches."""
+    """Metric batches. Most never get here: see ``intake``."""
 
     serializer_class = AcceptedSerializer
+    parser_classes = [PackedJSONParser]
     access = {"create": REPORT}
 
     @extend_schema(

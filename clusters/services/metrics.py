@@ -14,8 +14,8 @@ from clusters.models import GPU, GPUHealth, LatestReading, Node
 from clusters.queries import reportable_gpus
 from clusters.services.ledger import refresh_gpu_states
 from clusters.states import Health, Reading, decide_health
-from clusters.telemetry import SHOWN_FLAWS, BadBatch, Sample, decode
-from gpufleet.common.errors import FieldProblem, InvalidInput
+from clusters.telemetry import MAX_SAMPLES, SHOWN_FLAWS, BadBatch, Sample, TooManySamples, decode
+from gpufleet.common.errors import FieldProblem, InvalidInput, TooLarge
 from gpufleet.common.locks import lock_rows
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -28,10 +28,12 @@ Doubtful = dict[int, tuple[LatestReading | None, list[Reading]]]
 def record_batch(*, body: Any, now: datetime, cluster_key_id: int | None = None) -> int:
     """Check a metric batch as it was sent, and store it as ``record_samples`` does.
 
-    Raises ``InvalidInput`` that points at what is wrong.
+    Raises ``TooLarge``, and ``InvalidInput`` that points at what is wrong.
     """
     try:
         samples = decode(body, now=now)
+    except TooManySamples as refusal:
+        raise TooLarge(f"A batch has at most {MAX_SAMPLES:,} samples.", max_samples=MAX_SAMPLES) from refusal
     except BadBatch as refusal:
         problems = [FieldProblem(flaw.pointer, flaw.code, flaw.detail) for flaw in refusal.flaws]
         raise InvalidInput(*problems) from refusal
