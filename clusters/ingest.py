@@ -1,7 +1,5 @@
 """Samples into the database: one COPY for all of them, one upsert for the newest of each GPU."""
 
-import functools
-import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,10 +7,11 @@ from typing import Any
 
 from django.db import connection
 
+from clusters.frames import HEADER, TRAILER, Frame, frames_of, pack_frames
 from clusters.models import LatestReading
 from clusters.partitions import ensure_partitions
 from clusters.series import HOUR, floor_to
-from clusters.telemetry import Frame, Sample, frames_of
+from clusters.telemetry import Sample
 
 COLUMNS = (
     "gpu_id",
@@ -32,11 +31,38 @@ COPY clusters_metricframe (
 """
 MARK_LATE = "INSERT INTO clusters_metriclate (node_id, hour) SELECT * FROM unnest(%s::bigint[], %s::timestamptz[])"
 
+LOCK_NODES = "SELECT id FROM clusters_node WHERE id = ANY(%s) ORDER BY id FOR NO KEY UPDATE"
+BEAT = """
+UPDATE clusters_node AS node SET last_heartbeat_at = heard.at
+FROM unnest(%s::bigint[], %s::timestamptz[]) AS heard (node_id, at)
+WHERE node.id = heard.node_id AND node.last_heartbeat_at < heard.at AND NOT node.silent
+  AND node.decommissioned_at IS NULL
+"""
+NEWEST = """
+SELECT DISTINCT ON (reading.gpu_id)
+    reading.gpu_id, frame.recorded_at, reading.utilization / 1000.0::float8, reading.memory_used,
+    reading.memory_total, reading.temperature / 1000.0::float8, reading.power / 1000.0::float8, reading.xid
+FROM unnest(%(nodes)s::bigint[], %(times)s::timestamptz[]) AS fresh (node_id, at)
+JOIN clusters_metricframe AS frame ON frame.node_id = fresh.node_id AND frame.recorded_at = fresh.at
+CROSS JOIN LATERAL unnest(
+    frame.gpu_ids, frame.utilization, frame.memory_used, frame.memory_total, frame.temperature, frame.power, frame.xid
+) AS reading (gpu_id, utilization, memory_used, memory_total, temperature, power, xid)
+JOIN clusters_gpu AS gpu ON gpu.id = reading.gpu_id
+JOIN clusters_node AS node ON node.id = gpu.node_id
+LEFT JOIN clusters_latestreading AS latest ON latest.gpu_id = gpu.id
+WHERE (gpu.health <> 'healthy' OR gpu.retired_at IS NOT NULL OR node.silent
+       OR coalesce(latest.hot_samples > 0 OR latest.xid > 0, false)) = %(troubled)s
+  AND (latest.recorded_at IS NULL OR latest.recorded_at < frame.recorded_at)
+ORDER BY reading.gpu_id, frame.recorded_at DESC
+"""
+
 # Rows go in by the order of their GPUs, so that two batches with new GPUs can't wait for each other.
-UPSERT = """
+INSERT = """
 INSERT INTO clusters_latestreading AS latest (
     gpu_id, recorded_at, utilization_pct, memory_used_mb, memory_total_mb, temperature_c, power_draw_w, xid, hot_samples
 )
+"""
+SENT = """
 SELECT * FROM unnest(
     %s::bigint[], %s::timestamptz[], %s::float8[], %s::int[], %s::int[], %s::float8[], %s::float8[], %s::int[],
     %s::smallint[]
@@ -44,6 +70,8 @@ SELECT * FROM unnest(
     gpu_id, recorded_at, utilization_pct, memory_used_mb, memory_total_mb, temperature_c, power_draw_w, xid, hot_samples
 )
 ORDER BY sent.gpu_id
+"""
+RENEW = """
 ON CONFLICT (gpu_id) DO UPDATE SET
     recorded_at = excluded.recorded_at,
     utilization_pct = excluded.utilization_pct,
@@ -55,18 +83,9 @@ ON CONFLICT (gpu_id) DO UPDATE SET
     hot_samples = excluded.hot_samples
 WHERE latest.recorded_at < excluded.recorded_at
 """
-
-
-# PostgreSQL's binary COPY: a header, for each row its number of fields and each field with its length in front, and -1.
-# https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-FILE-FORMATS
-HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
-TRAILER = b"\xff\xff"
-ROW = struct.Struct("!hiqiq")  # Nine fields, of which the first two are the node and the time.
-FIELDS_A_ROW = 9
-ARRAY = struct.Struct("!iiiIii")  # Length; then dimensions, whether it holds NULLs, type, elements, first index.
-INT4, INT8 = 23, 20
-NULL = b"\xff\xff\xff\xff"
-POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+UPSERT = INSERT + SENT + RENEW
+# The comparison with what was known makes a repeated newest reading cost no write.
+UPSERT_STORED = INSERT + "SELECT newest.*, 0 FROM (" + NEWEST + ") AS newest" + RENEW  # noqa: S608  (constants)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,59 +106,59 @@ def copy_samples(samples: Sequence[Sample], node_of: Mapping[int, int], *, now: 
 
 def copy_frames(frames: Iterable[Frame]) -> None:
     """Append frames to partitions that are there."""
-    data = bytearray(HEADER)
-    for frame in frames:
-        pack_frame(data, frame)
-    data += TRAILER
+    copy_packed([pack_frames(frames)])
+
+
+def copy_packed(rows: Iterable[bytes]) -> None:
+    """Append frames in their packed form to partitions that are there."""
     with connection.cursor() as cursor, cursor.copy(COPY) as copy:
-        copy.write(data)
+        copy.write(b"".join([HEADER, *rows, TRAILER]))
 
 
 def mark_late(frames: Iterable[Frame], *, now: datetime) -> None:
     """Have the rollup look again at hours that are over. Called after the frames are written: see ``rollups``."""
+    mark_hours(late_hours(frames, now=now))
+
+
+def late_hours(frames: Iterable[Frame], *, now: datetime) -> set[tuple[int, datetime]]:
+    """The nodes and hours of the frames whose hour is over."""
     this_hour = floor_to(now, HOUR)
-    late = {(frame.node_id, floor_to(frame.recorded_at, HOUR)) for frame in frames if frame.recorded_at < this_hour}
+    return {(frame.node_id, floor_to(frame.recorded_at, HOUR)) for frame in frames if frame.recorded_at < this_hour}
+
+
+def mark_hours(late: Collection[tuple[int, datetime]]) -> None:
+    """Append the marks."""
     if late:
         nodes, hours = zip(*sorted(late), strict=True)
         with connection.cursor() as cursor:
             cursor.execute(MARK_LATE, [list(nodes), list(hours)])
 
 
-def pack_frame(data: bytearray, frame: Frame) -> None:
-    """Append a frame as a row of a binary COPY."""
-    since = frame.recorded_at - POSTGRES_EPOCH
-    at = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-    data += ROW.pack(FIELDS_A_ROW, 8, frame.node_id, 8, at)
-    data += _int8s(len(frame.gpu_ids)).pack(*_array_head(frame.gpu_ids, INT8, 12), *_with_lengths(frame.gpu_ids, 8))
-    for column in frame.columns:
-        data += NULL if column is None else _pack_column(column)
+def take_stored(fresh: Mapping[tuple[int, datetime], datetime]) -> list[Sample]:
+    """Make stored frames the latest readings and heartbeats of their GPUs and nodes, and return the newest samples of
+    those GPUs with which something is the matter, whose readings stay as they are.
+
+    ``fresh`` are the frames, by node and instant, with when the node was heard. Locks the nodes.
+    """
+    heard: dict[int, datetime] = {}
+    for (node_id, _), at in fresh.items():
+        heard[node_id] = max(heard.get(node_id, at), at)
+    nodes, times = zip(*sorted(fresh), strict=True)
+    frames = {"nodes": list(nodes), "times": list(times)}
+    with connection.cursor() as cursor:
+        cursor.execute(LOCK_NODES, [list(heard)])
+        cursor.execute(BEAT, [list(heard), list(heard.values())])
+        cursor.execute(NEWEST, {**frames, "troubled": True})
+        troubled = [Sample(*row) for row in cursor.fetchall()]
+        cursor.execute(UPSERT_STORED, {**frames, "troubled": False})
+    return troubled
 
 
-def _pack_column(column: Sequence[int | None]) -> bytes:
-    if None not in column:
-        return _int4s(len(column)).pack(*_array_head(column, INT4, 8), *_with_lengths(column, 4))
-    values = b"".join(NULL if value is None else struct.pack("!ii", 4, value) for value in column)
-    return ARRAY.pack(20 + len(values), 1, 1, INT4, len(column), 1) + values
-
-
-def _array_head(values: Sequence[Any], kind: int, width: int) -> tuple[int, ...]:
-    return (20 + width * len(values), 1, 0, kind, len(values), 1)
-
-
-def _with_lengths(values: Sequence[Any], length: int) -> list[Any]:
-    pairs = [length] * (2 * len(values))
-    pairs[1::2] = values
-    return pairs
-
-
-@functools.cache
-def _int4s(count: int) -> struct.Struct:
-    return struct.Struct("!iiiIii" + "ii" * count)
-
-
-@functools.cache
-def _int8s(count: int) -> struct.Struct:
-    return struct.Struct("!iiiIii" + "iq" * count)
+def retired_since(at: datetime) -> set[int]:
+    """The GPUs that were retired since then."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT id FROM clusters_gpu WHERE retired_at >= %s", [at])
+        return {gpu_id for (gpu_id,) in cursor.fetchall()}
 
 
 def read_latest(gpu_ids: Collection[int]) -> dict[int, LatestReading]:

@@ -172,6 +172,8 @@ class GPU(models.Model):
                 condition=Q(retired_at__isnull=True, state="available"),
                 name="gpu_available_by_node",
             ),
+            # Serves group commit: the GPUs that were retired within the hour.
+            models.Index(fields=["retired_at"], condition=Q(retired_at__isnull=False), name="gpu_retired"),
         ]
 
     def __str__(self) -> str:

@@ -32,6 +32,8 @@ NODE_SILENT_AFTER_SECONDS: int = env.int("NODE_SILENT_AFTER_SECONDS", default=90
 SCHEDULER_LATE_AFTER_SECONDS: int = env.int("SCHEDULER_LATE_AFTER_SECONDS", default=120)
 # Raw samples are kept this many days; older daily partitions are dropped.
 METRICS_RAW_DAYS: int = env.int("METRICS_RAW_DAYS", default=14)
+# Batches that come together are written together. Off, each goes through Django by itself.
+METRICS_GROUP_COMMIT: bool = env.bool("METRICS_GROUP_COMMIT", default=True)
 # Rollups of hours and days are kept this many days; older monthly partitions are dropped.
 METRICS_ROLLUP_DAYS: int = env.int("METRICS_ROLLUP_DAYS", default=400)
 # A finalised invoice is due this many days later.

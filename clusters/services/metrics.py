@@ -52,11 +52,28 @@ def record_samples(*, samples: Sequence[Sample], now: datetime, cluster_key_id: 
     gpus = reportable_gpus(cluster_key_id).in_bulk({sample.gpu_id for sample in samples})
     _check(samples, gpus)
     ingest.copy_samples(samples, {gpu.pk: gpu.node_id for gpu in gpus.values()}, now=now)
+    _follow(samples, gpus, now)
+    return len(samples)
+
+
+@transaction.atomic
+def take_news(*, fresh: Collection[tuple[int, datetime]], now: datetime) -> None:
+    """Renew the latest readings and the nodes' heartbeats after frames, by node and instant, that were stored before.
+
+    None of them is hot or brings an XID; so where nothing else is the matter with a GPU, nothing but its latest
+    reading changes. The others go the way of ``record_samples``.
+    """
+    samples = ingest.take_stored({(node_id, at): min(at, now) for node_id, at in fresh})
+    gpus = GPU.objects.in_bulk({sample.gpu_id for sample in samples})
+    if gpus:
+        _follow(samples, gpus, now)
+
+
+def _follow(samples: Sequence[Sample], gpus: Mapping[int, GPU], now: datetime) -> None:
     revived = _take_heartbeats(samples, gpus, now)
     doubtful = _take_readings(samples, gpus)
     if revived or doubtful:
         _apply(doubtful, revived, now)
-    return len(samples)
 
 
 def _check(samples: Sequence[Sample], gpus: Mapping[int, GPU]) -> None:

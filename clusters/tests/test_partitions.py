@@ -5,11 +5,11 @@ from django.conf import LazySettings
 from django.db import connection, transaction
 from django.db.migrations.executor import MigrationExecutor
 
+from clusters.frames import Frame
 from clusters.ingest import copy_frames
 from clusters.models import MetricSample
 from clusters.partitions import DAYS, FRAMES, HOURS, drop_partitions, ensure_partitions, existing_days
 from clusters.rollups import maintain_partitions, roll_up
-from clusters.telemetry import Frame
 from clusters.tests.factories import NOW, make_gpu, store_sample
 from clusters.tests.threads import at_once, in_thread
 

@@ -96,7 +96,7 @@ def test_a_packed_body(charlie: APIClient, pack: Any) -> None:
     assert MetricSample.objects.count() == 1
 
 
-def post_bytes(client: APIClient, body: bytes, encoding: str, **headers: str) -> Any:
+def post_bytes(client: APIClient, body: bytes, encoding: str, **headers: Any) -> Any:
     return client.post(PATH, body, content_type="application/json", HTTP_CONTENT_ENCODING=encoding, **headers)
 
 

@@ -93,10 +93,12 @@ class Answer:
 def remember_first(answers: Collection[Answer], *, now: datetime) -> set[tuple[str, str]]:
     """Store the answers of those requests whose (actor, key) is new, and return these pairs. In a transaction.
 
-    Whoever handles one of the others meanwhile, in whatever process, is waited for.
+    Of several with one pair the first one counts. Whoever handles one of them meanwhile, wherever, is waited for.
     """
     lock_names(f"idempotency:{answer.actor}:{answer.key}" for answer in answers)
-    first = {(answer.actor, answer.key): answer for answer in answers}
+    first: dict[tuple[str, str], Answer] = {}
+    for answer in answers:
+        first.setdefault((answer.actor, answer.key), answer)
     known = IdempotentResponse.objects.filter(
         actor__in={actor for actor, _ in first}, key__in={key for _, key in first}
     ).values_list("actor", "key")
