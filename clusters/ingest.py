@@ -51,7 +51,8 @@ JOIN clusters_gpu AS gpu ON gpu.id = reading.gpu_id
 JOIN clusters_node AS node ON node.id = gpu.node_id
 LEFT JOIN clusters_latestreading AS latest ON latest.gpu_id = gpu.id
 WHERE (gpu.health <> 'healthy' OR gpu.retired_at IS NOT NULL OR node.silent
-       OR coalesce(latest.hot_samples > 0 OR latest.xid > 0, false)) = %(troubled)s
+       OR coalesce(latest.hot_samples > 0 OR latest.xid > 0, false)
+       OR coalesce(reading.memory_total < latest.memory_total_mb, false)) = %(troubled)s
   AND (latest.recorded_at IS NULL OR latest.recorded_at < frame.recorded_at)
 ORDER BY reading.gpu_id, frame.recorded_at DESC
 """

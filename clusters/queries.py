@@ -1,7 +1,7 @@
 """Reads of clusters, nodes and GPUs, and the questions about them that the jobs app answers."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -10,7 +10,7 @@ from django.db.models import Count, F, IntegerField, OuterRef, Q, QuerySet, Subq
 from django.db.models.functions import Coalesce
 
 from clusters import series
-from clusters.models import GPU, Cluster, GPUState, LatestReading, Node
+from clusters.models import GPU, Cluster, GPUFault, GPUHealth, GPUState, LatestReading, Node
 from clusters.series import Bucket
 from gpufleet.common.errors import FieldProblem, InvalidInput, NotFound
 from gpufleet.common.ports import Port
@@ -85,6 +85,7 @@ class GpuReport:
     gpu: GPU
     latest: LatestReading | None
     holder: Holder | None
+    fault: GPUFault | None
 
 
 def list_clusters() -> QuerySet[Cluster]:
@@ -165,7 +166,11 @@ def describe_gpus(gpus: Collection[GPU], caller: Caller) -> list[GpuReport]:
     A tenant sees no reading from before its present allocation, and no GPU that it let go of a moment ago.
     """
     held = holders.ask([gpu.pk for gpu in gpus])
-    reports = [GpuReport(gpu, getattr(gpu, "latest_reading", None), held.get(gpu.pk)) for gpu in gpus]
+    ill = [gpu.pk for gpu in gpus if gpu.health == GPUHealth.UNHEALTHY]
+    faults = {fault.gpu_id: fault for fault in GPUFault.objects.filter(gpu__in=ill, ended_at=None)} if ill else {}
+    reports = [
+        GpuReport(gpu, getattr(gpu, "latest_reading", None), held.get(gpu.pk), faults.get(gpu.pk)) for gpu in gpus
+    ]
     if caller.tenant_id is None:
         return reports
     return [_for_tenant(report) for report in reports if _is_held_by(report, caller.tenant_id)]
@@ -312,7 +317,7 @@ def _is_held_by(report: GpuReport, tenant_id: int) -> bool:
 def _for_tenant(report: GpuReport) -> GpuReport:
     latest, holder = report.latest, report.holder
     if latest is not None and holder is not None and latest.recorded_at < holder.since:
-        return GpuReport(report.gpu, None, holder)
+        return replace(report, latest=None)
     return report
 
 

@@ -9,7 +9,7 @@ import msgspec
 from drf_spectacular.utils import PolymorphicProxySerializer, extend_schema_field
 from rest_framework import serializers
 
-from clusters.models import ClusterStatus, GPUHealth, GPUState, NodeIntent, NodeStatus
+from clusters.models import ClusterStatus, GPUHealth, GPUState, HealthCause, NodeIntent, NodeStatus
 from clusters.queries import STEPS, Series
 from clusters.series import SCALES, Bucket, Spread
 from clusters.telemetry import MAX_SAMPLES
@@ -83,6 +83,7 @@ class GpuChangesSerializer(StrictSerializer):
 
     health = serializers.ChoiceField(choices=GPUHealth.choices)
     health_reason = serializers.CharField(max_length=500, allow_blank=True, required=False)
+    fault_id = IdField(required=False, help_text="The fault that this is about: 409 when it is over.")
 
 
 class ClusterSerializer(serializers.Serializer[Any]):
@@ -167,6 +168,15 @@ class RegisteredGpuSerializer(serializers.Serializer[Any]):
     registered_at = serializers.DateTimeField()
 
 
+class FaultSerializer(serializers.Serializer[Any]):
+    """A session of ill health."""
+
+    id = serializers.IntegerField()
+    cause = serializers.ChoiceField(choices=HealthCause.choices)
+    reason = serializers.CharField(allow_blank=True)
+    began_at = serializers.DateTimeField()
+
+
 class GpuSerializer(serializers.Serializer[Any]):
     """A GPU as it is shown, made of a ``GpuReport``."""
 
@@ -182,6 +192,7 @@ class GpuSerializer(serializers.Serializer[Any]):
     state = serializers.ChoiceField(source="gpu.state", choices=GPUState.choices)
     health = serializers.ChoiceField(source="gpu.health", choices=GPUHealth.choices)
     health_reason = serializers.CharField(source="gpu.health_reason", allow_blank=True)
+    fault = FaultSerializer(allow_null=True, help_text="The session that keeps it unhealthy.")
     latest_metrics = ReadingSerializer(source="latest", allow_null=True)
     job = HolderSerializer(source="holder", allow_null=True)
     registered_at = serializers.DateTimeField(source="gpu.registered_at")

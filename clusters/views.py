@@ -175,6 +175,7 @@ class GpuViewSet(ApiViewSet):
             health=GPUHealth(values["health"]),
             reason=values.get("health_reason", ""),
             now=timezone.now(),
+            fault_id=values.get("fault_id"),
         )
         return Response(GpuSerializer(queries.get_gpu(int(pk), caller_of(request))).data)
 

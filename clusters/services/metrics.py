@@ -12,6 +12,7 @@ from django.db.models import Q
 from clusters import ingest
 from clusters.models import GPU, GPUHealth, LatestReading, Node
 from clusters.queries import reportable_gpus
+from clusters.services.health import set_health
 from clusters.services.ledger import refresh_gpu_states
 from clusters.states import Health, Reading, decide_health
 from clusters.telemetry import MAX_SAMPLES, SHOWN_FLAWS, BadBatch, Sample, TooManySamples, decode
@@ -121,7 +122,7 @@ def _take_readings(samples: Sequence[Sample], gpus: Mapping[int, GPU]) -> Doubtf
     doubtful: Doubtful = {}
     for gpu_id, fresh in ingest.fresh_by_gpu(samples, latest).items():
         before = _health_of(gpus[gpu_id], latest.get(gpu_id))
-        readings = [Reading(sample.temperature_c, sample.xid) for sample in fresh]
+        readings = [Reading(sample.temperature_c, sample.xid, sample.memory_total_mb) for sample in fresh]
         after = decide_health(before, readings)
         newest.append(ingest.Newest(fresh[-1], after.hot_samples))
         if (before.healthy, before.cause) != (after.healthy, after.cause):
@@ -137,6 +138,7 @@ def _health_of(gpu: GPU, latest: LatestReading | None) -> Health:
         reason=gpu.health_reason,
         hot_samples=latest.hot_samples if latest else 0,
         last_xid=latest.xid if latest else None,
+        memory_total_mb=latest.memory_total_mb if latest else None,
     )
 
 
@@ -144,12 +146,12 @@ def _apply(doubtful: Doubtful, revived: Collection[int], now: datetime) -> None:
     """Decide again on the locked rows, since an operator may have spoken meanwhile, and let the states follow."""
     affected = GPU.objects.filter(Q(pk__in=doubtful) | Q(node__in=revived), retired_at__isnull=True)
     locked = lock_rows(GPU.objects.filter(retired_at__isnull=True), affected.values_list("pk", flat=True))
-    changed = [gpu for gpu_id, gpu in locked.items() if gpu_id in doubtful]
-    for gpu in changed:
-        latest, readings = doubtful[gpu.pk]
-        health = decide_health(_health_of(gpu, latest), readings)
-        gpu.health = GPUHealth.HEALTHY if health.healthy else GPUHealth.UNHEALTHY
-        gpu.health_cause, gpu.health_reason = health.cause, health.reason
-    GPU.objects.bulk_update(changed, ["health", "health_cause", "health_reason"])
+    wanted = {
+        gpu_id: decide_health(_health_of(locked[gpu_id], latest), readings)
+        for gpu_id, (latest, readings) in doubtful.items()
+        if gpu_id in locked
+    }
+    set_health(wanted, locked, now=now)
     refresh_gpu_states(GPU.objects.filter(pk__in=locked), now=now)
-    logger.info("GPU health decided", gpu_ids=[gpu.pk for gpu in changed], revived_nodes=list(revived))
+    if revived:
+        logger.info("nodes are back", node_ids=list(revived))
