@@ -203,6 +203,7 @@ class GroupWriter:
             plain = self._plain(group, now)
             ingest.copy_packed(waiting.rows for waiting in plain)
             ingest.mark_hours({mark for waiting in plain for mark in waiting.late})
+            ingest.queue_frames([(node_id, at) for waiting in plain for node_id, at, _ in waiting.frames])
         for waiting in plain:
             waiting.stored = True
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from django.conf import settings
 from django.db import connection
 
 from clusters.frames import HEADER, TRAILER, Frame, frames_of, pack_frames
@@ -28,6 +29,9 @@ COPY = """
 COPY clusters_metricframe (
     node_id, recorded_at, gpu_ids, utilization, memory_used, memory_total, temperature, power, xid
 ) FROM STDIN (FORMAT BINARY)
+"""
+QUEUE = """
+INSERT INTO clusters_metricoutbox (node_id, recorded_at) SELECT * FROM unnest(%s::bigint[], %s::timestamptz[])
 """
 MARK_LATE = "INSERT INTO clusters_metriclate (node_id, hour) SELECT * FROM unnest(%s::bigint[], %s::timestamptz[])"
 
@@ -103,6 +107,7 @@ def copy_samples(samples: Sequence[Sample], node_of: Mapping[int, int], *, now: 
     ensure_partitions({frame.recorded_at.astimezone(UTC).date() for frame in frames})
     copy_frames(frames)
     mark_late(frames, now=now)
+    queue_frames([(frame.node_id, frame.recorded_at) for frame in frames])
 
 
 def copy_frames(frames: Iterable[Frame]) -> None:
@@ -114,6 +119,14 @@ def copy_packed(rows: Iterable[bytes]) -> None:
     """Append frames in their packed form to partitions that are there."""
     with connection.cursor() as cursor, cursor.copy(COPY) as copy:
         copy.write(b"".join([HEADER, *rows, TRAILER]))
+
+
+def queue_frames(frames: Sequence[tuple[int, datetime]]) -> None:
+    """Have frames forwarded, where samples are: see ``forwarding``."""
+    if settings.REMOTE_WRITE_URL and frames:
+        nodes, times = zip(*frames, strict=True)
+        with connection.cursor() as cursor:
+            cursor.execute(QUEUE, [list(nodes), list(times)])
 
 
 def mark_late(frames: Iterable[Frame], *, now: datetime) -> None:

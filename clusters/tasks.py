@@ -3,7 +3,7 @@
 from celery import shared_task
 from django.utils import timezone
 
-from clusters import rollups, services
+from clusters import forwarding, rollups, services
 
 
 @shared_task(name="clusters.sweep_silent_nodes")  # type: ignore[untyped-decorator]  # Celery has no types
@@ -22,3 +22,9 @@ def maintain_partitions() -> None:
 def roll_up_metrics() -> None:
     """Every five minutes: the hours that are over, and those with late samples."""
     rollups.roll_up(now=timezone.now())
+
+
+@shared_task(name="clusters.forward_samples")  # type: ignore[untyped-decorator]  # Celery has no types
+def forward_samples() -> None:
+    """Every 15 seconds: samples to ``REMOTE_WRITE_URL``, if there is one."""
+    forwarding.forward_samples()

@@ -36,6 +36,8 @@ QUARANTINE_MAX_SHARE: float = env.float("QUARANTINE_MAX_SHARE", default=0.1)
 METRICS_RAW_DAYS: int = env.int("METRICS_RAW_DAYS", default=14)
 # Batches that come together are written together. Off, each goes through Django by itself.
 METRICS_GROUP_COMMIT: bool = env.bool("METRICS_GROUP_COMMIT", default=True)
+# A Prometheus remote-write endpoint to which all samples are forwarded; none: they stay in PostgreSQL alone.
+REMOTE_WRITE_URL: str = env.str("REMOTE_WRITE_URL", default="")
 # Rollups of hours and days are kept this many days; older monthly partitions are dropped.
 METRICS_ROLLUP_DAYS: int = env.int("METRICS_ROLLUP_DAYS", default=400)
 # A finalised invoice is due this many days later.
