@@ -1,6 +1,5 @@
 """Rates, invoices and the outbox in the operator's console."""
 
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,10 +13,9 @@ from django.utils import timezone
 from unfold.admin import TabularInline
 from unfold.decorators import display
 
-from billing import services
+from billing import credit_admin, services  # noqa: F401  # Django looks for admin.py alone, so it brings the other.
 from billing.models import (
     BilledRange,
-    CreditNote,
     Invoice,
     InvoiceLine,
     InvoiceStatus,
@@ -243,65 +241,6 @@ class BilledRangeAdmin(ReadOnlyAdmin):
     list_display = ["allocation", "line", shown_during, "released_at"]
     list_select_related = ["allocation", "line"]
     show_full_result_count = False
-
-
-@admin.register(CreditNote)
-class CreditNoteAdmin(ServiceAdmin):
-    """Corrections of finalised invoices: proposed here, then issued or declined; nobody edits one."""
-
-    list_display = ["__str__", "invoice", "status", "amount", "reason", "created_at"]
-    list_filter = ["status"]
-    list_select_related = ["invoice"]
-    actions = ["issue", "decline"]
-
-    def get_fields(self, request: HttpRequest, obj: CreditNote | None = None) -> list[str]:
-        """What a person says of a new note; everything about one that is looked at."""
-        if obj is None:
-            return ["invoice", "amount", "reason"]
-        return [field.name for field in CreditNote._meta.fields if field.name != "id"]
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody edits one; actions decide it."""
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody: it is declined instead."""
-        return False
-
-    def has_decide_permission(self, request: HttpRequest) -> bool:
-        """Whoever may change credit notes may decide them."""
-        return request.user.has_perm("billing.change_creditnote")
-
-    def save_model(self, request: HttpRequest, obj: CreditNote, form: "ModelForm[CreditNote]", change: bool) -> None:
-        """Through the service."""
-        values = dict(form.cleaned_data)
-        invoice = values.pop("invoice")
-        note = services.draft_credit_note(
-            invoice_id=invoice.pk, **values, created_by=actor_of(request), now=timezone.now()
-        )
-        obj.pk = note.pk
-
-    @admin.action(description="Issue", permissions=["decide"])
-    def issue(self, request: HttpRequest, notes: QuerySet[CreditNote]) -> None:
-        """Give the money back."""
-        self._decide(request, notes, services.issue_credit_note, "issued")
-
-    @admin.action(description="Decline", permissions=["decide"])
-    def decline(self, request: HttpRequest, notes: QuerySet[CreditNote]) -> None:
-        """Decide against it."""
-        self._decide(request, notes, services.decline_credit_note, "declined")
-
-    def _decide(
-        self, request: HttpRequest, notes: QuerySet[CreditNote], decide: Callable[..., CreditNote], word: str
-    ) -> None:
-        refusals: list[DomainError] = []
-        ids = [note.pk for note in notes.order_by("pk")]
-        for pk in ids:
-            try:
-                decide(credit_note_id=pk, actor=actor_of(request), now=timezone.now())
-            except DomainError as refusal:
-                refusals.append(refusal)
-        report(request, f"{len(ids) - len(refusals)} credit notes are {word}.", refusals)
 
 
 @admin.register(StripeEvent)

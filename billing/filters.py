@@ -2,7 +2,16 @@
 
 from django_filters import rest_framework as filters
 
-from billing.models import Invoice, InvoiceStatus, Rate
+from billing.models import (
+    CreditNote,
+    CreditNoteStatus,
+    Invoice,
+    InvoiceStatus,
+    NoteKind,
+    NoteOrigin,
+    Rate,
+    ServiceLevel,
+)
 from gpufleet.common.query import IdFilter
 from tenants.models import PlanTier
 
@@ -31,3 +40,28 @@ class InvoiceFilter(filters.FilterSet):  # type: ignore[misc]  # django-filter h
     class Meta:
         model = Invoice
         fields = ["tenant_id", "status", "currency", "number"]
+
+
+class CreditNoteFilter(filters.FilterSet):  # type: ignore[misc]  # django-filter has no types
+    """By a field's own name and exact value."""
+
+    invoice_id = IdFilter()
+    tenant_id = IdFilter(field_name="invoice__tenant_id")
+    status = filters.ChoiceFilter(choices=CreditNoteStatus.choices)
+    kind = filters.ChoiceFilter(choices=NoteKind.choices)
+    origin = filters.ChoiceFilter(choices=NoteOrigin.choices)
+
+    class Meta:
+        model = CreditNote
+        fields = ["invoice_id", "tenant_id", "status", "kind", "origin"]
+
+
+class ServiceLevelFilter(filters.FilterSet):  # type: ignore[misc]  # django-filter has no types
+    """By a field's own name and exact value."""
+
+    tenant_id = IdFilter()
+    plan_tier = filters.ChoiceFilter(choices=PlanTier.choices)
+
+    class Meta:
+        model = ServiceLevel
+        fields = ["tenant_id", "plan_tier"]

@@ -76,10 +76,10 @@ class Price:
     amount: Decimal
 
 
-def price(stretches: Iterable[Stretch], terms: Terms) -> Price:
-    """What these stretches cost together, as one line at one rate."""
+def price(stretches: Iterable[Stretch], terms: Terms, percent: int = 100) -> Price:
+    """What these stretches cost together, as one line at one rate; or a share of that, which is rounded once, too."""
     seconds = sum(billed_seconds(stretch, terms) for stretch in stretches)
-    return Price(seconds, amount_of(seconds, terms))
+    return Price(seconds, amount_of(seconds, terms, percent))
 
 
 def billed_seconds(stretch: Stretch, terms: Terms) -> int:
@@ -87,10 +87,13 @@ def billed_seconds(stretch: Stretch, terms: Terms) -> int:
     return _billed_until(stretch.end - stretch.began, terms) - _billed_until(stretch.start - stretch.began, terms)
 
 
-def amount_of(seconds: int, terms: Terms) -> Decimal:
-    """The price of billed seconds, half-even to the currency's minor unit. Raises ``KeyError`` for an unknown code."""
+def amount_of(seconds: int, terms: Terms, percent: int = 100) -> Decimal:
+    """The price of billed seconds, or a share of it, half-even to the currency's minor unit.
+
+    Raises ``KeyError`` for an unknown code.
+    """
     with localcontext(EXACT):
-        exact = terms.price_per_gpu_hour * seconds / SECONDS_PER_HOUR
+        exact = terms.price_per_gpu_hour * seconds * percent / (SECONDS_PER_HOUR * 100)
         return exact.quantize(minor_unit(terms.currency), rounding=ROUND_HALF_EVEN)
 
 

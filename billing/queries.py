@@ -3,26 +3,27 @@
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import astuple, dataclass, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
 from django.db import connection
-from django.db.models import Max, Q, QuerySet, Sum
-from django.db.models.functions import Upper
+from django.db.models import DecimalField, Max, Prefetch, Q, QuerySet, Sum, Value
+from django.db.models.functions import Coalesce, Upper
 
-from billing.ledger import UsedPiece, job_lines, unbilled_lines, unpriced_seconds, used_pieces
+from billing.ledger import UsedPiece, job_lines, used_pieces
 from billing.models import (
     BilledRange,
     CreditNote,
     CreditNoteStatus,
     Invoice,
-    InvoiceLine,
     InvoiceStatus,
+    NoteKind,
     OutboxMessage,
     OutboxStatus,
     Rate,
+    ServiceLevel,
 )
 from billing.pricing import Stretch, Terms, billed_seconds, minor_unit, price
 from gpufleet.common.errors import NotFound
@@ -127,11 +128,34 @@ def job_costs(job_ids: Collection[int], *, now: datetime) -> dict[int, Cost]:
 
 def list_rates(caller: Caller) -> QuerySet[Rate]:
     """The rates the caller may know of: all; or the list prices, those of its tenant's plan, and its tenant's own."""
+    return Rate.objects.filter(_concerns(caller))
+
+
+def list_service_levels(caller: Caller) -> QuerySet[ServiceLevel]:
+    """The service-level rules the caller may know of: all; or everybody's, its plan's, and its tenant's own."""
+    return ServiceLevel.objects.filter(_concerns(caller))
+
+
+def _concerns(caller: Caller) -> Q:
     if caller.tenant_id is None:
-        return Rate.objects.all()
+        return Q()
     plan = Tenant.objects.filter(pk=caller.tenant_id).values("plan_tier")
     general = Q(tenant__isnull=True) & (Q(plan_tier="") | Q(plan_tier__in=plan))
-    return Rate.objects.filter(general | Q(tenant_id=caller.tenant_id))
+    return general | Q(tenant_id=caller.tenant_id)
+
+
+def list_credit_notes(caller: Caller) -> QuerySet[CreditNote]:
+    """The notes the caller may know of: all, or those that were issued on its tenant's invoices."""
+    notes = visible_to(CreditNote.objects.all(), caller, field="invoice__tenant_id")
+    return notes if caller.tenant_id is None else notes.filter(status=CreditNoteStatus.ISSUED)
+
+
+def get_credit_note(credit_note_id: int, caller: Caller) -> CreditNote:
+    """One note with its invoice. Raises ``NotFound`` when there is none that the caller may know of."""
+    note = list_credit_notes(caller).select_related("invoice").filter(pk=credit_note_id).first()
+    if note is None:
+        raise NotFound
+    return note
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,17 +192,25 @@ class Proof:
 
 @dataclass(frozen=True, slots=True)
 class InvoiceReport:
-    """An invoice and what issued credit notes took off it."""
+    """An invoice, and what issued notes took off it and put on it; ``owed``: its debit notes that are not settled."""
 
     invoice: Invoice
     credited: Decimal
+    debited: Decimal = Decimal(0)
+    owed: Decimal = Decimal(0)
     sending: str = "not_sent"
 
     @property
+    def balance(self) -> Decimal:
+        """What the invoice comes to with its notes."""
+        return self.invoice.total + self.debited - self.credited
+
+    @property
     def amount_due(self) -> Decimal:
-        """What is still to be paid: nothing unless the invoice is open."""
-        open_ = self.invoice.status == InvoiceStatus.OPEN
-        return self.invoice.total - self.credited if open_ else Decimal(0)
+        """What is still to be paid: an open invoice without what was credited, and debit notes that are not settled."""
+        if self.invoice.status == InvoiceStatus.OPEN:
+            return self.invoice.total - self.credited + self.owed
+        return self.owed if self.invoice.status == InvoiceStatus.PAID else Decimal(0)
 
 
 def list_invoices(caller: Caller) -> QuerySet[Invoice]:
@@ -187,12 +219,29 @@ def list_invoices(caller: Caller) -> QuerySet[Invoice]:
 
 
 def describe_invoices(invoices: Iterable[Invoice]) -> list[InvoiceReport]:
-    """The invoices with what was credited on each and whether it was sent, in the same order; two queries for all."""
+    """The invoices with what notes did to each and whether it was sent, in the same order; two queries for all."""
     rows = list(invoices)
-    issued = CreditNote.objects.filter(invoice__in=rows, status=CreditNoteStatus.ISSUED).order_by()
-    credited = dict(issued.values_list("invoice_id").annotate(sum=Sum("amount")))
     sending = sending_of([invoice.pk for invoice in rows])
-    return [InvoiceReport(invoice, credited.get(invoice.pk, Decimal(0)), sending[invoice.pk]) for invoice in rows]
+    notes = CreditNote.objects.filter(invoice__in=rows).order_by().values_list("invoice_id")
+    sums = {pk: (credited, debited, owed) for pk, credited, debited, owed in notes.annotate(**note_sums())}
+    nothing = (Decimal(0), Decimal(0), Decimal(0))
+    return [InvoiceReport(invoice, *sums.get(invoice.pk, nothing), sending=sending[invoice.pk]) for invoice in rows]
+
+
+def note_sums(prefix: str = "") -> dict[str, Any]:
+    """Issued credit notes, issued debit notes, and those of them that are not settled."""
+    return {
+        "credited": sum_of_issued(prefix, kind=NoteKind.CREDIT),
+        "debited": sum_of_issued(prefix, kind=NoteKind.DEBIT),
+        "owed": sum_of_issued(prefix, kind=NoteKind.DEBIT, settled_at=None),
+    }
+
+
+def sum_of_issued(prefix: str, **conditions: Any) -> Any:
+    """The aggregate of issued notes' amounts with these values; ``prefix`` is the path to them, such as ``notes__``."""
+    wanted = {f"{prefix}{name}": value for name, value in {"status": CreditNoteStatus.ISSUED, **conditions}.items()}
+    nothing = Value(Decimal(0), DecimalField(max_digits=18, decimal_places=3))
+    return Coalesce(Sum(f"{prefix}amount", filter=Q(**wanted)), nothing)
 
 
 def sending_of(invoice_ids: Collection[int]) -> dict[int, str]:
@@ -217,8 +266,9 @@ def _sending(statuses: set[str]) -> str:
 
 
 def get_invoice(invoice_id: int, caller: Caller) -> Invoice:
-    """One invoice. Raises ``NotFound`` when there is none that the caller may know of."""
-    invoice = list_invoices(caller).filter(pk=invoice_id).first()
+    """One invoice, with those of its notes that the caller may know of. Raises ``NotFound`` when there is none."""
+    notes = Prefetch("credit_notes", list_credit_notes(caller))
+    invoice = list_invoices(caller).prefetch_related(notes).filter(pk=invoice_id).first()
     if invoice is None:
         raise NotFound
     return invoice
@@ -267,98 +317,6 @@ def _canonical(value: Any) -> str:
     if isinstance(value, Decimal):
         return f"{value:.6f}"
     return value.astimezone(UTC).isoformat() if isinstance(value, datetime) else str(value)
-
-
-@dataclass(slots=True)
-class Figures:
-    """Money of one currency: ``billed``, ``credited``, ``paid`` and ``uncollectible`` are of invoices finalised in the
-    window; ``draft``, ``open`` and ``overdue`` (a part of open) are of all that stand so now; ``unbilled`` is sold time
-    of the window that no invoice holds."""
-
-    billed: Decimal = Decimal(0)
-    credited: Decimal = Decimal(0)
-    paid: Decimal = Decimal(0)
-    uncollectible: Decimal = Decimal(0)
-    draft: Decimal = Decimal(0)
-    open: Decimal = Decimal(0)
-    overdue: Decimal = Decimal(0)
-    unbilled: Decimal = Decimal(0)
-
-    def add(self, other: "Figures") -> None:
-        """Add the other's figures to these."""
-        for field in fields(self):
-            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """What a window earned, in one currency. ``currencies`` are all that tenants have invoices or unbilled time in."""
-
-    start: datetime
-    end: datetime
-    currency: str
-    currencies: tuple[str, ...]
-    total: Figures
-    by_tenant: dict[int, Figures]
-    by_model: dict[str, Figures]
-    unpriced_gpu_seconds: Decimal
-
-
-def summarise(caller: Caller, *, start: datetime, end: datetime, currency: str | None = None) -> Summary:
-    """The figures of ``[start, end)``, of the caller's tenant or of all; ``end`` is now.
-
-    ``currency`` is the tenant's own when None, or USD for callers without a tenant. A model's figures are its lines
-    (``billed``) and its unbilled time. Overdue invoices are judged at ``end``.
-    """
-    tenant_ids = None if caller.tenant_id is None else [caller.tenant_id]
-    tenant = Tenant.objects.filter(pk__in=tenant_ids or []).first()
-    currency = currency or (tenant.currency if tenant else DEFAULT_CURRENCY)
-    lines = unbilled_lines(start=start, end=end, tenant_ids=tenant_ids)
-    invoices = list_invoices(caller).order_by()
-    codes = {*invoices.values_list("currency", flat=True).distinct(), *(line.terms.currency for line in lines)}
-    by_tenant = _invoice_figures(invoices.filter(currency=currency), start, end)
-    by_model = _line_figures(invoices.filter(currency=currency), start, end)
-    for line in lines:
-        if line.terms.currency == currency:
-            by_tenant.setdefault(line.owner_id, Figures()).unbilled += line.price.amount
-            by_model.setdefault(line.gpu_model, Figures()).unbilled += line.price.amount
-    total = Figures()
-    for figures in by_tenant.values():
-        total.add(figures)
-    unpriced = unpriced_seconds(start=start, end=end, tenant_ids=tenant_ids)
-    return Summary(start, end, currency, tuple(sorted(codes)), total, by_tenant, by_model, unpriced)
-
-
-def _invoice_figures(invoices: QuerySet[Invoice], start: datetime, end: datetime) -> dict[int, Figures]:
-    """One query: each invoice with what was credited on it, summed up by tenant."""
-    issued = Sum("credit_notes__amount", filter=Q(credit_notes__status=CreditNoteStatus.ISSUED))
-    by_tenant: dict[int, Figures] = {}
-    for invoice in invoices.exclude(status=InvoiceStatus.VOID).annotate(issued=issued):
-        figures = by_tenant.setdefault(invoice.tenant_id, Figures())
-        figures.add(_figures_of(InvoiceReport(invoice, invoice.issued or Decimal(0)), start, end))
-    return by_tenant
-
-
-def _figures_of(report: InvoiceReport, start: datetime, end: datetime) -> Figures:
-    invoice = report.invoice
-    figures = Figures(open=report.amount_due)
-    if invoice.status == InvoiceStatus.DRAFT:
-        figures.draft = invoice.total
-    if invoice.due_at is not None and invoice.due_at < end:
-        figures.overdue = report.amount_due
-    if invoice.finalised_at is not None and start <= invoice.finalised_at < end:
-        figures.billed, figures.credited = invoice.total, report.credited
-        if invoice.status == InvoiceStatus.PAID:
-            figures.paid = invoice.total - report.credited
-        if invoice.status == InvoiceStatus.UNCOLLECTIBLE:
-            figures.uncollectible = invoice.total - report.credited
-    return figures
-
-
-def _line_figures(invoices: QuerySet[Invoice], start: datetime, end: datetime) -> dict[str, Figures]:
-    finalised = invoices.exclude(status=InvoiceStatus.VOID).filter(finalised_at__gte=start, finalised_at__lt=end)
-    lines = InvoiceLine.objects.filter(invoice__in=finalised).order_by()
-    return {model: Figures(billed=billed) for model, billed in lines.values_list("gpu_model").annotate(Sum("amount"))}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,11 @@ from typing import Any
 from rest_framework import serializers
 
 from billing import services
-from billing.models import CreditNoteStatus, InvoiceStatus
+from billing.credit_serializers import CreditNoteSerializer
+from billing.figures import Figures, Summary
+from billing.models import InvoiceStatus
 from billing.pricing import minor_unit
-from billing.queries import Figures, InvoiceReport, Proof, Summary, Usage, Used
+from billing.queries import InvoiceReport, Proof, Usage, Used
 from gpufleet.common.serializers import IdField, InstantField, StrictSerializer
 from tenants.models import PlanTier
 
@@ -84,6 +86,7 @@ class InvoiceSerializer(serializers.Serializer[Any]):
     currency = serializers.CharField(source="invoice.currency", help_text="ISO 4217.")
     total = serializers.SerializerMethodField(help_text="The sum of its lines.")
     credited = serializers.SerializerMethodField(help_text="What issued credit notes took off it.")
+    debited = serializers.SerializerMethodField(help_text="What issued debit notes put on it.")
     amount_due = serializers.SerializerMethodField(help_text="What is still to be paid.")
     sending = serializers.ChoiceField(choices=SENDING, help_text="How far it is on its way through Stripe.")
     stripe_invoice_id = serializers.CharField(source="invoice.stripe_invoice_id", allow_blank=True)
@@ -103,6 +106,10 @@ class InvoiceSerializer(serializers.Serializer[Any]):
     def get_credited(self, report: InvoiceReport) -> str:
         """With the currency's decimals."""
         return money(report.credited, report.invoice.currency)
+
+    def get_debited(self, report: InvoiceReport) -> str:
+        """With the currency's decimals."""
+        return money(report.debited, report.invoice.currency)
 
     def get_amount_due(self, report: InvoiceReport) -> str:
         """With the currency's decimals."""
@@ -126,22 +133,6 @@ class InvoiceLineSerializer(serializers.Serializer[Any]):
     def get_amount(self, line: Any) -> str:
         """With the currency's decimals."""
         return money(line.amount, line.invoice.currency)
-
-
-class CreditNoteSerializer(serializers.Serializer[Any]):
-    """A correction of the invoice."""
-
-    id = serializers.IntegerField(source="pk")
-    number = serializers.IntegerField(allow_null=True, help_text="Null until issued.")
-    status = serializers.ChoiceField(choices=CreditNoteStatus.choices)
-    amount = serializers.SerializerMethodField()
-    reason = serializers.CharField()
-    created_at = serializers.DateTimeField()
-    decided_at = serializers.DateTimeField(allow_null=True)
-
-    def get_amount(self, note: Any) -> str:
-        """With the currency's decimals."""
-        return money(note.amount, note.invoice.currency)
 
 
 class InvoiceDetailSerializer(InvoiceSerializer):
@@ -209,6 +200,7 @@ class FiguresSerializer(serializers.Serializer[Any]):
 
     billed = serializers.CharField(help_text="Finalised in the window, void ones apart.")
     credited = serializers.CharField(help_text="Taken off those by credit notes.")
+    debited = serializers.CharField(help_text="Put on those by debit notes.")
     paid = serializers.CharField(help_text="Of those, what was paid.")
     uncollectible = serializers.CharField(help_text="Of those, what was given up.")
     draft = serializers.CharField(help_text="All drafts that stand now.")

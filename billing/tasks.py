@@ -27,3 +27,9 @@ def compare_with_stripe() -> None:
     gateway = configured_gateway()
     if gateway is not None:
         services.compare_with_stripe(gateway, now=timezone.now())
+
+
+@shared_task(name="billing.raise_service_level_credits")  # type: ignore[untyped-decorator]  # celery is untyped
+def raise_service_level_credits() -> None:
+    """Every hour: draft credit notes for the faults that service-level rules give something back for."""
+    services.raise_service_level_credits(now=timezone.now())

@@ -13,7 +13,7 @@ from rest_framework.mixins import ListModelMixin
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing import queries, services
+from billing import figures, queries, services
 from billing.filters import InvoiceFilter, RateFilter
 from billing.models import Invoice, Rate
 from billing.pricing import CURRENCIES
@@ -151,7 +151,7 @@ class SummaryViewSet(ApiViewSet):
         if currency is not None and currency not in CURRENCIES:
             detail = f"{currency!r} is not a currency code of ISO 4217, such as USD."
             raise InvalidInput(FieldProblem("?currency", "unknown_currency", detail))
-        summary = queries.summarise(caller_of(request), start=start, end=now, currency=currency)
+        summary = figures.summarise(caller_of(request), start=start, end=now, currency=currency)
         return Response(shown_summary(summary))
 
 

@@ -35,6 +35,8 @@ SIDEBAR: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("billing.Invoice", "request_quote"),
         ("billing.Rate", "sell"),
         ("billing.CreditNote", "undo"),
+        ("billing.ServiceLevel", "verified"),
+        ("billing.CreditedRange", "history_toggle_off"),
         ("billing.InvoiceLine", "list_alt"),
         ("billing.BilledRange", "rule"),
         ("billing.OutboxMessage", "outbox"),

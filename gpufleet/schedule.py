@@ -16,6 +16,11 @@ BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
     "ledger-rollup": {"task": "jobs.roll_up_ledger", "schedule": 600.0, "options": {"expires": 600}},
     "stripe-outbox": {"task": "billing.send_outbox", "schedule": 30.0, "options": {"expires": 30}},
     "stripe-comparison": {"task": "billing.compare_with_stripe", "schedule": crontab(hour=2, minute=40)},
+    "service-level-credits": {
+        "task": "billing.raise_service_level_credits",
+        "schedule": 3600.0,
+        "options": {"expires": 3600},
+    },
     "idempotency-expiry": {
         "task": "common.expire_idempotent_responses",
         "schedule": 3600.0,

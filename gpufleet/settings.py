@@ -178,6 +178,10 @@ SPECTACULAR_SETTINGS = {
         "InvoiceStatus": "billing.models.InvoiceStatus",
         "InvoiceMove": "billing.serializers.INVOICE_MOVES",
         "CreditNoteStatus": "billing.models.CreditNoteStatus",
+        "KeyKind": "apikeys.models.KeyKind",
+        "CreditNoteKind": "billing.models.NoteKind",
+        "CreditNoteDecision": "billing.credit_serializers.DECISIONS",
+        "FaultState": "billing.models.FAULT_STATES",
         "IncidentStatus": "alerts.models.EventStatus",
     },
     "POSTPROCESSING_HOOKS": [

@@ -201,13 +201,9 @@ class LedgerDay(models.Model):
         return f"{self.day:%Y-%m-%d}"
 
 
-class GpuDay(models.Model):
-    """What one GPU's time in one UTC day was spent on, in microseconds; see ``jobs.ledger``. A day that is cut has a
-    row a part, known by the instant at which it starts."""
+class Spent(models.Model):
+    """What GPU-time was spent on, in microseconds; see ``jobs.ledger``."""
 
-    pk = models.CompositePrimaryKey("start", "gpu")
-    start = models.DateTimeField()
-    gpu = models.ForeignKey(GPU, on_delete=models.PROTECT, related_name="+", db_index=False)
     registered = models.BigIntegerField()
     sold = models.BigIntegerField()
     could_have_run = models.BigIntegerField()
@@ -220,27 +216,66 @@ class GpuDay(models.Model):
     offline = models.BigIntegerField()
 
     class Meta:
+        abstract = True
+
+
+# The house's one idea, once more, where it is kept.
+ADDS_UP = Q(
+    registered=F("sold")
+    + F("could_have_run")
+    + F("fragmented")
+    + F("held_by_quota")
+    + F("no_demand")
+    + F("draining")
+    + F("maintenance")
+    + F("unhealthy")
+    + F("offline")
+)
+
+
+class GpuDay(Spent):
+    """What one GPU's time in one UTC day was spent on. A day that is cut has a row a part, known by the instant at
+    which it starts."""
+
+    pk = models.CompositePrimaryKey("start", "gpu")
+    start = models.DateTimeField()
+    gpu = models.ForeignKey(GPU, on_delete=models.PROTECT, related_name="+", db_index=False)
+
+    class Meta:
         verbose_name = "GPU day"
-        constraints = [
-            # The house's one idea, once more, where it is kept.
-            models.CheckConstraint(
-                condition=Q(
-                    registered=F("sold")
-                    + F("could_have_run")
-                    + F("fragmented")
-                    + F("held_by_quota")
-                    + F("no_demand")
-                    + F("draining")
-                    + F("maintenance")
-                    + F("unhealthy")
-                    + F("offline")
-                ),
-                name="gpu_day_adds_up",
-            )
-        ]
+        constraints = [models.CheckConstraint(condition=ADDS_UP, name="gpu_day_adds_up")]
 
     def __str__(self) -> str:
         return f"GPU {self.gpu_id} on {self.start:%Y-%m-%d}"
+
+
+class LedgerBlock(models.Model):
+    """Ten days from ``first_day`` that are summed up once more. It counts while its row is there and all of its days
+    are rolled up; whoever rolls up one of them anew deletes it."""
+
+    first_day = models.DateField(primary_key=True)
+    rolled_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["-first_day"]
+
+    def __str__(self) -> str:
+        return f"ten days from {self.first_day:%Y-%m-%d}"
+
+
+class GpuBlock(Spent):
+    """What one GPU's time in a block of days was spent on."""
+
+    pk = models.CompositePrimaryKey("first_day", "gpu")
+    first_day = models.DateField()
+    gpu = models.ForeignKey(GPU, on_delete=models.PROTECT, related_name="+", db_index=False)
+
+    class Meta:
+        verbose_name = "GPU block"
+        constraints = [models.CheckConstraint(condition=ADDS_UP, name="gpu_block_adds_up")]
+
+    def __str__(self) -> str:
+        return f"GPU {self.gpu_id} in ten days from {self.first_day:%Y-%m-%d}"
 
 
 class SalesDay(models.Model):

@@ -14,6 +14,8 @@ from django.db.models import Max
 from billing.ledger import MeteredLine, unbilled_lines
 from billing.models import BilledRange, CreditNoteStatus, Invoice, InvoiceLine, InvoiceStatus
 from billing.queries import proof_of
+from billing.services.corrections import refresh_notes
+from billing.services.notes import withdraw
 from billing.services.sending import queue_invoice, queue_status, send_invoice, why_not_sendable
 from gpufleet.common.errors import Conflict, DomainError, NotFound
 from gpufleet.common.failpoints import reach
@@ -124,8 +126,9 @@ def send_invoices(*, invoice_ids: Collection[int], actor: str, now: datetime) ->
 def move_invoice(*, invoice_id: int, to: str, actor: str, now: datetime, tell_stripe: bool = True) -> Invoice:
     """Move an invoice to another status, and put what Stripe must hear of it into the outbox.
 
-    ``open`` finalises a draft: it gets the next number without a gap, freezes, and is sent if it can be. ``void``
-    releases its seconds. Raises ``NotFound`` and ``IllegalInvoiceMove``.
+    ``open`` finalises a draft: it gets the next number without a gap, freezes, and is sent if it can be; what rates
+    that were recorded late change on it becomes a draft note. ``void`` releases its seconds. Raises ``NotFound`` and
+    ``IllegalInvoiceMove``.
     """
     invoice = lock_rows(Invoice.objects.all(), [invoice_id]).get(invoice_id)
     if invoice is None:
@@ -194,12 +197,15 @@ def _finalise(invoice: Invoice, now: datetime) -> None:
     invoice.finalised_at = now
     invoice.due_at = now + timedelta(days=settings.INVOICE_DUE_DAYS)
     invoice.save()
+    refresh_notes([invoice], now=now)
 
 
 def _void(invoice: Invoice, now: datetime) -> None:
     if invoice.credit_notes.filter(status=CreditNoteStatus.ISSUED).exists():
         detail = "Credit notes were issued on this invoice; voiding it would give their money back twice."
         raise IllegalInvoiceMove(detail, current=invoice.status, legal=[])
+    for draft in invoice.credit_notes.filter(status=CreditNoteStatus.DRAFT):
+        withdraw(draft, reason="The invoice is void.", now=now)
     _settle(InvoiceStatus.VOID)(invoice, now)
     BilledRange.objects.filter(line__invoice=invoice).update(released_at=now)
 

@@ -9,6 +9,7 @@ from django.db import transaction
 from billing.models import Rate
 from billing.pricing import CURRENCIES
 from billing.queries import DEFAULT_CURRENCY
+from billing.services.corrections import correct_invoices
 from gpufleet.common.errors import FieldProblem, InvalidInput
 from gpufleet.common.locks import lock_rows
 from tenants.models import PlanTier, Tenant
@@ -37,7 +38,8 @@ def add_rate(
     """Add a price of a GPU-hour: a list price, or one for a plan tier or for a tenant.
 
     It is in force from ``valid_from`` (``now`` when None), also one in the past; what runs keeps the price that was
-    locked in at its start. ``currency`` is the tenant's own when None, or USD without a tenant.
+    locked in at its start. What a past one changes on finalised invoices becomes draft notes on them; see
+    ``billing.services.corrections``. ``currency`` is the tenant's own when None, or USD without a tenant.
     Raises ``InvalidInput`` for an unknown tenant, plan or currency, for a currency that isn't the tenant's, for a
     price that is negative or too exact to store, and for a minimum or increment beyond 31 days.
     """
@@ -63,6 +65,8 @@ def add_rate(
         recorded_by=recorded_by,
         reason=reason,
     )
+    if rate.valid_from < now:
+        correct_invoices(rate_id=rate.pk, now=now)
     logger.info("rate added", rate_id=rate.pk, gpu_model=gpu_model, price=str(price_per_gpu_hour), currency=currency)
     return rate
 

@@ -43,8 +43,8 @@ def draft(client: Client, *tenants: Tenant, **fields: Any) -> str:
     return answer.content.decode()
 
 
-def run(client: Client, url: str, action: str, *ids: int) -> str:
-    return client.post(url, {"action": action, "_selected_action": ids}, follow=True).content.decode()
+def run(client: Client, url: str, action: str, *ids: int, **fields: str) -> str:
+    return client.post(url, {"action": action, "_selected_action": ids, **fields}, follow=True).content.decode()
 
 
 def test_finance_drafts_for_many_tenants_at_once_and_hears_who_has_nothing(finance: Client) -> None:
@@ -109,7 +109,9 @@ def test_credit_notes_are_proposed_issued_and_declined(finance: Client) -> None:
         finance.post(f"{NOTES}add/", form)
     first, second = CreditNote.objects.order_by("pk")
     assert "is left to credit" in run(finance, NOTES, "issue", first.pk, second.pk)
-    run(finance, NOTES, "decline", second.pk)
+    assert "declined for a reason" in run(finance, NOTES, "decline", second.pk)
+    run(finance, NOTES, "decline", second.pk, reason="paid once already")
+    assert CreditNote.objects.get(pk=second.pk).decision_reason == "paid once already"
     assert list(CreditNote.objects.order_by("pk").values_list("status", "decided_by")) == [
         ("issued", "user:fred"),
         ("declined", "user:fred"),

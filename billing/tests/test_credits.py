@@ -7,12 +7,13 @@ import pytest
 from django.db import IntegrityError, transaction
 
 from billing import queries, services
-from billing.models import CreditNote, Invoice
+from billing.models import CreditedRange, CreditNote, Invoice
 from billing.services import (
     CreditNoteDecided,
     CreditTooLarge,
     IllegalInvoiceMove,
     InvoiceNotFinalised,
+    NothingToCredit,
     credit_window,
     decline_credit_note,
     draft_credit_note,
@@ -47,7 +48,7 @@ def issue(note: CreditNote) -> CreditNote:
 def test_an_issued_note_has_a_number_and_lowers_what_is_due(invoice: Invoice) -> None:
     first, second, third = draft(invoice), draft(invoice), draft(invoice)
     issue(first)
-    decline_credit_note(credit_note_id=second.pk, actor="test", now=NOW)
+    decline_credit_note(credit_note_id=second.pk, actor="test", now=NOW, reason="no fault of ours")
     assert (issue(third).number, third.number) == (2, None)
     (report,) = queries.describe_invoices([invoice])
     assert (report.credited, report.amount_due) == (Decimal(2), Decimal(2))
@@ -73,7 +74,7 @@ def test_the_database_refuses_more_than_the_invoice_too(invoice: Invoice) -> Non
 
 def test_a_decided_note_stays_as_it_was_decided(invoice: Invoice) -> None:
     issued, declined = issue(draft(invoice)), draft(invoice)
-    decline_credit_note(credit_note_id=declined.pk, actor="test", now=NOW)
+    decline_credit_note(credit_note_id=declined.pk, actor="test", now=NOW, reason="no fault of ours")
     for note in (issued, declined):
         with pytest.raises(CreditNoteDecided):
             issue(note)
@@ -95,7 +96,7 @@ def test_only_a_finalised_invoice_takes_a_note(invoice: Invoice) -> None:
     services.move_invoice(invoice_id=invoice.pk, to="void", actor="test", now=NOW)
     with pytest.raises(InvoiceNotFinalised):
         draft(invoice)
-    with pytest.raises(InvoiceNotFinalised):
+    with pytest.raises(CreditNoteDecided, match="withdrawn"):
         issue(note)
     with pytest.raises(NotFound):
         draft(Invoice(pk=10**9))
@@ -111,10 +112,47 @@ def test_an_invoice_with_issued_notes_is_not_voided(invoice: Invoice) -> None:
 
 def test_a_window_is_credited_by_the_function_that_priced_it(invoice: Invoice) -> None:
     fields = {"reason": "fault", "created_by": "test", "now": NOW}
-    whole = credit_window(invoice_id=invoice.pk, start=hours(100), end=NOW, **fields)  # type: ignore[arg-type]
     part = credit_window(invoice_id=invoice.pk, start=hours(2), end=hours(1.25), **fields)  # type: ignore[arg-type]
-    assert (whole.amount, part.amount) == (invoice.total, Decimal("1.5"))
     (line,) = part.evidence["lines"]
-    assert line["billed_seconds"] == 2700
-    with pytest.raises(InvalidInput):
+    assert (part.amount, line["billed_seconds"]) == (Decimal("1.5"), 2700)
+    with pytest.raises(NothingToCredit):
         credit_window(invoice_id=invoice.pk, start=NOW, end=hours(-1), **fields)  # type: ignore[arg-type]
+
+
+def test_a_window_leaves_out_what_another_note_gives_back(invoice: Invoice) -> None:
+    def credit(start: float, end: float) -> CreditNote:
+        return credit_window(
+            invoice_id=invoice.pk, start=hours(start), end=hours(end), reason="fault", created_by="test", now=NOW
+        )
+
+    part = credit(2, 1.25)
+    whole = credit(100, 0)
+    assert (part.amount, whole.amount) == (Decimal("1.5"), Decimal("2.5"))
+    assert [piece["billed_seconds"] for piece in whole.evidence["pieces"]] == [3600, 900]
+    with pytest.raises(NothingToCredit):
+        credit(3, 1)
+    decline_credit_note(credit_note_id=part.pk, actor="test", now=NOW, reason="wrong window")
+    assert credit(2, 1.5).amount == 1
+
+
+def test_the_database_refuses_to_give_a_second_back_twice(invoice: Invoice) -> None:
+    note = credit_window(invoice_id=invoice.pk, start=hours(3), end=NOW, reason="r", created_by="test", now=NOW)
+    row = note.credited_ranges.get()
+    with pytest.raises(IntegrityError, match="second_credited_once"), transaction.atomic():
+        CreditedRange.objects.create(note=draft(invoice), billed_range_id=row.billed_range_id, during=row.during)
+    for change in ({"released_at": NOW}, {"note": draft(invoice)}):
+        with pytest.raises(IntegrityError, match="let"), transaction.atomic():
+            CreditedRange.objects.filter(pk=row.pk).update(**change)
+    with pytest.raises(IntegrityError, match="by a draft"), transaction.atomic():
+        CreditedRange.objects.create(note=issue(note), billed_range_id=row.billed_range_id, during=row.during)
+
+
+def test_a_note_is_declined_for_a_reason(invoice: Invoice) -> None:
+    note = draft(invoice)
+    with pytest.raises(InvalidInput) as refused:
+        decline_credit_note(credit_note_id=note.pk, actor="test", now=NOW, reason=" ")
+    assert refused.value.problems[0].pointer == "#/reason"
+    with pytest.raises(IntegrityError, match="declined_with_reason"), transaction.atomic():
+        CreditNote.objects.filter(pk=note.pk).update(status="declined", decided_at=NOW)
+    declined = decline_credit_note(credit_note_id=note.pk, actor="fred", now=NOW, reason="not ours")
+    assert (declined.status, declined.decided_by, declined.decision_reason) == ("declined", "fred", "not ours")

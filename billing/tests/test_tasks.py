@@ -7,9 +7,13 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from billing import tasks
-from billing.models import OutboxMessage, StripeDifference
+from billing.models import CreditNote, OutboxMessage, StripeDifference
+from billing.services import create_invoice
+from billing.tests.factories import make_rate, sell
 from billing.tests.fake_stripe import FakeStripe
 from billing.tests.test_sending import assert_sent, draft, move
+from billing.tests.test_service_levels import fail, make_rule
+from tenants.tests.factories import alice
 
 pytestmark = pytest.mark.django_db
 
@@ -37,3 +41,14 @@ def test_the_night_lists_what_stripe_says_differently(stripe: FakeStripe) -> Non
     tasks.compare_with_stripe()
     difference = StripeDifference.objects.get()
     assert (difference.what, difference.ours, difference.theirs) == ("status", "open", "void")
+
+
+def test_the_hour_raises_what_service_levels_promise() -> None:
+    acme, now = alice(), timezone.now()
+    start, end = now - timedelta(hours=3), now - timedelta(hours=1)
+    make_rule(now=start)
+    fail(sell(acme, start, end, rate=make_rate()).gpu, start, end)
+    drafted = create_invoice(tenant_id=acme.pk, start=start, end=end, created_by="test", now=now)
+    move(drafted, "open")
+    tasks.raise_service_level_credits()
+    assert CreditNote.objects.get().invoice == drafted

@@ -1,6 +1,7 @@
 """The daily rollup says exactly what the ledger's ranges say, also after the past has changed, and while it changes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date, timedelta
 from threading import Thread
 
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clusters.models import GPU, GPUStatePeriod
+from clusters.tests.factories import make_gpu
 from dashboard.tests.test_identity import (
     BEGINNING,
     Device,
@@ -25,9 +27,9 @@ from dashboard.tests.test_identity import (
 )
 from jobs import ledger
 from jobs.ledger import By, Scope
-from jobs.ledger.reading import parameters_of, rolled_days
+from jobs.ledger.reading import parameters_of, rolled_days, usable_blocks
 from jobs.ledger.rollups import SETTLES_IN, missing_days, roll_up
-from jobs.models import Allocation, GpuDay, Job, LedgerDay, WaitPeriod
+from jobs.models import Allocation, GpuBlock, GpuDay, Job, LedgerBlock, LedgerDay, WaitPeriod
 
 pytestmark = pytest.mark.django_db
 
@@ -63,6 +65,86 @@ def test_the_rollup_equals_the_ranges(
         scope = Scope(at(window[0]), at(window[1]), cuts=[at(cut) for cut in cuts])
         rolled, raw = both_ways(scope, by)
         transaction.set_rollback(True)
+    assert rolled == raw
+
+
+# The ten days from the 20th are one block, and the histories' midnight lies in it.
+BLOCK_BEGINS = date(2026, 11, 20)
+LONG_AFTER = BEGINNING + timedelta(days=9)
+wide_edges = st.tuples(st.integers(-50, 350), st.integers(-4, 9)).map(lambda edge: edge[0] + edge[1] * A_DAY)
+around_the_block = st.tuples(
+    st.integers(-5 * A_DAY, -3 * A_DAY) | wide_edges, st.integers(7 * A_DAY, 10 * A_DAY) | wide_edges
+).map(sorted)
+
+
+def an_old_gpu() -> None:
+    """The ledger began before the block did."""
+    gpu = make_gpu(model="H100", registered_at=at(-5 * A_DAY))
+    GPUStatePeriod.objects.filter(gpu=gpu).delete()
+    GPUStatePeriod.objects.create(gpu=gpu, state="available", during=DateTimeTZRange(at(-5 * A_DAY), at(-4 * A_DAY)))
+
+
+@given(histories, around_the_block, groupings, some_cuts, some_cuts)
+@settings(many_examples, max_examples=80)
+def test_blocks_of_days_equal_the_ranges(
+    db: None, history: History, window: list[int], by: set[By], cuts: list[int], known: list[int]
+) -> None:
+    with transaction.atomic():
+        write(history)
+        an_old_gpu()
+        roll_up(now=LONG_AFTER, cuts=[at(cut) for cut in known])
+        assert list(LedgerBlock.objects.values_list("first_day", flat=True)) == [BLOCK_BEGINS]
+        scope = Scope(at(window[0]), at(window[1]), cuts=[at(cut) for cut in cuts])
+        rolled, raw = both_ways(scope, by)
+        transaction.set_rollback(True)
+    assert rolled == raw
+
+
+ROUND_THE_BLOCK = Scope(at(-4 * A_DAY), at(9 * A_DAY))
+
+
+def blocks_used(scope: Scope = ROUND_THE_BLOCK) -> list[date]:
+    return usable_blocks(scope, rolled_days(scope))
+
+
+def test_a_block_is_read_for_its_days_and_not_where_the_question_cuts_it() -> None:
+    write(busy_days())
+    an_old_gpu()
+    roll_up(now=LONG_AFTER)
+    assert blocks_used() == [BLOCK_BEGINS]
+    assert blocks_used(replace(ROUND_THE_BLOCK, cuts=[at(A_DAY)])) == []
+    assert blocks_used(Scope(at(-A_DAY), at(9 * A_DAY))) == []
+    assert blocks_used(Scope(at(-4 * A_DAY), at(6 * A_DAY))) == []
+    GpuBlock.objects.all().delete()  # Nobody may do this; it shows that the answer came from there.
+    with_, without = both_ways(ROUND_THE_BLOCK, set())
+    assert with_ != without
+    by_day, from_ranges = both_ways(ROUND_THE_BLOCK, {By.DAY})
+    assert by_day == from_ranges
+
+
+def test_a_block_is_of_the_segment_in_which_it_begins() -> None:
+    write(busy_days())
+    an_old_gpu()
+    roll_up(now=LONG_AFTER)
+    question = Scope(at(-5 * A_DAY), at(9 * A_DAY), cuts=[at(-5 * A_DAY + 3600), at(8 * A_DAY)])
+    assert blocks_used(question) == [BLOCK_BEGINS]
+    rolled, raw = both_ways(question, {By.SEGMENT})
+    assert rolled == raw
+
+
+def test_a_change_of_one_day_takes_its_block_back_until_both_are_summed_up_anew() -> None:
+    world = write(busy_days())
+    an_old_gpu()
+    roll_up(now=LONG_AFTER)
+    Allocation.objects.create(
+        job=Job.objects.all()[0], gpu_id=world.gpus[1], during=DateTimeTZRange(at(A_DAY), at(A_DAY + 60))
+    )
+    assert blocks_used() == []
+    assert both_ways(ROUND_THE_BLOCK, {By.GPU})[0] == both_ways(ROUND_THE_BLOCK, {By.GPU})[1]
+    days = missing_days({}, now=LONG_AFTER)
+    assert roll_up(now=LONG_AFTER) == len(days) == 1
+    assert blocks_used() == [BLOCK_BEGINS]
+    rolled, raw = both_ways(ROUND_THE_BLOCK, {By.GPU})
     assert rolled == raw
 
 

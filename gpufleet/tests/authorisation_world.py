@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from django.contrib.auth.models import Group, User
@@ -12,7 +13,13 @@ from alerts.models import AlertEvent, AlertRule
 from apikeys.models import ApiKey
 from apikeys.services import revoke_key
 from apikeys.tests.factories import client_with, make_admin_key, make_key
-from billing.services import create_invoice
+from billing.services import (
+    add_service_level,
+    create_invoice,
+    draft_credit_note,
+    issue_credit_note,
+    move_invoice,
+)
 from billing.tests.factories import make_rate, sell
 from clusters.models import Cluster
 from clusters.tests.factories import make_cluster_and_key, make_gpu, make_node
@@ -50,6 +57,7 @@ def make_world(now: datetime) -> World:
     world.ids |= {"tenants": acme.pk, "clusters": cluster.pk, "empty cluster": empty.pk}
     world.ids["tomorrow"] = (now + timedelta(days=1)).isoformat()
     _add_work(world, acme, cluster, now)
+    _add_notes(world, acme, now)
     _add_incident(world, acme, now)
     SchedulerCycle.objects.create(id=1, finished_at=now, duration_ms=1)
     _add_callers(world, acme, bluefin, now)
@@ -71,6 +79,30 @@ def _add_work(world: World, acme: Tenant, cluster: Cluster, now: datetime) -> No
     sell(unbilled, now - timedelta(hours=2), now - timedelta(hours=1), rate=rate, gpu=sold)
     world.ids |= {"clusters/nodes": node.pk, "clusters/gpus": held.pk, "jobs": running.pk}
     world.ids |= {"billing/invoices": invoice.pk, "unbilled tenant": unbilled.pk}
+
+
+def _add_notes(world: World, acme: Tenant, now: datetime) -> None:
+    end = now - timedelta(days=2)
+    sell(acme, end - timedelta(hours=2), end, rate=make_rate("A100", now=now - timedelta(days=30)))
+    billed = create_invoice(tenant_id=acme.pk, start=end - timedelta(days=1), end=end, created_by="test", now=now)
+    move_invoice(invoice_id=billed.pk, to="open", actor="test", now=now)
+    issued, draft = (
+        draft_credit_note(
+            invoice_id=billed.pk, amount=Decimal(1), reason=f"{MARK}'s node failed", created_by="test", now=now
+        )
+        for _ in range(2)
+    )
+    issue_credit_note(credit_note_id=issued.pk, actor="test", now=now)
+    rule = add_service_level(
+        name=f"{MARK} uptime",
+        tenant_id=acme.pk,
+        states=["offline"],
+        longer_than_seconds=300,
+        credit_percent=100,
+        created_by="test",
+        now=now,
+    )
+    world.ids |= {"billing/credit-notes": issued.pk, "draft note": draft.pk, "billing/service-levels": rule.pk}
 
 
 def _add_incident(world: World, acme: Tenant, now: datetime) -> None:

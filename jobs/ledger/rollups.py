@@ -12,10 +12,10 @@ from typing import Final
 
 from django.db import OperationalError, connection, transaction
 
-from jobs.ledger.reading import DAY, parameters_of, with_demand
+from jobs.ledger.reading import BLOCK, DAY, days_of, parameters_of, with_demand
 from jobs.ledger.shapes import By, Scope
-from jobs.ledger.statements import KEEP_GPUS, KEEP_SALES
-from jobs.models import GpuDay, LedgerDay, SalesDay
+from jobs.ledger.statements import KEEP_BLOCK, KEEP_GPUS, KEEP_SALES
+from jobs.models import GpuBlock, GpuDay, LedgerBlock, LedgerDay, SalesDay
 
 # A day is left alone for a while after its end: heartbeats that stopped before midnight are noticed after it.
 SETTLES_IN: Final = timedelta(minutes=15)
@@ -36,8 +36,26 @@ def roll_up(*, now: datetime, cuts: Collection[datetime] = (), most: int = DAYS_
     """
     wanted = cuts_by_day(cuts)
     days = missing_days(wanted, now=now)[:most]
-    if not days:
-        return 0
+    kept = _roll_up_days(days, wanted, now=now) if days else 0
+    for first_day in missing_blocks():
+        _keep_block(first_day, now=now)
+    return kept
+
+
+def missing_blocks() -> list[date]:
+    """The first days of the blocks that are not summed up, though all of their days are rolled up; newest first."""
+    rolled = set(LedgerDay.objects.filter(rolled_at__isnull=False).values_list("day", flat=True))
+    made = set(LedgerBlock.objects.values_list("first_day", flat=True))
+    firsts = {first_day_of(day) for day in rolled} - made
+    return sorted((first for first in firsts if set(days_of(first)) <= rolled), reverse=True)
+
+
+def first_day_of(day: date) -> date:
+    """The first day of the block that the day is in: blocks are counted from the calendar's first day."""
+    return day - day.toordinal() % (BLOCK // DAY) * DAY
+
+
+def _roll_up_days(days: Collection[date], wanted: Mapping[date, list[datetime]], *, now: datetime) -> int:
     markers = [LedgerDay(day=day, cuts=wanted.get(day, [])) for day in days]
     LedgerDay.objects.bulk_create(
         markers, update_conflicts=True, unique_fields=["day"], update_fields=["cuts", "rolled_at"]
@@ -104,6 +122,21 @@ def _keep(day: date, *, now: datetime) -> bool:
     with connection.cursor() as cursor:
         cursor.execute(KEEP_GPUS, with_demand(parameters))
         cursor.execute(KEEP_SALES, parameters)
+    # The block's own rows stay until it is summed up anew: a report that saw its marker may be about to read them.
+    LedgerBlock.objects.filter(first_day=first_day_of(day)).delete()
     marker.rolled_at = now
     marker.save(update_fields=["rolled_at"])
     return True
+
+
+@transaction.atomic
+def _keep_block(first_day: date, *, now: datetime) -> None:
+    """Sum up ten rolled days, with their rows locked: a change in the meantime waits, and then takes its day back."""
+    days = LedgerDay.objects.select_for_update().filter(day__in=days_of(first_day), rolled_at__isnull=False)
+    if len(days.order_by("day")) < BLOCK // DAY:
+        return
+    start = datetime.combine(first_day, time.min, UTC)
+    GpuBlock.objects.filter(first_day=first_day).delete()
+    with connection.cursor() as cursor:
+        cursor.execute(KEEP_BLOCK, {"first_day": first_day, "start": start, "end": start + BLOCK})
+    LedgerBlock.objects.update_or_create(first_day=first_day, defaults={"rolled_at": now})

@@ -3,7 +3,7 @@
 A slot is what is told apart: one segment and, where it matters, one UTC day of it (``segments`` and ``days``, by slot).
 The parts of the window that are computed from the ledger's rows have their bounds in ``starts`` and ``ends``, and their
 slots in ``slots``. Whole days may be read from the rollup instead, by the starts of their parts (``rolled_starts``,
-``rolled_days``, ``rolled_segments``).
+``rolled_days``, ``rolled_segments``), and ten of them at once by their first (``block_days``, ``block_segments``).
 """
 
 # What a second may be, beside registered; in the order of ``Account``'s fields.
@@ -159,6 +159,13 @@ rolled AS MATERIALIZED (
             WHERE jobs_gpuday.start = ANY(block.kept_starts)
             GROUP BY gpu_id) AS summed
 ),
+blocks AS MATERIALIZED (
+    SELECT gpu_id, segment,
+           @totals
+      FROM jobs_gpublock
+      JOIN unnest(%(block_days)s::date[], %(block_segments)s::int[]) AS kept (first_day, segment) USING (first_day)
+     GROUP BY gpu_id, segment
+),
 whole AS (
     SELECT raw.gpu_id, days[slot] AS day, segments[slot] AS segment,
            @columns
@@ -167,6 +174,10 @@ whole AS (
     SELECT gpu_id, day, segment,
            @columns
       FROM rolled
+     UNION ALL
+    SELECT gpu_id, NULL, segment,
+           @columns
+      FROM blocks
 )
 SELECT CASE WHEN 'cluster' = ANY(%(by)s::text[]) THEN cluster_id END AS by_cluster,
        CASE WHEN 'model' = ANY(%(by)s::text[]) THEN model END AS by_model,
@@ -218,6 +229,14 @@ INSERT INTO jobs_gpuday (start, gpu_id, @columns)
 SELECT (%(starts)s::timestamptz[])[slot], gpu_id, @columns
   FROM raw
 """
+# Ten rolled days into one block.
+INTO_BLOCKS = """
+INSERT INTO jobs_gpublock (first_day, gpu_id, @columns)
+SELECT %(first_day)s, gpu_id, @totals
+  FROM jobs_gpuday
+ WHERE start >= %(start)s AND start < %(end)s
+ GROUP BY gpu_id
+"""
 INTO_SALES_DAYS = """
 INSERT INTO jobs_salesday (start, cluster_id, model, tenant_id, rate_id, price_per_gpu_hour, currency, held)
 SELECT (%(starts)s::timestamptz[])[slot], cluster_id, model, tenant_id, rate_id, price_per_gpu_hour, currency,
@@ -239,4 +258,5 @@ def _for_each_kind(statement: str) -> str:
 ACCOUNTS = _for_each_kind(PIECES + RAW + BY_KIND)
 SALES = PIECES + BY_TENANT
 KEEP_GPUS = _for_each_kind(PIECES + RAW + INTO_GPU_DAYS)
+KEEP_BLOCK = _for_each_kind(INTO_BLOCKS)
 KEEP_SALES = PIECES + INTO_SALES_DAYS

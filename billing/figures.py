@@ -1,0 +1,116 @@
+"""The figures of a window: what was billed, corrected, paid and is still open, by tenant and by model."""
+
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from django.conf import settings
+from django.db.models import QuerySet, Sum
+
+from billing.ledger import unbilled_lines, unpriced_seconds
+from billing.models import Invoice, InvoiceLine, InvoiceStatus, NoteKind
+from billing.queries import DEFAULT_CURRENCY, InvoiceReport, list_invoices, note_sums, sum_of_issued
+from tenants.callers import Caller
+from tenants.models import Tenant
+
+
+@dataclass(slots=True)
+class Figures:
+    """Money of one currency: ``billed``, ``credited``, ``debited``, ``paid`` and ``uncollectible`` are of invoices
+    finalised in the window; ``draft``, ``open`` and ``overdue`` (a part of open) are of all that stand so now, with the
+    debit notes that came after an invoice was paid; ``unbilled`` is sold time of the window that no invoice holds."""
+
+    billed: Decimal = Decimal(0)
+    credited: Decimal = Decimal(0)
+    debited: Decimal = Decimal(0)
+    paid: Decimal = Decimal(0)
+    uncollectible: Decimal = Decimal(0)
+    draft: Decimal = Decimal(0)
+    open: Decimal = Decimal(0)
+    overdue: Decimal = Decimal(0)
+    unbilled: Decimal = Decimal(0)
+
+    def add(self, other: "Figures") -> None:
+        """Add the other's figures to these."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a window earned, in one currency. ``currencies`` are all that tenants have invoices or unbilled time in."""
+
+    start: datetime
+    end: datetime
+    currency: str
+    currencies: tuple[str, ...]
+    total: Figures
+    by_tenant: dict[int, Figures]
+    by_model: dict[str, Figures]
+    unpriced_gpu_seconds: Decimal
+
+
+def summarise(caller: Caller, *, start: datetime, end: datetime, currency: str | None = None) -> Summary:
+    """The figures of ``[start, end)``, of the caller's tenant or of all; ``end`` is now.
+
+    ``currency`` is the tenant's own when None, or USD for callers without a tenant. A model's figures are its lines
+    (``billed``) and its unbilled time. Overdue invoices are judged at ``end``.
+    """
+    tenant_ids = None if caller.tenant_id is None else [caller.tenant_id]
+    tenant = Tenant.objects.filter(pk__in=tenant_ids or []).first()
+    currency = currency or (tenant.currency if tenant else DEFAULT_CURRENCY)
+    lines = unbilled_lines(start=start, end=end, tenant_ids=tenant_ids)
+    invoices = list_invoices(caller).order_by()
+    codes = {*invoices.values_list("currency", flat=True).distinct(), *(line.terms.currency for line in lines)}
+    by_tenant = _invoice_figures(invoices.filter(currency=currency), start, end)
+    by_model = _line_figures(invoices.filter(currency=currency), start, end)
+    for line in lines:
+        if line.terms.currency == currency:
+            by_tenant.setdefault(line.owner_id, Figures()).unbilled += line.price.amount
+            by_model.setdefault(line.gpu_model, Figures()).unbilled += line.price.amount
+    total = Figures()
+    for figures in by_tenant.values():
+        total.add(figures)
+    unpriced = unpriced_seconds(start=start, end=end, tenant_ids=tenant_ids)
+    return Summary(start, end, currency, tuple(sorted(codes)), total, by_tenant, by_model, unpriced)
+
+
+def _invoice_figures(invoices: QuerySet[Invoice], start: datetime, end: datetime) -> dict[int, Figures]:
+    """One query: each invoice with what notes did to it, summed up by tenant."""
+    long_ago = end - timedelta(days=settings.INVOICE_DUE_DAYS)
+    late = sum_of_issued("credit_notes__", kind=NoteKind.DEBIT, settled_at=None, decided_at__lt=long_ago)
+    by_tenant: dict[int, Figures] = {}
+    sums = note_sums("credit_notes__")
+    rows = invoices.exclude(status=InvoiceStatus.VOID).annotate(
+        credited=sums["credited"], debited=sums["debited"], owed=sums["owed"], late=late
+    )
+    for invoice in rows:
+        figures = by_tenant.setdefault(invoice.tenant_id, Figures())
+        report = InvoiceReport(invoice, invoice.credited, invoice.debited, invoice.owed)
+        figures.add(_figures_of(report, invoice.late, start, end))
+    return by_tenant
+
+
+def _figures_of(report: InvoiceReport, late: Decimal, start: datetime, end: datetime) -> Figures:
+    """``late`` is the part of what is owed on a paid invoice that has been so for longer than invoices may be."""
+    invoice = report.invoice
+    figures = Figures(open=report.amount_due)
+    if invoice.status == InvoiceStatus.DRAFT:
+        figures.draft = invoice.total
+    if invoice.status == InvoiceStatus.PAID:
+        figures.overdue = late
+    elif invoice.due_at is not None and invoice.due_at < end:
+        figures.overdue = report.amount_due
+    if invoice.finalised_at is not None and start <= invoice.finalised_at < end:
+        figures.billed, figures.credited, figures.debited = invoice.total, report.credited, report.debited
+        if invoice.status == InvoiceStatus.PAID:
+            figures.paid = report.balance - report.owed
+        if invoice.status == InvoiceStatus.UNCOLLECTIBLE:
+            figures.uncollectible = report.balance
+    return figures
+
+
+def _line_figures(invoices: QuerySet[Invoice], start: datetime, end: datetime) -> dict[str, Figures]:
+    finalised = invoices.exclude(status=InvoiceStatus.VOID).filter(finalised_at__gte=start, finalised_at__lt=end)
+    lines = InvoiceLine.objects.filter(invoice__in=finalised).order_by()
+    return {model: Figures(billed=billed) for model, billed in lines.values_list("gpu_model").annotate(Sum("amount"))}
