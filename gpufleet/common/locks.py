@@ -40,9 +40,21 @@ def try_lock_scheduler() -> bool:
 def lock_name(name: str) -> None:
     """Wait for the lock of a name (hashed to 64 bits) and hold it until the transaction ends."""
     _require_transaction()
-    key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [key])
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_key_of(name)])
+
+
+def try_lock_name(name: str) -> bool:
+    """Take the lock of a name if it is free, and hold it until the transaction ends."""
+    _require_transaction()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [_key_of(name)])
+        (taken,) = cursor.fetchone()
+    return bool(taken)
+
+
+def _key_of(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
 
 
 def lock_rows(rows: QuerySet[Row], ids: Iterable[int]) -> dict[int, Row]:
