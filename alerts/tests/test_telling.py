@@ -154,7 +154,13 @@ def test_a_silent_node_is_one_event_and_its_gpus_hang_under_it_until_it_is_back(
 def test_in_maintenance_nobody_is_told_and_what_outlasts_it_is(node: Node) -> None:
     make_channel()
     hot_rule()
-    plan = {"reason": "fans", "actor": "key:1", "now": NOW, "starts_at": NOW, "ends_at": NOW + 60 * MINUTE}
+    plan: dict[str, Any] = {
+        "reason": "fans",
+        "actor": "key:1",
+        "now": NOW,
+        "starts_at": NOW,
+        "ends_at": NOW + 60 * MINUTE,
+    }
     other = services.plan_maintenance(**plan, node=make_node())
     services.plan_maintenance(**plan, node=node)
     heat(node, 91)

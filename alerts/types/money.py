@@ -16,7 +16,7 @@ from jobs.models import Allocation
 
 # A dead letter will not go by itself: it counts as waiting for at least a day.
 STUCK = """
-    SELECT message.invoice_id, coalesce(invoice.number, ''), tenant.name,
+    SELECT message.invoice_id, tenant.name,
            extract(epoch FROM max(CASE WHEN message.status = 'dead'
                                        THEN greatest(%(now)s - message.created_at, interval '1 day')
                                        ELSE %(now)s - message.created_at END))::float8 / 60
@@ -24,7 +24,7 @@ STUCK = """
       JOIN billing_invoice AS invoice ON invoice.id = message.invoice_id
       JOIN tenants_tenant AS tenant ON tenant.id = invoice.tenant_id
      WHERE message.status <> 'done'
-     GROUP BY message.invoice_id, invoice.number, tenant.name
+     GROUP BY message.invoice_id, tenant.name
 """
 
 
@@ -78,7 +78,4 @@ class InvoiceSyncFailed(AlertType):
         with connection.cursor() as cursor:
             cursor.execute(STUCK, {"now": now})
             rows = cursor.fetchall()
-        return [
-            Reading(f"invoice:{pk}", f"invoice {number or pk} of {tenant}", minutes)
-            for pk, number, tenant, minutes in rows
-        ]
+        return [Reading(f"invoice:{pk}", f"invoice {pk} of {tenant}", minutes) for pk, tenant, minutes in rows]
