@@ -4,15 +4,15 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin
-from django.db.models import QuerySet
+from django.db.models import F, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from unfold.admin import ModelAdmin
 from unfold.decorators import display
 
 from alerts import services
-from alerts.models import AlertEvent, AlertRule, Delivery
-from gpufleet.common.admin import ReadOnlyAdmin, actor_of
+from alerts.models import AlertEvent, AlertRule, Channel, Delivery, MaintenanceWindow, RuleEvaluation
+from gpufleet.common.admin import ReadOnlyAdmin, ServiceAdmin, actor_of
 from gpufleet.common.errors import InvalidInput
 
 
@@ -29,12 +29,14 @@ class RuleForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable 
             "for_seconds",
             "cluster",
             "tenant",
+            "gpu_model",
             "severity",
+            "channels",
             "enabled",
         ]
 
     def clean(self) -> dict[str, Any]:
-        """The recovery threshold lies on the healthy side."""
+        """The recovery threshold lies on the healthy side, and the scope is one that the type has."""
         values = super().clean() or {}
         kind = values.get("type", self.instance.type)
         if kind and values.get("threshold") is not None:
@@ -44,7 +46,16 @@ class RuleForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable 
                 )
             except InvalidInput as error:
                 self.add_error("recovery_threshold", error.detail)
+        if values.get("type"):
+            self._check_scope(values)
         return values
+
+    def _check_scope(self, values: dict[str, Any]) -> None:
+        scope = {name: values.get(name) for name in ("cluster", "tenant")}
+        try:
+            services.check_scope(type=values["type"], **scope, gpu_model=values.get("gpu_model", ""))
+        except InvalidInput as error:
+            self.add_error("type", error.problems[0].detail)
 
 
 @admin.register(AlertRule)
@@ -60,7 +71,7 @@ class AlertRuleAdmin(ModelAdmin):  # type: ignore[misc]  # unfold is untyped
 
     def get_readonly_fields(self, request: HttpRequest, obj: AlertRule | None = None) -> list[str]:
         """The type and the scope of an existing rule are what its incidents are about."""
-        return ["type", "cluster", "tenant"] if obj else []
+        return ["type", "cluster", "tenant", "gpu_model"] if obj else []
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """A rule is disabled, not deleted: its incidents speak of it."""
@@ -92,7 +103,7 @@ class AlertRuleAdmin(ModelAdmin):  # type: ignore[misc]  # unfold is untyped
 class AlertEventAdmin(ReadOnlyAdmin):
     """Incidents; the one thing a person does to them is to acknowledge."""
 
-    list_display = ["shown_status", "message", "rule", "fired_at", "resolved_at", "acknowledged_by"]
+    list_display = ["shown_status", "message", "shown_cost", "rule", "fired_at", "resolved_at", "acknowledged_by"]
     list_display_links = ["message"]
     list_filter = ["status", "rule__type", "rule__severity"]
     search_fields = ["subject", "message"]
@@ -108,6 +119,11 @@ class AlertEventAdmin(ReadOnlyAdmin):
         """The status as a coloured word."""
         return event.status
 
+    @display(description="An hour", ordering=F("cost_per_hour").desc(nulls_last=True))  # type: ignore[untyped-decorator]  # unfold is untyped
+    def shown_cost(self, event: AlertEvent) -> str:
+        """What it costs by the hour; the list is ranked by it with a click."""
+        return "" if event.cost_per_hour is None else f"{event.cost_per_hour} {event.currency}"
+
     def has_acknowledge_permission(self, request: HttpRequest) -> bool:
         """Whoever may change incidents may acknowledge them."""
         return request.user.has_perm("alerts.change_alertevent")
@@ -122,8 +138,80 @@ class AlertEventAdmin(ReadOnlyAdmin):
 
 @admin.register(Delivery)
 class DeliveryAdmin(ReadOnlyAdmin):
-    """The outbox of messages."""
+    """The outbox of messages; what is dead may be tried again."""
 
-    list_display = ["event", "transition", "status", "attempts", "next_attempt_at"]
-    list_filter = ["status"]
-    list_select_related = ["event"]
+    list_display = ["rule", "channel", "kind", "shown_status", "attempts", "next_attempt_at", "last_error"]
+    list_filter = ["status", "kind", "channel"]
+    list_select_related = ["rule", "channel"]
+    raw_id_fields = ["events"]
+    actions = ["retry"]
+
+    @display(  # type: ignore[untyped-decorator]  # unfold is untyped
+        description="Status", ordering="status", label={"dead": "danger", "pending": "warning", "sent": "success"}
+    )
+    def shown_status(self, delivery: Delivery) -> str:
+        """The status as a coloured word."""
+        return delivery.status
+
+    def has_retry_permission(self, request: HttpRequest) -> bool:
+        """Whoever may change incidents may have their messages tried again."""
+        return request.user.has_perm("alerts.change_alertevent")
+
+    @admin.action(description="Try dead letters again", permissions=["retry"])
+    def retry(self, request: HttpRequest, deliveries: QuerySet[Delivery]) -> None:
+        """Give them their tries back."""
+        count = services.retry_deliveries(delivery_ids=[row.pk for row in deliveries], now=timezone.now())
+        self.message_user(request, f"{count} messages are tried again.")
+
+
+@admin.register(Channel)
+class ChannelAdmin(ReadOnlyAdmin):
+    """Who is told. Channels are made through the API, by administrators' keys; what they hold is not shown here."""
+
+    list_display = ["name", "kind", "min_severity", "cluster", "tenant", "enabled"]
+    list_filter = ["kind", "enabled"]
+    list_select_related = ["cluster", "tenant"]
+    exclude = ["target", "secret"]
+
+
+@admin.register(RuleEvaluation)
+class RuleEvaluationAdmin(ReadOnlyAdmin):
+    """What each rule saw last, missing data too."""
+
+    list_display = ["rule", "evaluated_at", "subjects", "in_trouble", "missing"]
+    list_select_related = ["rule"]
+    ordering = ["-missing", "rule"]
+
+
+@admin.register(MaintenanceWindow)
+class MaintenanceWindowAdmin(ServiceAdmin):
+    """Planned work is announced here, and ended early; it is not changed."""
+
+    list_display = ["reason", "cluster", "node", "starts_at", "ends_at", "created_by"]
+    list_select_related = ["cluster", "node"]
+    fields = ["cluster", "node", "starts_at", "ends_at", "reason"]
+    actions = ["end_now"]
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nobody: another window is made instead."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nobody: it says why nobody was told."""
+        return False
+
+    def has_end_permission(self, request: HttpRequest) -> bool:
+        """Whoever may announce work may end it."""
+        return request.user.has_perm("alerts.add_maintenancewindow")
+
+    def save_model(self, request: HttpRequest, obj: MaintenanceWindow, form: Any, change: bool) -> None:
+        """Through the service, as the API does."""
+        actor, now = actor_of(request), timezone.now()
+        obj.pk = services.plan_maintenance(**form.cleaned_data, actor=actor, now=now).pk
+
+    @admin.action(description="End now", permissions=["end"])
+    def end_now(self, request: HttpRequest, windows: QuerySet[MaintenanceWindow]) -> None:
+        """From now on people are told again."""
+        for window in windows:
+            services.end_maintenance(window_id=window.pk, now=timezone.now())
+        self.message_user(request, "The maintenance has ended.")

@@ -4,6 +4,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 
+# Whoever ended so often within the window is flapping, and ends next when it was well for so long in one piece.
+FLAPS = 3
+FLAP_WINDOW = timedelta(hours=1)
+FLAP_HOLD = timedelta(minutes=30)
+
 
 class Direction(Enum):
     """On which side of the threshold the trouble is."""
@@ -20,7 +25,9 @@ class Decision(Enum):
     DROP = "drop"
     FIRE = "fire"
     UPDATE = "update"
+    CALM = "calm"
     RESOLVE = "resolve"
+    MISS = "miss"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,22 +54,33 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class OpenIncident:
-    """What is known of the (rule, subject): whether it has fired, and since when its condition holds."""
+    """What is known of the (rule, subject): whether it has fired, since when its condition holds, and, when it is
+    held for flapping, since when it is well."""
 
     fired: bool
     since: datetime
+    flapping: bool = False
+    calm_since: datetime | None = None
 
 
 def decide(condition: Condition, incident: OpenIncident | None, value: float | None, *, now: datetime) -> Decision:
-    """What to do, given the newest value. No value is neither ok nor trouble: it changes nothing."""
+    """What to do, given the newest value. No value is neither ok nor trouble: an open incident notes it, and stays."""
     if value is None:
-        return Decision.NOTHING
+        return Decision.NOTHING if incident is None else Decision.MISS
     if incident is None:
         if not condition.is_met(value):
             return Decision.NOTHING
         return Decision.OPEN if condition.for_duration else Decision.FIRE
     if incident.fired:
-        return Decision.UPDATE if condition.still_holds(value) else Decision.RESOLVE
+        return _decide_fired(condition, incident, value, now)
     if not condition.is_met(value):
         return Decision.DROP
     return Decision.FIRE if now - incident.since >= condition.for_duration else Decision.UPDATE
+
+
+def _decide_fired(condition: Condition, incident: OpenIncident, value: float, now: datetime) -> Decision:
+    if condition.still_holds(value):
+        return Decision.UPDATE
+    if not incident.flapping or (incident.calm_since is not None and now - incident.calm_since >= FLAP_HOLD):
+        return Decision.RESOLVE
+    return Decision.CALM

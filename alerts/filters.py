@@ -3,7 +3,16 @@
 from django.db.models import QuerySet
 from django_filters import rest_framework as filters
 
-from alerts.models import AlertEvent, AlertRule, EventStatus, RuleType, Severity
+from alerts.models import (
+    AlertEvent,
+    AlertRule,
+    Channel,
+    ChannelKind,
+    EventStatus,
+    MaintenanceWindow,
+    RuleType,
+    Severity,
+)
 from gpufleet.common.query import IdFilter
 
 
@@ -39,3 +48,25 @@ class EventFilter(filters.FilterSet):  # type: ignore[misc]  # django-filter has
     def filter_acknowledged(self, events: QuerySet[AlertEvent], name: str, value: bool) -> QuerySet[AlertEvent]:
         """Whether somebody has seen it."""
         return events.filter(acknowledged_at__isnull=not value)
+
+
+class ChannelFilter(filters.FilterSet):  # type: ignore[misc]  # django-filter has no types
+    """Channels by how they speak."""
+
+    kind = filters.ChoiceFilter(choices=ChannelKind)
+    enabled = filters.BooleanFilter()
+
+    class Meta:
+        model = Channel
+        fields: list[str] = []
+
+
+class WindowFilter(filters.FilterSet):  # type: ignore[misc]  # django-filter has no types
+    """Planned work by where it is."""
+
+    cluster_id = IdFilter()
+    node_id = IdFilter()
+
+    class Meta:
+        model = MaintenanceWindow
+        fields: list[str] = []

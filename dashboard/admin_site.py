@@ -47,6 +47,9 @@ SIDEBAR: Mapping[str, tuple[tuple[str, str], ...]] = {
     "Alerts": (
         ("alerts.AlertEvent", "notifications_active"),
         ("alerts.AlertRule", "tune"),
+        ("alerts.RuleEvaluation", "visibility"),
+        ("alerts.Channel", "campaign"),
+        ("alerts.MaintenanceWindow", "construction"),
         ("alerts.Delivery", "send"),
     ),
     "Access": (
@@ -62,6 +65,7 @@ TITLES = {
     "clusters.NodeWatch": "Heartbeat watch",
     "jobs.SchedulerCycle": "Last cycle",
     "alerts.AlertEvent": "Incidents",
+    "alerts.RuleEvaluation": "What rules see",
 }
 
 

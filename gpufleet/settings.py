@@ -58,6 +58,14 @@ INVOICE_NUMBER_PREFIX: str = env.str("INVOICE_NUMBER_PREFIX", default="GF-")
 STRIPE_API_KEY: str = env.str("STRIPE_API_KEY", default="")
 STRIPE_API_BASE: str = env.str("STRIPE_API_BASE", default="https://api.stripe.com")
 STRIPE_WEBHOOK_SECRET: str = env.str("STRIPE_WEBHOOK_SECRET", default="")
+# The console's address as people reach it, for the links in messages; empty: links are paths.
+PUBLIC_URL: str = env.str("PUBLIC_URL", default="")
+# Hosts and networks that a webhook of an alert may lead to though they are not public, or speak plain HTTP.
+ALERT_WEBHOOK_ALLOW: list[str] = env.list("ALERT_WEBHOOK_ALLOW", default=[])
+# Where alerts by e-mail go out, such as smtp+tls://user:password@mail.example:587; empty: none is sent.
+globals().update(env.email_url("EMAIL_URL", default="smtp://"))
+DEFAULT_FROM_EMAIL: str = env.str("EMAIL_FROM", default="gpufleet@localhost")
+EMAIL_TIMEOUT = 10
 # The finest-grained body that the API reads into memory. A batch of 5,000 samples is about 1 MiB.
 DATA_UPLOAD_MAX_MEMORY_SIZE = 4 * 1024 * 1024
 
@@ -193,6 +201,9 @@ SPECTACULAR_SETTINGS = {
         "CreditNoteDecision": "billing.credit_serializers.DECISIONS",
         "FaultState": "billing.models.FAULT_STATES",
         "IncidentStatus": "alerts.models.EventStatus",
+        "Severity": "alerts.models.Severity",
+        "ChannelKind": "alerts.models.ChannelKind",
+        "KeyKind": "apikeys.models.KeyKind",
     },
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",

@@ -33,8 +33,8 @@ def incident(*, fired: bool, minutes_ago: int = 0) -> OpenIncident:
         (incident(fired=True), 80.0, Decision.UPDATE),
         (incident(fired=True), 79.9, Decision.RESOLVE),
         (None, None, Decision.NOTHING),
-        (incident(fired=True), None, Decision.NOTHING),
-        (incident(fired=False, minutes_ago=9), None, Decision.NOTHING),
+        (incident(fired=True), None, Decision.MISS),
+        (incident(fired=False, minutes_ago=9), None, Decision.MISS),
     ],
 )
 def test_at_or_above(known: OpenIncident | None, value: float | None, expected: Decision) -> None:

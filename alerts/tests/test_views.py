@@ -7,7 +7,7 @@ import pytest
 from django.utils import timezone
 from rest_framework.test import APIClient
 
-from alerts.models import AlertEvent, AlertRule
+from alerts.models import AlertEvent, AlertRule, RuleType
 from apikeys.tests.factories import client_with, make_key
 from tenants.models import Tenant
 from tenants.tests.factories import make_tenant
@@ -36,7 +36,7 @@ def make_event(tenant: Tenant | None = None, **fields: Any) -> AlertEvent:
 
 def test_the_built_in_rules_exist_after_the_first_migration() -> None:
     rules = client("read").get("/api/alerts").json()
-    assert {rule["type"] for rule in rules} == {"utilization_low", "quota_breach", "health_degraded"}
+    assert {rule["type"] for rule in rules} == set(RuleType.values)
     assert all(rule["enabled"] for rule in rules)
 
 

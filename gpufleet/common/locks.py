@@ -45,9 +45,22 @@ def lock_name(name: str) -> None:
 def lock_names(names: Iterable[str]) -> None:
     """As ``lock_name``, for many at once, always in the same order."""
     _require_transaction()
-    keys = sorted(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True) for name in names)
+    keys = sorted(map(_key_of, names))
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(key) FROM unnest(%s::bigint[]) AS key", [keys])
+
+
+def try_lock_name(name: str) -> bool:
+    """Take the lock of a name if it is free, and hold it until the transaction ends."""
+    _require_transaction()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [_key_of(name)])
+        (taken,) = cursor.fetchone()
+    return bool(taken)
+
+
+def _key_of(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
 
 
 def lock_rows(rows: QuerySet[Row], ids: Iterable[int]) -> dict[int, Row]:

@@ -9,7 +9,7 @@ from django.contrib.auth.models import Group, User
 from django.test import Client
 from rest_framework.test import APIClient
 
-from alerts.models import AlertEvent, AlertRule
+from alerts.models import AlertEvent, AlertRule, Channel, MaintenanceWindow
 from apikeys.models import ApiKey
 from apikeys.services import revoke_key
 from apikeys.tests.factories import client_with, make_admin_key, make_key
@@ -55,10 +55,12 @@ def make_world(now: datetime) -> World:
     cluster, raw = make_cluster_and_key("frankfurt")
     empty, other_raw = make_cluster_and_key("oslo")
     world.ids |= {"tenants": acme.pk, "clusters": cluster.pk, "empty cluster": empty.pk}
+    world.ids["now"] = now.isoformat()
     world.ids["tomorrow"] = (now + timedelta(days=1)).isoformat()
     _add_work(world, acme, cluster, now)
     _add_notes(world, acme, now)
     _add_incident(world, acme, now)
+    _add_alerting(world, cluster, now)
     SchedulerCycle.objects.create(id=1, finished_at=now, duration_ms=1)
     _add_callers(world, acme, bluefin, now)
     world.clients |= {"cluster": _bearer(raw), "other": _bearer(other_raw)}
@@ -121,6 +123,19 @@ def _add_incident(world: World, acme: Tenant, now: datetime) -> None:
         fired_at=now,
     )
     world.ids |= {"alerts": loud.pk, "quiet alert": quiet.pk, "alerts/events": incident.pk}
+
+
+def _add_alerting(world: World, cluster: Cluster, now: datetime) -> None:
+    channel = Channel.objects.create(name="on call", kind="email", target="oncall@example.com", created_at=now)
+    window = MaintenanceWindow.objects.create(
+        cluster=cluster,
+        starts_at=now,
+        ends_at=now + timedelta(days=1),
+        reason="switches",
+        created_by="t",
+        created_at=now,
+    )
+    world.ids |= {"alerts/channels": channel.pk, "alerts/maintenance": window.pk}
 
 
 def _add_callers(world: World, acme: Tenant, bluefin: Tenant, now: datetime) -> None:

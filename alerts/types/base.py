@@ -1,0 +1,53 @@
+"""What every type of rule is made of."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import ClassVar
+
+from alerts.conditions import Direction
+from alerts.models import RuleType
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a subject is and whose: what scopes, routes, maintenance and inhibition go by."""
+
+    cluster_id: int | None = None
+    node_id: int | None = None
+    tenant_id: int | None = None
+    gpu_model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A subject and its value now; ``None`` when there is no fresh data. ``hourly``: what the trouble costs an hour."""
+
+    subject: str
+    name: str
+    value: float | None
+    place: Place = Place()
+    hourly: Decimal | None = None
+    currency: str = ""
+
+
+class AlertType(ABC):
+    """One thing to watch: a set-based query that reads all subjects at once, on which side the trouble is, the
+    sentence about it, and what to do. ``scopes`` are the fields by which its subjects can be told apart."""
+
+    code: ClassVar[RuleType]
+    direction: ClassVar[Direction] = Direction.AT_OR_ABOVE
+    scopes: ClassVar[frozenset[str]]
+    sentence: ClassVar[str]
+    remedy: ClassVar[str]
+    # Sums: a rule reads the one sum of exactly its scope, where others read every subject within it.
+    sums: ClassVar[bool] = False
+
+    @abstractmethod
+    def read(self, now: datetime) -> list[Reading]:
+        """Every subject's value at ``now``, in a fixed number of queries."""
+
+    def say(self, name: str, value: float, threshold: float) -> str:
+        """The incident in one sentence."""
+        return self.sentence.format(name=name, value=value, threshold=threshold)

@@ -1,0 +1,81 @@
+"""What goes wrong with money."""
+
+from collections import defaultdict
+from datetime import datetime
+from decimal import Decimal
+from itertools import product
+
+from django.db import connection
+from django.db.models import Count, Exists, OuterRef
+
+from alerts.models import RuleType
+from alerts.types.base import AlertType, Place, Reading
+from alerts.types.prices import CURRENCY, list_prices
+from clusters.models import GPU
+from jobs.models import Allocation
+
+# A dead letter will not go by itself: it counts as waiting for at least a day.
+STUCK = """
+    SELECT message.invoice_id, tenant.name,
+           extract(epoch FROM max(CASE WHEN message.status = 'dead'
+                                       THEN greatest(%(now)s - message.created_at, interval '1 day')
+                                       ELSE %(now)s - message.created_at END))::float8 / 60
+      FROM billing_outboxmessage AS message
+      JOIN billing_invoice AS invoice ON invoice.id = message.invoice_id
+      JOIN tenants_tenant AS tenant ON tenant.id = invoice.tenant_id
+     WHERE message.status <> 'done'
+     GROUP BY message.invoice_id, tenant.name
+"""
+
+
+class LeakageRate(AlertType):
+    """List price an hour of what is in service and not sold, or sold without a price: of the fleet, of each cluster,
+    of each GPU model, and of each model in each cluster."""
+
+    code = RuleType.LEAKAGE_RATE
+    scopes = frozenset({"cluster", "gpu_model"})
+    sums = True
+    sentence = "{name} loses {value:.2f} " + CURRENCY + " an hour to unsold capacity (limit {threshold:g})."
+    remedy = "GET /api/dashboard/leakage ranks the causes, with the rows behind each and what to do."
+
+    def read(self, now: datetime) -> list[Reading]:
+        """A reading of each sum. Three queries."""
+        sold = Allocation.objects.filter(gpu=OuterRef("pk"), during__upper_inf=True, price_per_gpu_hour__isnull=False)
+        rows = (
+            GPU.objects.filter(retired_at__isnull=True)
+            .annotate(sold=Exists(sold))
+            .order_by()
+            .values_list("sold", "node__cluster_id", "node__cluster__name", "model")
+            .annotate(gpus=Count("pk"))
+        )
+        prices, names = list_prices(now), dict[int, str]()
+        sums: dict[tuple[int | None, str], Decimal] = defaultdict(Decimal)
+        for is_sold, cluster_id, cluster, model, gpus in rows:
+            names[cluster_id] = cluster
+            for key in set(product((None, cluster_id), ("", model))):  # A set, since a model may be unnamed.
+                sums[key] += 0 if is_sold else prices.get(model, Decimal()) * gpus
+        return [self._sum(key, amount, names) for key, amount in sums.items()]
+
+    def _sum(self, key: tuple[int | None, str], amount: Decimal, names: dict[int, str]) -> Reading:
+        cluster_id, model = key
+        where = "the fleet" if cluster_id is None else f"cluster {names[cluster_id]}"
+        subject = "fleet" if cluster_id is None else f"cluster:{cluster_id}"
+        if model:
+            where, subject = f"{model} of {where}", f"{subject}/gpu_model:{model}"
+        return Reading(subject, where, float(amount), Place(cluster_id, gpu_model=model), amount, CURRENCY)
+
+
+class InvoiceSyncFailed(AlertType):
+    """Minutes that the oldest unfinished step of each invoice waits to reach Stripe; a dead letter counts as a day."""
+
+    code = RuleType.INVOICE_SYNC_FAILED
+    scopes = frozenset()
+    sentence = "{name} has not reached Stripe for {value:.0f} min (limit {threshold:g} min)."
+    remedy = "The invoice's outbox says what Stripe answered; mend it and try the step again from the console."
+
+    def read(self, now: datetime) -> list[Reading]:
+        """The invoices that are on their way. One query."""
+        with connection.cursor() as cursor:
+            cursor.execute(STUCK, {"now": now})
+            rows = cursor.fetchall()
+        return [Reading(f"invoice:{pk}", f"invoice {pk} of {tenant}", minutes) for pk, tenant, minutes in rows]
