@@ -44,7 +44,7 @@ def _start_what_can(now: datetime) -> tuple[int, Plan]:
     """Plan and start until a plan was written whole. Returns how many jobs started, and the last plan."""
     started, faulty = 0, frozenset[int]()
     for _ in range(MOST_PLANS):
-        decided = plan(take_snapshot(now, without=faulty))
+        decided = plan(take_snapshot(now, without=faulty), now)
         outcome = start_jobs(decided.starts, now)
         started += outcome.started
         faulty |= outcome.faulty
