@@ -2,13 +2,13 @@
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from jobs.placement.matching import matches, preferences
 from jobs.placement.pools import Pool, Taken
 from jobs.placement.reserving import NEVER, End, Shadow, shadow
-from jobs.placement.shapes import Plan, Reason, Reservation, Snapshot, Start, Wait, WaitCode, WaitingJob
+from jobs.placement.shapes import AGES_IN, Plan, Reason, Reservation, Snapshot, Start, Wait, WaitCode, WaitingJob
 
 # Jobs with the same key wait for the same reason.
 _Key = tuple[WaitCode | int | str | None, ...]
@@ -16,30 +16,25 @@ _Key = tuple[WaitCode | int | str | None, ...]
 
 def plan(snapshot: Snapshot, now: datetime) -> Plan:
     """Decide about every waiting job, in the policy's order."""
-    planner = _Planner(snapshot, now)
-    starts: list[Start] = []
-    left: list[WaitingJob] = []
-    for job in planner.in_order():
-        start = planner.try_to_start(job)
-        if start is None:
-            left.append(job)
-        else:
-            starts.append(start)
-    return Plan(starts, planner.explain(left), left, planner.reservations)
+    planner = Planner(snapshot, now)
+    planner.run()
+    return Plan(planner.starts, planner.reasons(), planner.left, planner.reservations)
 
 
-class _Planner:
+class Planner:
     """The snapshot, with what the plan has given away so far."""
 
     def __init__(self, snapshot: Snapshot, now: datetime) -> None:
         self.snapshot = snapshot
         self.now = now
+        self.aged_since = {priority: now - priority * AGES_IN for priority in {job.priority for job in snapshot.jobs}}
         self.held = {tenant_id: tenant.held for tenant_id, tenant in snapshot.tenants.items()}
         self.unassigned_held = snapshot.unassigned_held
         self.pools: dict[int, dict[str, Pool]] = defaultdict(lambda: defaultdict(Pool))
         # Free GPUs only become fewer while a plan is made, so what did not fit once will not fit again.
         self.misfits: set[tuple[int, str, int]] = set()
         self.starts: list[Start] = []
+        self.left: list[WaitingJob] = []
         self.reservations: dict[int, Reservation] = {}
         self.unreservable: set[tuple[tuple[int, str, int], bool]] = set()
         # By tenant, the aged job for which the rest of its quota is kept.
@@ -50,18 +45,30 @@ class _Planner:
             for model, gpu_ids in node.free.items():
                 self.pools[node.cluster_id][model].add(node.node_id, gpu_ids)
 
-    def in_order(self) -> Iterator[WaitingJob]:
+    def run(self) -> None:
+        """Go through the queue once."""
+        for job in self._in_order():
+            start = self._try_to_start(job)
+            if start is None:
+                self.left.append(job)
+            else:
+                self.starts.append(start)
+
+    def _in_order(self) -> Iterator[WaitingJob]:
         """The queue in the policy's order. The order depends on what has been given, so it is made as it is read."""
         by_priority: dict[int, dict[int | None, list[WaitingJob]]] = defaultdict(lambda: defaultdict(list))
         aged = []
         for job in sorted(self.snapshot.jobs, key=_age, reverse=True):
-            if job.ages_at <= self.now:
+            if self._is_aged(job):
                 aged.append(job)
             else:
                 by_priority[job.priority][job.tenant_id].append(job)
-        yield from sorted(aged, key=lambda job: (job.ages_at, job.job_id))
+        yield from sorted(aged, key=lambda job: (job.submitted_at + job.priority * AGES_IN, job.job_id))
         for priority in sorted(by_priority):
             yield from self._fair(by_priority[priority])
+
+    def _is_aged(self, job: WaitingJob) -> bool:
+        return job.submitted_at <= self.aged_since[job.priority]
 
     def _fair(self, queues: dict[int | None, list[WaitingJob]]) -> Iterator[WaitingJob]:
         """Merge the tenants' queues: whose share is smallest goes next. Each queue's oldest job is its last item."""
@@ -82,12 +89,12 @@ class _Planner:
             return self.unassigned_held / max(self.snapshot.gpu_total, 1)
         return self.held[tenant_id] / self.snapshot.tenants[tenant_id].quota
 
-    def try_to_start(self, job: WaitingJob) -> Start | None:
+    def _try_to_start(self, job: WaitingJob) -> Start | None:
         """Give the job its GPUs, if it may have them and they are there; else, to the first of its cluster, the
         reservation of those that it will have first."""
-        barred = self._barred(job)
+        barred = self.barred(job)
         if barred is not None:
-            if barred is WaitCode.QUOTA and job.tenant_id is not None and job.ages_at <= self.now:
+            if barred is WaitCode.QUOTA and job.tenant_id is not None and self._is_aged(job):
                 self.savers.setdefault(job.tenant_id, job.job_id)
             return None
         start = self._start_on_free(job) or self._start_on_kept(job)
@@ -95,14 +102,13 @@ class _Planner:
             if job.cluster_id not in self.reservations:
                 self._reserve(job)
             return None
-        self.starts.append(start)
         self._count(job)
         return start
 
     def _start_on_free(self, job: WaitingJob) -> Start | None:
         if _wish(job) in self.misfits:
             return None
-        for model in self._models(job):
+        for model in self.models(job):
             taken = self.pools[job.cluster_id][model].take(job.gpu_count)
             if taken is not None:
                 return Start(job, model, taken.gpu_ids, taken.nodes, self._why(job, model, taken))
@@ -112,12 +118,12 @@ class _Planner:
     def _start_on_kept(self, job: WaitingJob) -> Start | None:
         """What ends before the reservation begins may have the GPUs that are kept for it."""
         kept = self.reservations.get(job.cluster_id)
-        if kept is None or not kept.outlasts(job, self.now) or kept.model not in self._models(job):
+        if kept is None or not kept.outlasts(job, self.now) or kept.model not in self.models(job):
             return None
         taken = self.pools[job.cluster_id][kept.model].take_kept(job.gpu_count)
         if taken is None:
             return None
-        why = f"it ends before {kept.at:%Y-%m-%d %H:%M} UTC, from when on they are reserved for job {kept.job.job_id}"
+        why = f"since it ends before {kept.at:%Y-%m-%d %H:%M} UTC, from when on they are kept for a job that is ahead"
         return Start(job, kept.model, taken.gpu_ids, taken.nodes, why)
 
     def _why(self, job: WaitingJob, model: str, taken: Taken) -> str:
@@ -130,10 +136,10 @@ class _Planner:
 
     def _reserve(self, job: WaitingJob) -> None:
         """Keep for the job what it will have first. Only an aged job keeps what it may have nobody knows when."""
-        aged = job.ages_at <= self.now
+        aged = self._is_aged(job)
         if (_wish(job), aged) in self.unreservable:
             return
-        shadows = [(model, self.shadow_of(job, model)) for model in self._models(job)]
+        shadows = [(model, self.shadow_of(job, model)) for model in self.models(job)]
         found = [(model, one) for model, one in shadows if one is not None and (aged or one.at < NEVER)]
         if not found:
             self.unreservable.add((_wish(job), aged))
@@ -149,10 +155,10 @@ class _Planner:
         """When the job could have its GPUs of this model, if nothing else started, and which."""
         pool = self.pools[job.cluster_id][model]
         free = {node_id: len(gpus) + len(pool.kept.get(node_id, ())) for node_id, gpus in pool.free.items()}
-        ends = self._ends().get((job.cluster_id, model), ())
+        ends = self.ends().get((job.cluster_id, model), ())
         return shadow(free, ends, job.gpu_count, one_node=job.gpu_count <= pool.largest_node)
 
-    def _ends(self) -> dict[tuple[int, str], list[End]]:
+    def ends(self) -> dict[tuple[int, str], list[End]]:
         """When what runs, and what this plan has started, gives its GPUs back, by cluster and model."""
         ends: dict[tuple[int, str], list[End]] = defaultdict(list)
         for running in self.snapshot.running:
@@ -164,24 +170,24 @@ class _Planner:
             ends[start.job.cluster_id, start.model] += [End(at, *node) for node in start.nodes.items()]
         return ends
 
-    def explain(self, left: Iterable[WaitingJob]) -> list[Wait]:
+    def reasons(self) -> list[Wait]:
         """Why these wait, as things stand now that everything is given. Jobs with one reason are together."""
         waits: dict[_Key, Wait] = {}
         job_ids: dict[_Key, list[int]] = defaultdict(list)
-        for job in left:
-            code = self._barred(job)
+        for job in self.left:
+            code = self.barred(job)
             key = self._key(job, code)
             if key not in waits:
-                waits[key] = Wait(self._reason(job, code), job_ids[key])
+                waits[key] = Wait(self.reason(job, code), job_ids[key])
             job_ids[key].append(job.job_id)
         return list(waits.values())
 
     def _key(self, job: WaitingJob, code: WaitCode | None) -> _Key:
         if code is WaitCode.QUOTA:
-            return (code, job.tenant_id, job.gpu_count, self._is_passed_over(job))
+            return (code, job.tenant_id, job.gpu_count, self.is_passed_over(job))
         return (code, *_wish(job))
 
-    def _barred(self, job: WaitingJob) -> WaitCode | None:
+    def barred(self, job: WaitingJob) -> WaitCode | None:
         """The rule that stands before the hardware, if one does."""
         if job.cluster_id in self.snapshot.closed_clusters:
             return WaitCode.CLUSTER_MAINTENANCE
@@ -190,15 +196,15 @@ class _Planner:
         tenant = self.snapshot.tenants[job.tenant_id]
         if not tenant.active:
             return WaitCode.TENANT_INACTIVE
-        if self._is_passed_over(job):
+        if self.is_passed_over(job):
             return WaitCode.QUOTA
         return WaitCode.QUOTA if self.held[job.tenant_id] + job.gpu_count > tenant.quota else None
 
-    def _is_passed_over(self, job: WaitingJob) -> bool:
+    def is_passed_over(self, job: WaitingJob) -> bool:
         """Whether the rest of the tenant's quota is kept for another of its jobs."""
         return job.tenant_id in self.savers and self.savers[job.tenant_id] != job.job_id
 
-    def _models(self, job: WaitingJob) -> list[str]:
+    def models(self, job: WaitingJob) -> list[str]:
         """The models the job takes, the preferred one first; see the package's text for equals."""
         pools = self.pools[job.cluster_id]
         by_merit = sorted(
@@ -216,19 +222,20 @@ class _Planner:
         else:
             self.held[job.tenant_id] += job.gpu_count
 
-    def _reason(self, job: WaitingJob, code: WaitCode | None) -> Reason:
+    def reason(self, job: WaitingJob, code: WaitCode | None) -> Reason:
+        """Why the job waits: by this rule, or for hardware."""
         if code is None:
             return self._misfit(job)
         if code is not WaitCode.QUOTA or job.tenant_id is None:
             return Reason(code, {})
         held, quota = self.held[job.tenant_id], self.snapshot.tenants[job.tenant_id].quota
         figures = {"needs": job.gpu_count, "held": held, "quota": quota}
-        if self._is_passed_over(job):
+        if self.is_passed_over(job):
             figures["kept_for"] = self.savers[job.tenant_id]
         return Reason(code, figures)
 
     def _misfit(self, job: WaitingJob) -> Reason:
-        pools = [self.pools[job.cluster_id][model] for model in self._models(job)]
+        pools = [self.pools[job.cluster_id][model] for model in self.models(job)]
         free = max((pool.total_with_kept for pool in pools), default=0)
         best = max((pool.most_with_kept() for pool in pools), default=0)
         wants = " or ".join(preferences(job.gpu_type)) or "one model"

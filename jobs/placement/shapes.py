@@ -56,18 +56,11 @@ class WaitingJob:
     submitted_at: datetime
     minutes: int | None = None
 
-    @property
-    def ages_at(self) -> datetime:
-        """From when on it goes ahead of everything younger."""
-        return self.submitted_at + self.priority * AGES_IN
-
 
 @dataclass(frozen=True, slots=True)
 class RunningJob:
-    """A job that holds GPUs of one model. ``nodes``: how many, by node, of those that take jobs again when it ends.
-
-    ``minutes``: its own estimate of how long it runs.
-    """
+    """A job that holds GPUs of one model. ``nodes``: how many, by node, of those that take jobs again when it ends;
+    ``held``: how many in all. ``minutes``: its own estimate of how long it runs."""
 
     job_id: int
     cluster_id: int
@@ -76,6 +69,7 @@ class RunningJob:
     nodes: Mapping[int, int]
     started_at: datetime
     minutes: int | None = None
+    held: int = 0
 
     def ends_at(self, now: datetime) -> datetime | None:
         """When it is expected to end; None when it did not say.

@@ -36,9 +36,17 @@ def take_snapshot(now: datetime, *, without: Collection[int] = ()) -> Snapshot:
 
 def _waiting_jobs(now: datetime, without: Collection[int]) -> list[WaitingJob]:
     queue = Job.objects.filter(status=JobStatus.QUEUED, submitted_at__lte=now).exclude(pk__in=without).order_by()
-    fields = ("pk", "cluster_id", "tenant_id", "gpu_count", "gpu_type", "priority")
-    fields += ("submitted_at", "estimated_duration_min")
-    return [WaitingJob(*row) for row in queue.values_list(*fields)]
+    rows = queue.values_list(
+        "pk",
+        "cluster_id",
+        "tenant_id",
+        "gpu_count",
+        "gpu_type",
+        "priority",
+        "submitted_at",
+        "estimated_duration_min",
+    )
+    return [WaitingJob(*row) for row in rows]
 
 
 def _free_nodes(now: datetime) -> list[NodeView]:
@@ -69,15 +77,19 @@ def _running_jobs() -> list[RunningJob]:
             "job_id", "job__cluster_id", "tenant_id", "gpu__model", "job__estimated_duration_min", "gpu__node_id"
         )
         .annotate(
-            since=Min(Lower("during")), back=Count("pk", filter=Q(gpu__state=GPUState.AVAILABLE, gpu__retired_at=None))
+            since=Min(Lower("during")),
+            back=Count("pk", filter=Q(gpu__state=GPUState.AVAILABLE, gpu__retired_at=None)),
+            held=Count("pk"),
         )
     )
     nodes: dict[int, dict[int, int]] = defaultdict(dict)
+    held: dict[int, int] = defaultdict(int)
     jobs: dict[int, RunningJob] = {}
-    for job_id, cluster_id, tenant_id, model, minutes, node_id, since, back in rows:
+    for job_id, cluster_id, tenant_id, model, minutes, node_id, since, back, count in rows:
+        held[job_id] += count
         if back:
             nodes[job_id][node_id] = back
-        jobs[job_id] = RunningJob(job_id, cluster_id, tenant_id, model, nodes[job_id], since, minutes)
+        jobs[job_id] = RunningJob(job_id, cluster_id, tenant_id, model, nodes[job_id], since, minutes, held[job_id])
     return list(jobs.values())
 
 
