@@ -77,7 +77,7 @@ def measure(snapshot: Snapshot) -> dict[str, float]:
     times = []
     for _ in range(REPEATS):
         began = time.perf_counter()
-        result = plan(snapshot)
+        result = plan(snapshot, NOON)
         times.append((time.perf_counter() - began) * 1000)
     given = sum(len(start.gpu_ids) for start in result.starts)
     return {"plan_ms": round(statistics.median(times), 1), "started": len(result.starts), "gpus_given": given}

@@ -203,7 +203,6 @@ SPECTACULAR_SETTINGS = {
         "IncidentStatus": "alerts.models.EventStatus",
         "Severity": "alerts.models.Severity",
         "ChannelKind": "alerts.models.ChannelKind",
-        "KeyKind": "apikeys.models.KeyKind",
     },
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",

@@ -166,6 +166,28 @@ class JobEvent(models.Model):
         return f"job {self.job_id}: {self.from_status or 'new'} → {self.to_status}"
 
 
+class StartEstimate(models.Model):
+    """When a waiting job was expected to start, as it was said at ``made_at``; kept to be held against what happened.
+
+    A new row only when the expectation changes."""
+
+    job = models.ForeignKey(Job, on_delete=models.PROTECT, related_name="start_estimates")
+    made_at = models.DateTimeField()
+    starts_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["-pk"]
+        indexes = [
+            # Serves the newest estimate of a job.
+            models.Index(fields=["job", "-made_at"], name="start_estimate_by_job"),
+            # Serves the score of a window.
+            models.Index(fields=["made_at"], name="start_estimate_by_time"),
+        ]
+
+    def __str__(self) -> str:
+        return f"job {self.job_id} starts {self.starts_at:%Y-%m-%d %H:%M:%S}"
+
+
 class SchedulerCycle(models.Model):
     """One row, ever: when the scheduler last finished a cycle, and what it did. /readyz reads its age."""
 

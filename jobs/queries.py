@@ -88,6 +88,33 @@ WAITING = [JobStatus.QUEUED, JobStatus.BLOCKED]
 ENDED = [JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED]
 
 
+# An estimate that the job started no later than this after it has held.
+HOLDS_WITHIN_S = 60
+SCORE = """
+SELECT count(*),
+       percentile_cont(0.5) WITHIN GROUP (ORDER BY abs(error)),
+       percentile_cont(0.9) WITHIN GROUP (ORDER BY abs(error)),
+       count(*) FILTER (WHERE error <= %(slack)s)
+  FROM jobs_startestimate AS estimate
+ CROSS JOIN LATERAL (
+       SELECT extract(epoch FROM min(event.at) - estimate.starts_at)::float8 AS error
+         FROM jobs_jobevent AS event
+        WHERE event.job_id = estimate.job_id AND event.to_status = 'running' AND event.at >= estimate.made_at) AS start
+ WHERE estimate.made_at >= %(start)s AND estimate.made_at < %(end)s AND error IS NOT NULL
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class EstimateScore:
+    """``scored`` estimates; the median and the 90th percentile of how far off they were, in seconds, early or late
+    alike; and how many ``held``: the job started no later than a minute after what was said."""
+
+    scored: int
+    error_p50_s: float | None
+    error_p90_s: float | None
+    held: int
+
+
 @dataclass(frozen=True, slots=True)
 class JobReport:
     """A job, the GPUs it holds, and what it has cost so far; None where nothing it held has a price."""
@@ -156,6 +183,14 @@ def describe(jobs: Collection[Job], *, now: datetime) -> list[JobReport]:
 def list_events(job_id: int, *, of_tenant: int | None) -> QuerySet[JobEvent]:
     """Every change of a job's state. Raises ``NotFound`` when the caller may not know of the job."""
     return get_job(job_id, of_tenant=of_tenant).events.all()
+
+
+def score_estimates(*, start: datetime, end: datetime) -> EstimateScore:
+    """How far the estimates made in ``[start, end)`` were from what happened; those whose job has not started since
+    then are left out."""
+    with connection.cursor() as cursor:
+        cursor.execute(SCORE, {"start": start, "end": end, "slack": HOLDS_WITHIN_S})
+        return EstimateScore(*cursor.fetchone())
 
 
 def last_cycle_finished_at() -> datetime | None:

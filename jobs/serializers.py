@@ -133,6 +133,63 @@ class JobEventSerializer(serializers.Serializer[Any]):
     reason = serializers.CharField(allow_blank=True)
 
 
+class BlockerSerializer(serializers.Serializer[Any]):
+    """One thing that keeps a job from its start."""
+
+    code = serializers.CharField()
+    text = serializers.CharField()
+    figures = serializers.DictField()
+
+
+class RemedySerializer(serializers.Serializer[Any]):
+    """A change of one thing with which the job would start now."""
+
+    field = serializers.CharField(source="name")
+    value = serializers.JSONField()
+    text = serializers.CharField()
+
+
+class HoldingSerializer(serializers.Serializer[Any]):
+    """Who holds GPUs of a model that the job takes. No name: everybody whom the caller may not know of."""
+
+    model = serializers.CharField()
+    tenant_id = serializers.IntegerField(allow_null=True)
+    tenant = serializers.CharField(allow_null=True)
+    gpus = serializers.IntegerField()
+    jobs = serializers.IntegerField()
+
+
+class WaitedSerializer(serializers.Serializer[Any]):
+    """How long the job has waited for one reason."""
+
+    code = serializers.CharField()
+    seconds = serializers.FloatField()
+
+
+class ExplanationSerializer(serializers.Serializer[Any]):
+    """Why a job waits, or why it went where it went."""
+
+    job_id = serializers.IntegerField(source="job.pk")
+    status = serializers.ChoiceField(source="job.status", choices=JobStatus.choices)
+    summary = serializers.CharField(help_text="The binding constraint, or why it went where it went.")
+    blockers = BlockerSerializer(source="prospect.blockers", many=True, help_text="All of them; the first one binds.")
+    place = serializers.IntegerField(
+        source="prospect.place", allow_null=True, help_text="In the queue of its cluster, from 1."
+    )
+    queued = serializers.IntegerField(source="prospect.queued", help_text="Jobs of the cluster that can't start now.")
+    earliest_start = serializers.DateTimeField(
+        source="prospect.earliest", allow_null=True, help_text="If nobody were ahead; null: nobody knows."
+    )
+    estimated_start = serializers.DateTimeField(
+        source="prospect.estimated", allow_null=True, help_text="By the plan run forward; null: nobody knows."
+    )
+    running_without_estimate = serializers.IntegerField(source="prospect.without_estimate")
+    would_start_now_with = RemedySerializer(source="prospect.remedies", many=True)
+    holders = HoldingSerializer(many=True)
+    waited = WaitedSerializer(many=True)
+    placed_on = serializers.ListField(child=serializers.CharField(), help_text="Host names.")
+
+
 def show(*jobs: Job) -> list[dict[str, Any]]:
     """Jobs as the API shows them, with what they hold and cost now."""
     return [JobSerializer(report).data for report in queries.describe(jobs, now=timezone.now())]

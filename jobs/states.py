@@ -1,6 +1,7 @@
 """The life of a job: which status may follow which, and who may say so. Pure.
 
-The scheduler alone starts a job. It also cancels what waits for hardware that is gone, and fails what lost its own.
+The scheduler alone starts a job. It also cancels what waits for hardware that is gone, and fails or requeues what lost
+its own.
 """
 
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ ENDED = frozenset({COMPLETED, FAILED, CANCELLED})
 MOVES: Mapping[str, tuple[str, ...]] = {
     QUEUED: (BLOCKED, CANCELLED),
     BLOCKED: (QUEUED, CANCELLED),
-    RUNNING: (COMPLETED, FAILED, CANCELLED),
+    RUNNING: (QUEUED, COMPLETED, FAILED, CANCELLED),  # Queued again: it gives its GPUs back and waits anew.
     COMPLETED: (),
     FAILED: (),
     CANCELLED: (),
@@ -25,7 +26,7 @@ MOVES: Mapping[str, tuple[str, ...]] = {
 SCHEDULER_MOVES: Mapping[str, tuple[str, ...]] = {
     QUEUED: (RUNNING, CANCELLED),
     BLOCKED: (CANCELLED,),
-    RUNNING: (FAILED,),
+    RUNNING: (QUEUED, FAILED),
     COMPLETED: (),
     FAILED: (),
     CANCELLED: (),

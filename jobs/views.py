@@ -12,10 +12,11 @@ from gpufleet.common.api import ApiViewSet
 from gpufleet.common.errors import FieldProblem, InvalidInput
 from gpufleet.common.idempotency import idempotent
 from gpufleet.common.serializers import checked_body
-from jobs import queries, services
+from jobs import queries, scheduler, services
 from jobs.filters import JobFilter
 from jobs.models import Job
 from jobs.serializers import (
+    ExplanationSerializer,
     JobDetailSerializer,
     JobEventSerializer,
     JobInputSerializer,
@@ -34,7 +35,7 @@ class JobViewSet(ApiViewSet):
     queryset = Job.objects.none()
     serializer_class = JobSerializer
     filterset_class = JobFilter
-    access = {"list": READ, "retrieve": READ, "create": WRITE, "change_status": WRITE, "events": READ}
+    access = {"list": READ, "retrieve": READ, "create": WRITE, "change_status": WRITE, "events": READ, "explain": READ}
     action_parameters = {"events": ("limit", "cursor")}
 
     def list(self, request: Request) -> Response:
@@ -79,6 +80,15 @@ class JobViewSet(ApiViewSet):
         """Every change of the job's state, newest first."""
         page = self.paginate_queryset(queries.list_events(int(pk), of_tenant=caller_of(request).tenant_id)) or []
         return self.get_paginated_response(JobEventSerializer(page, many=True).data)
+
+    @extend_schema(responses=ExplanationSerializer)
+    @action(detail=True, methods=["get"], filterset_class=None)
+    def explain(self, request: Request, pk: str) -> Response:
+        """Why the job waits: all blockers, its place, when it starts, and what would start it now; or why it went
+        where it went."""
+        tenant_id = caller_of(request).tenant_id
+        explanation = scheduler.explain_job(job_id=int(pk), of_tenant=tenant_id, now=timezone.now())
+        return Response(ExplanationSerializer(explanation).data)
 
 
 def _tenant_of(values: dict[str, Any], caller: Caller) -> int | None:

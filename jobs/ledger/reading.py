@@ -23,6 +23,7 @@ DEMAND: Final = {
     WaitCode.SCHEDULER: "could_have_run",
     WaitCode.FRAGMENTED: "fragmented",
     WaitCode.CAPACITY: "fragmented",
+    WaitCode.RESERVED: "fragmented",
     WaitCode.QUOTA: "held_by_quota",
 }
 DAY: Final = timedelta(days=1)

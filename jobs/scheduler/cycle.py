@@ -14,6 +14,7 @@ from jobs.scheduler.reaping import reap
 from jobs.scheduler.snapshot import take_snapshot
 from jobs.scheduler.starting import start_jobs
 from jobs.scheduler.waits import write_waits
+from jobs.services import keep_estimates
 
 # A plan is made anew when some of it could not be written, so that the GPUs it meant for a job that can't have them
 # go to the next one. Jobs that the database refuses are left out of it; whatever else came between may come again.
@@ -35,6 +36,8 @@ def run_cycle(*, now: datetime) -> CycleResult:
     failed = reap(now)
     started, decided = _start_what_can(now)
     write_waits(decided.waits, now)
+    kept = decided.reservations.values()
+    keep_estimates(estimates={one.job.job_id: one.at for one in kept if one.at is not None}, now=now)
     waiting = sum(len(wait.job_ids) for wait in decided.waits)
     _write_cycle(now, (time.monotonic() - began) * 1000, started, waiting)
     return CycleResult(started=started, waiting=waiting, failed=failed)
@@ -44,7 +47,7 @@ def _start_what_can(now: datetime) -> tuple[int, Plan]:
     """Plan and start until a plan was written whole. Returns how many jobs started, and the last plan."""
     started, faulty = 0, frozenset[int]()
     for _ in range(MOST_PLANS):
-        decided = plan(take_snapshot(now, without=faulty))
+        decided = plan(take_snapshot(now, without=faulty), now)
         outcome = start_jobs(decided.starts, now)
         started += outcome.started
         faulty |= outcome.faulty

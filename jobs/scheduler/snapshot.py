@@ -5,11 +5,12 @@ from collections.abc import Collection
 from datetime import datetime
 
 from django.db.backends.postgresql.psycopg_any import DateTimeTZRange
-from django.db.models import Count, Q
+from django.db.models import Count, Min, Q
+from django.db.models.functions import Lower
 
 from clusters.models import GPU, Cluster, ClusterStatus, GPUState
 from jobs.models import Allocation, Job, JobStatus
-from jobs.placement import NodeView, Snapshot, TenantView, WaitingJob
+from jobs.placement import NodeView, RunningJob, Snapshot, TenantView, WaitingJob
 from tenants.models import Tenant, TenantStatus
 
 
@@ -29,13 +30,23 @@ def take_snapshot(now: datetime, *, without: Collection[int] = ()) -> Snapshot:
         ),
         unassigned_held=Allocation.objects.filter(tenant__isnull=True, during__upper_inf=True).count(),
         gpu_total=gpu_total,
+        running=_running_jobs() if jobs else [],
     )
 
 
 def _waiting_jobs(now: datetime, without: Collection[int]) -> list[WaitingJob]:
     queue = Job.objects.filter(status=JobStatus.QUEUED, submitted_at__lte=now).exclude(pk__in=without).order_by()
-    fields = ("pk", "cluster_id", "tenant_id", "gpu_count", "gpu_type", "priority", "submitted_at")
-    return [WaitingJob(*row) for row in queue.values_list(*fields)]
+    rows = queue.values_list(
+        "pk",
+        "cluster_id",
+        "tenant_id",
+        "gpu_count",
+        "gpu_type",
+        "priority",
+        "submitted_at",
+        "estimated_duration_min",
+    )
+    return [WaitingJob(*row) for row in rows]
 
 
 def _free_nodes(now: datetime) -> list[NodeView]:
@@ -55,6 +66,31 @@ def _free_nodes(now: datetime) -> list[NodeView]:
     for node_id, cluster_id, hostname, model, gpu_id in rows:
         free[node_id, cluster_id, hostname][model].append(gpu_id)
     return [NodeView(*node, by_model) for node, by_model in free.items()]
+
+
+def _running_jobs() -> list[RunningJob]:
+    """What holds GPUs, with how many on each node that takes jobs again when it ends. A job holds one model."""
+    rows = (
+        Allocation.objects.filter(during__upper_inf=True)
+        .order_by()
+        .values_list(
+            "job_id", "job__cluster_id", "tenant_id", "gpu__model", "job__estimated_duration_min", "gpu__node_id"
+        )
+        .annotate(
+            since=Min(Lower("during")),
+            back=Count("pk", filter=Q(gpu__state=GPUState.AVAILABLE, gpu__retired_at=None)),
+            held=Count("pk"),
+        )
+    )
+    nodes: dict[int, dict[int, int]] = defaultdict(dict)
+    held: dict[int, int] = defaultdict(int)
+    jobs: dict[int, RunningJob] = {}
+    for job_id, cluster_id, tenant_id, model, minutes, node_id, since, back, count in rows:
+        held[job_id] += count
+        if back:
+            nodes[job_id][node_id] = back
+        jobs[job_id] = RunningJob(job_id, cluster_id, tenant_id, model, nodes[job_id], since, minutes, held[job_id])
+    return list(jobs.values())
 
 
 def _tenants() -> dict[int, TenantView]:

@@ -104,7 +104,7 @@ def _allocate(starts: Sequence[Start], rates: Rates, now: datetime) -> None:
 
 
 def _event(start: Start, now: datetime) -> JobEvent:
-    reason = f"{len(start.gpu_ids)} × {start.model}"
+    reason = f"{len(start.gpu_ids)} × {start.model}, {start.why}."[:500]
     return JobEvent(
         job_id=start.job.job_id, at=now, from_status="queued", to_status="running", actor="scheduler", reason=reason
     )

@@ -18,14 +18,18 @@ from jobs.placement import (
     WaitCode,
     WaitingJob,
     matches,
-    plan,
     sentence,
     takes,
 )
+from jobs.placement import plan as plan_at
 from jobs.tests.oracle import naive_plan
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 H100, A100, A10 = "NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB", "NVIDIA A10"
+
+
+def plan(snapshot: Snapshot) -> Plan:
+    return plan_at(snapshot, NOON)
 
 
 def job(number: int, gpus: int = 1, *, tenant: int | None = None, priority: int = 5, kind: str = "") -> WaitingJob:

@@ -71,7 +71,7 @@ def test_a_job_gets_its_gpus_and_its_wait_ends_in_the_ledger(node: Node) -> None
         "queued",
         "running",
         "scheduler",
-        "2 × H100",
+        "2 × H100, on one node, the tightest fit: 2 of its GPUs stay free.",
     )
 
 
@@ -182,9 +182,9 @@ def test_a_plan_made_before_the_quota_was_lowered_is_checked_again(node: Node, m
     for _ in range(4):
         make_job(cluster=node.cluster, tenant=tenant)
 
-    def lower_then_plan(snapshot: placement.Snapshot) -> placement.Plan:
+    def lower_then_plan(snapshot: placement.Snapshot, at: datetime) -> placement.Plan:
         Tenant.objects.update(gpu_quota=1)
-        return placement.plan(snapshot)
+        return placement.plan(snapshot, at)
 
     monkeypatch.setattr("jobs.scheduler.cycle.plan", lower_then_plan)
     assert cycle(1).started == 1
@@ -195,8 +195,8 @@ def test_a_plan_made_before_a_gpu_was_drained_is_checked_again(node: Node, monke
     make_job(cluster=node.cluster, gpu_count=2)
     drained: list[int] = []
 
-    def drain_then_plan(snapshot: placement.Snapshot) -> placement.Plan:
-        decided = placement.plan(snapshot)
+    def drain_then_plan(snapshot: placement.Snapshot, at: datetime) -> placement.Plan:
+        decided = placement.plan(snapshot, at)
         if not drained:
             drained.append(decided.starts[0].gpu_ids[0])
             GPU.objects.filter(pk__in=drained).update(state="draining")
@@ -265,11 +265,11 @@ def test_what_a_client_did_after_the_clock_was_read_is_left_for_the_next_cycle(
         services.change_status(job_id=job.pk, status="blocked", reason="data", actor="key:1", now=NOW + MINUTE / 2)
     unhold = [starts.pk, waits.pk]
 
-    def release_then_plan(snapshot: placement.Snapshot) -> placement.Plan:
+    def release_then_plan(snapshot: placement.Snapshot, at: datetime) -> placement.Plan:
         while unhold:
             services.change_status(job_id=unhold.pop(), status="queued", actor="key:1", now=NOW + 2 * MINUTE)
             snapshot = take_snapshot(NOW + MINUTE)
-        return placement.plan(snapshot)
+        return placement.plan(snapshot, at)
 
     monkeypatch.setattr("jobs.scheduler.cycle.plan", release_then_plan)
     assert cycle(1).started == 0

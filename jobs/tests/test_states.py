@@ -16,7 +16,7 @@ def test_the_tables_know_every_status_and_no_other() -> None:
 def test_what_a_client_may_ask_for() -> None:
     assert legal_moves("queued") == ("blocked", "cancelled")
     assert legal_moves("blocked") == ("queued", "cancelled")
-    assert legal_moves("running") == ("completed", "failed", "cancelled")
+    assert legal_moves("running") == ("queued", "completed", "failed", "cancelled")
     with pytest.raises(KeyError):
         legal_moves("sleeping")
 
@@ -33,3 +33,4 @@ def test_the_scheduler_alone_starts_jobs() -> None:
 def test_the_scheduler_cancels_what_waits_and_fails_what_runs() -> None:
     assert set(scheduler_sources("cancelled")) == WAITING
     assert scheduler_sources("failed") == ("running",)
+    assert scheduler_sources("queued") == ("running",)

@@ -22,9 +22,11 @@ BREACHES = {
     "a waiting job has not one open reason, or another job has one": """
         SELECT j.id FROM jobs_job j LEFT JOIN jobs_waitperiod w ON w.job_id = j.id AND upper_inf(w.during)
         GROUP BY j.id HAVING count(w.id) <> CASE WHEN j.status IN ('queued', 'blocked') THEN 1 ELSE 0 END""",
-    "a started job has not one start on record": """
-        SELECT j.id FROM jobs_job j LEFT JOIN jobs_jobevent e ON e.job_id = j.id AND e.to_status = 'running'
-        GROUP BY j.id HAVING count(e.id) <> CASE WHEN j.started_at IS NULL THEN 0 ELSE 1 END""",
+    "a job that has started, and was not requeued since, has not one start more on record than requeues": """
+        SELECT j.id FROM jobs_job j LEFT JOIN jobs_jobevent e ON e.job_id = j.id
+        GROUP BY j.id HAVING count(e.id) FILTER (WHERE e.to_status = 'running')
+             <> count(e.id) FILTER (WHERE e.from_status = 'running' AND e.to_status = 'queued')
+              + CASE WHEN j.started_at IS NULL THEN 0 ELSE 1 END""",
 }
 
 

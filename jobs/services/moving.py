@@ -1,23 +1,22 @@
-"""Submitting jobs and moving them along. Ending a job frees its GPUs in the same transaction."""
+"""Moving jobs along. Ending a job frees its GPUs in the same transaction."""
 
 from collections.abc import Callable, Collection, Mapping
-from datetime import datetime
-from typing import Any, TypedDict, Unpack
+from datetime import datetime, timedelta
+from typing import Any
 
 from django.db import connection, transaction
 from django.db.backends.postgresql.psycopg_any import DateTimeTZRange
-from django.db.models import Count, Func, Q, QuerySet
+from django.db.models import Func, QuerySet
 from django.db.models.functions import Lower
 
-from clusters.models import GPU, Cluster
 from gpufleet.common.errors import Conflict, DomainError, FieldProblem, InvalidInput, NotFound
 from gpufleet.common.locks import lock_rows
 from gpufleet.common.ports import Port
-from jobs.models import Allocation, Job, JobEvent, JobStatus, WaitPeriod
-from jobs.placement import WaitCode, sentence, takes
-from jobs.queries import LockedRate, billed_until
-from jobs.states import CANCELLED, ENDED, FAILED, legal_moves, scheduler_sources
-from tenants.models import Tenant, TenantStatus
+from jobs.models import Allocation, Job, JobEvent, JobStatus, StartEstimate, WaitPeriod
+from jobs.placement import WaitCode, sentence
+from jobs.queries import billed_until
+from jobs.states import CANCELLED, ENDED, FAILED, QUEUED, RUNNING, WAITING, legal_moves, scheduler_sources
+from tenants.models import Tenant
 
 CLOSE_ALLOCATIONS = """
 UPDATE jobs_allocation AS allocation
@@ -26,39 +25,10 @@ UPDATE jobs_allocation AS allocation
  WHERE allocation.id = closing.id
 """
 
+ESTIMATES_DIFFER_BY = timedelta(minutes=1)
+
 # Wakes the scheduler, after the commit; the beat is the guarantee behind it.
 doorbell: Port[Callable[[], None]] = Port("jobs.doorbell")
-
-
-class JobFields(TypedDict, total=False):
-    """What a client may say of its job beside the required; what it leaves out has the model's default."""
-
-    gpu_count: int
-    gpu_type: str
-    priority: int
-    submitted_by: str
-    estimated_duration_min: int | None
-    command: list[str] | None
-    image: str
-    env: dict[str, str]
-
-
-class TenantInactive(Conflict):
-    """An inactive tenant starts nothing new."""
-
-    code = "tenant_inactive"
-
-
-class OverQuota(Conflict):
-    """The job asks for more GPUs than the tenant may ever hold at once."""
-
-    code = "over_quota"
-
-
-class NoSuchHardware(Conflict):
-    """The cluster does not have that many GPUs of any one model that the job takes, busy or free."""
-
-    code = "no_such_hardware"
 
 
 class IllegalMove(Conflict):
@@ -67,58 +37,10 @@ class IllegalMove(Conflict):
     code = "illegal_move"
 
 
-@transaction.atomic
-def submit_job(
-    *,
-    cluster_id: int,
-    name: str,
-    actor: str,
-    now: datetime,
-    tenant_id: int | None = None,
-    **fields: Unpack[JobFields],
-) -> Job:
-    """Put a job into the queue and ring the doorbell.
+class NotWaiting(Conflict):
+    """Only a job that waits can be moved in the queue."""
 
-    Raises ``InvalidInput`` for a cluster or tenant that is not there, and ``TenantInactive``,
-    ``OverQuota`` or ``NoSuchHardware`` for a job that could never start.
-    """
-    _check_cluster(cluster_id)
-    job = Job(cluster_id=cluster_id, tenant_id=tenant_id, name=name, submitted_at=now, **fields)
-    if tenant_id is not None:
-        _check_tenant(tenant_id, job.gpu_count)
-    _check_hardware(job)
-    _begin_wait(job, WaitCode.SCHEDULER, {}, now=now)
-    _note(job, from_status="", actor=actor, reason="submitted", now=now)
-    ring_doorbell()
-    return job
-
-
-def _check_cluster(cluster_id: int) -> None:
-    if not Cluster.objects.filter(pk=cluster_id, decommissioned_at__isnull=True).exists():
-        raise InvalidInput(FieldProblem("#/cluster_id", "does_not_exist", f"There is no cluster {cluster_id}."))
-
-
-def _check_tenant(tenant_id: int, gpu_count: int) -> None:
-    tenant = Tenant.objects.filter(pk=tenant_id).first()
-    if tenant is None:
-        raise InvalidInput(FieldProblem("#/tenant_id", "does_not_exist", f"There is no tenant {tenant_id}."))
-    if tenant.status != TenantStatus.ACTIVE:
-        raise TenantInactive(f"Tenant {tenant.name} is inactive.", tenant_id=tenant_id)
-    if gpu_count > tenant.gpu_quota:
-        detail = f"The job needs {gpu_count} GPUs at once, and the tenant's quota is {tenant.gpu_quota}."
-        raise OverQuota(detail, needs=gpu_count, quota=tenant.gpu_quota)
-
-
-def _check_hardware(job: Job) -> None:
-    """What counts is what the cluster has, busy or broken or not: the rest may come back."""
-    gpus = GPU.objects.filter(node__cluster_id=job.cluster_id, retired_at__isnull=True).order_by()
-    counts = dict(gpus.values_list("model").annotate(count=Count("pk")))
-    admitted = {model: count for model, count in counts.items() if takes(job.gpu_type, model)}
-    most = max(admitted.values(), default=0)
-    if most < job.gpu_count:
-        wants = job.gpu_type or "one model"
-        detail = f"The job needs {job.gpu_count} GPUs of {wants}, and the cluster has at most {most} of one such model."
-        raise NoSuchHardware(detail, needs=job.gpu_count, gpu_type=job.gpu_type, available=counts)
+    code = "not_waiting"
 
 
 @transaction.atomic
@@ -138,7 +60,27 @@ def change_status(
         return _end(job, status, actor=actor, reason=reason, now=now)
     if status == JobStatus.BLOCKED:
         return _hold(job, actor=actor, reason=reason, now=now)
+    if job.status == RUNNING:
+        return _requeue(job, actor=actor, reason=reason, now=now)
     return _release(job, actor=actor, reason=reason, now=now)
+
+
+@transaction.atomic
+def change_priority(*, job_id: int, priority: int, actor: str, now: datetime, tenant_id: int | None = None) -> Job:
+    """Let a waiting job go before others, or behind them; ``tenant_id`` narrows it to one tenant's jobs.
+
+    Raises ``NotFound``, and ``NotWaiting`` for a job that runs or has ended.
+    """
+    job = _lock_job(job_id, tenant_id)
+    if job.status not in WAITING:
+        detail = f"A {job.status} job's priority decides nothing any more."
+        raise NotWaiting(detail, current=job.status, legal=list(legal_moves(job.status)))
+    if job.priority != priority:
+        before, job.priority = job.priority, priority
+        job.save(update_fields=["priority"])
+        note(job, from_status=job.status, actor=actor, reason=f"priority {before} → {priority}", now=now)
+        ring_doorbell()
+    return job
 
 
 def change_statuses(
@@ -158,15 +100,28 @@ def change_statuses(
 def fail_lost_job(*, job_id: int, reason: str, lost_at: Mapping[int, datetime], now: datetime) -> bool:
     """Fail a running job whose hardware is gone. ``lost_at`` gives, by GPU, when its seconds ended; the job's other
     GPUs were held until now. Returns False when somebody else has ended the job meanwhile."""
-    # The tenant is locked, since an invoice that is being made would bill what is found to be lost here.
+    job = _lock_for_scheduler(job_id, FAILED)
+    if job is not None:
+        _end(job, FAILED, actor="scheduler", reason=reason, now=now, lost_at=lost_at)
+    return job is not None
+
+
+@transaction.atomic
+def requeue_lost_job(*, job_id: int, reason: str, lost_at: Mapping[int, datetime], now: datetime) -> bool:
+    """The same, with the job back in the queue instead."""
+    job = _lock_for_scheduler(job_id, QUEUED)
+    if job is not None:
+        _requeue(job, actor="scheduler", reason=reason, now=now, lost_at=lost_at)
+    return job is not None
+
+
+def _lock_for_scheduler(job_id: int, target: str) -> Job | None:
+    """The job, if the scheduler may still move it there. Its tenant is locked too, since an invoice that is being made
+    would bill what is found to be lost here."""
     lock_rows(
         Tenant.objects.all(), Job.objects.filter(pk=job_id, tenant__isnull=False).values_list("tenant", flat=True)
     )
-    job = Job.objects.select_for_update().filter(pk=job_id, status__in=scheduler_sources(FAILED)).first()
-    if job is None:
-        return False
-    _end(job, FAILED, actor="scheduler", reason=reason, now=now, lost_at=lost_at)
-    return True
+    return Job.objects.select_for_update().filter(pk=job_id, status__in=scheduler_sources(target)).first()
 
 
 @transaction.atomic
@@ -194,6 +149,23 @@ def lock_waiting_jobs(job_ids: Collection[int], *, now: datetime, statuses: Coll
     for job_id in later.values_list("job_id", flat=True):
         del jobs[job_id]
     return jobs
+
+
+@transaction.atomic
+def keep_estimates(*, estimates: Mapping[int, datetime], now: datetime) -> int:
+    """Keep when these jobs are expected to start, by id, where that is another minute than the one on record.
+
+    Returns how many were new.
+    """
+    newest = StartEstimate.objects.filter(job_id__in=estimates).order_by("job_id", "-made_at", "-pk").distinct("job_id")
+    known = dict(newest.values_list("job_id", "starts_at"))
+    rows = [
+        StartEstimate(job_id=job_id, made_at=now, starts_at=starts_at)
+        for job_id, starts_at in estimates.items()
+        if job_id not in known or abs(known[job_id] - starts_at) >= ESTIMATES_DIFFER_BY
+    ]
+    StartEstimate.objects.bulk_create(rows)
+    return len(rows)
 
 
 def ring_doorbell() -> None:
@@ -227,7 +199,7 @@ def _end(
     ended_at = max(now, job.started_at or now)  # Clocks differ; no job ends before it starts.
     job.status, job.ended_at, job.block_reason = status, ended_at, ""
     job.save(update_fields=["status", "ended_at", "block_reason"])
-    _note(job, from_status=before, actor=actor, reason=reason, now=ended_at)
+    note(job, from_status=before, actor=actor, reason=reason, now=ended_at)
     ring_doorbell()
     return job
 
@@ -245,14 +217,22 @@ def _release(job: Job, *, actor: str, reason: str, now: datetime) -> Job:
     return job
 
 
+def _requeue(job: Job, *, actor: str, reason: str, now: datetime, lost_at: Mapping[int, datetime] | None = None) -> Job:
+    """Back into the queue, with the age that it has; the seconds that it held stay sold."""
+    now = max(now, job.started_at or now)
+    _close_allocations(job.pk, now, lost_at or {})
+    job.started_at = None
+    return _release(job, actor=actor, reason=reason, now=now)
+
+
 def _wait_on(
     job: Job, status: str, code: WaitCode, figures: dict[str, Any], *, actor: str, reason: str, now: datetime
 ) -> Job:
     before, job.status = job.status, status
     now = max([now, *_open_waits(job).values_list(Lower("during"), flat=True)])  # Clocks differ; the ledger goes on.
     close_waits([job.pk], now)
-    _begin_wait(job, code, figures, now=now)
-    _note(job, from_status=before, actor=actor, reason=reason, now=now)
+    begin_wait(job, code, figures, now=now)
+    note(job, from_status=before, actor=actor, reason=reason, now=now)
     return job
 
 
@@ -260,7 +240,8 @@ def _open_waits(job: Job) -> QuerySet[WaitPeriod]:
     return WaitPeriod.objects.filter(job=job, during__upper_inf=True)
 
 
-def _begin_wait(job: Job, code: WaitCode, figures: dict[str, Any], *, now: datetime) -> None:
+def begin_wait(job: Job, code: WaitCode, figures: dict[str, Any], *, now: datetime) -> None:
+    """Open a period of waiting, and say so on the job, which is saved."""
     job.block_reason = sentence(code, figures)[:500]
     job.save()
     WaitPeriod.objects.create(job=job, code=code, figures=figures, during=DateTimeTZRange(now, None))
@@ -280,25 +261,8 @@ def _close_allocations(job_id: int, now: datetime, lost_at: Mapping[int, datetim
         cursor.execute(CLOSE_ALLOCATIONS, [list(ends), list(ends.values())])
 
 
-def _note(job: Job, *, from_status: str, actor: str, reason: str, now: datetime) -> None:
+def note(job: Job, *, from_status: str, actor: str, reason: str, now: datetime) -> None:
+    """Put a change of the job's state on record."""
     JobEvent.objects.create(
         job=job, at=now, from_status=from_status, to_status=job.status, actor=actor, reason=reason[:500]
-    )
-
-
-@transaction.atomic
-def price_unpriced_time(
-    *, gpu_model: str, since: datetime, tenant_ids: Collection[int], nobody: bool, rate: LockedRate
-) -> int:
-    """Give a price to time that was sold without one: what these tenants hold or held of a GPU model, from allocations
-    that began at ``since`` or later; with ``nobody``, also what jobs without a tenant did. A price that was locked in
-    is never changed. Returns how many allocations have a price now.
-    """
-    owners = Q(tenant_id__in=tenant_ids) | Q(tenant__isnull=True) if nobody else Q(tenant_id__in=tenant_ids)
-    unpriced = Allocation.objects.filter(
-        owners, rate_id__isnull=True, gpu__model=gpu_model, during__startswith__gte=since
-    )
-    ids = lock_rows(Allocation.objects.filter(rate_id__isnull=True), unpriced.values_list("pk", flat=True))
-    return Allocation.objects.filter(pk__in=ids).update(
-        rate_id=rate.rate_id, price_per_gpu_hour=rate.price_per_gpu_hour, currency=rate.currency
     )

@@ -1,0 +1,109 @@
+"""The plan, run forward in time: when jobs would start if what runs ended as estimated and nothing else came."""
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from jobs.placement.planner import plan
+from jobs.placement.shapes import NodeView, RunningJob, Snapshot, Start
+
+# GPUs by (node, model), as ids; of GPUs that are held now only the number is known, and they get ids below zero.
+_Gpus = dict[tuple[int, str], list[int]]
+
+
+def forecast(snapshot: Snapshot, now: datetime, *, wanted: Collection[int], most_plans: int) -> dict[int, datetime]:
+    """When each of the wanted jobs would start; one that does not within so many plans is left out.
+
+    A job without an estimate never ends here, so a forecast errs on the late side where estimates are missing.
+    """
+    world, starts = _World(snapshot, now), {}
+    for _ in range(most_plans):
+        decided = plan(world.snapshot(), world.now)
+        for start in decided.starts:
+            world.start(start)
+            starts[start.job.job_id] = world.now
+        if set(wanted) <= starts.keys() or not world.go_on():
+            break
+    return {job_id: starts[job_id] for job_id in wanted if job_id in starts}
+
+
+class _World:
+    """A snapshot that time passes in."""
+
+    def __init__(self, snapshot: Snapshot, now: datetime) -> None:
+        self.first, self.now = snapshot, now
+        self.waiting = {job.job_id: job for job in snapshot.jobs}
+        self.clusters = {node.node_id: node.cluster_id for node in snapshot.nodes}
+        self.held = {tenant_id: tenant.held for tenant_id, tenant in snapshot.tenants.items()}
+        self.unassigned_held = snapshot.unassigned_held
+        self.free: _Gpus = defaultdict(list)
+        for node in snapshot.nodes:
+            for model, gpu_ids in node.free.items():
+                self.free[node.node_id, model] = list(gpu_ids)
+        self.running: dict[int, tuple[RunningJob, _Gpus]] = {}
+        for running in snapshot.running:
+            self._take_over(running)
+
+    def _take_over(self, running: RunningJob) -> None:
+        """A job that runs at the start, with its end as it is expected now."""
+        end = running.ends_at(self.now)
+        if end is not None and running.minutes is not None:
+            running = replace(running, started_at=end - timedelta(minutes=running.minutes))
+        gpus: _Gpus = {}
+        for node_id, count in running.nodes.items():
+            self.clusters[node_id] = running.cluster_id
+            first = -1_000_000 * running.job_id
+            gpus[node_id, running.model] = [first - node_id * 1_000 - index for index in range(count)]
+        self.running[running.job_id] = (running, gpus)
+
+    def snapshot(self) -> Snapshot:
+        """The world as it is now."""
+        free: dict[int, dict[str, list[int]]] = defaultdict(dict)
+        for (node_id, model), gpu_ids in self.free.items():
+            free[node_id][model] = list(gpu_ids)
+        return replace(
+            self.first,
+            jobs=list(self.waiting.values()),
+            nodes=[NodeView(node_id, self.clusters[node_id], "", by_model) for node_id, by_model in free.items()],
+            tenants={pk: replace(tenant, held=self.held[pk]) for pk, tenant in self.first.tenants.items()},
+            unassigned_held=self.unassigned_held,
+            running=[running for running, _ in self.running.values()],
+        )
+
+    def start(self, start: Start) -> None:
+        """The job has its GPUs from now on."""
+        job = self.waiting.pop(start.job.job_id)
+        running = RunningJob(
+            job.job_id, job.cluster_id, job.tenant_id, start.model, start.nodes, self.now, job.minutes, job.gpu_count
+        )
+        taken, gpus = set(start.gpu_ids), {}
+        for node_id in start.nodes:
+            here = self.free[node_id, start.model]
+            gpus[node_id, start.model] = [gpu for gpu in here if gpu in taken]
+            self.free[node_id, start.model] = [gpu for gpu in here if gpu not in taken]
+        self.running[job.job_id] = (running, gpus)
+        self._hold(job.tenant_id, job.gpu_count)
+
+    def go_on(self) -> bool:
+        """To the next end of what runs, with all that ends then. False when there is none."""
+        ends = {job_id: running.ends_at(self.now) for job_id, (running, _) in self.running.items()}
+        coming = [end for end in ends.values() if end is not None]
+        if not coming:
+            return False
+        self.now = min(coming)
+        for job_id, end in ends.items():
+            if end == self.now:
+                self._end(*self.running.pop(job_id))
+        return True
+
+    def _end(self, running: RunningJob, gpus: Mapping[tuple[int, str], list[int]]) -> None:
+        for place, gpu_ids in gpus.items():
+            self.free[place] += gpu_ids
+        self._hold(running.tenant_id, -running.held)
+
+    def _hold(self, tenant_id: int | None, count: int) -> None:
+        if tenant_id is None:
+            self.unassigned_held += count
+        else:
+            self.held[tenant_id] += count

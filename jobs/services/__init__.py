@@ -1,0 +1,51 @@
+"""Submitting jobs and moving them along. Ending a job frees its GPUs in the same transaction."""
+
+from jobs.services.moving import (
+    IllegalMove,
+    NotWaiting,
+    cancel_waiting_jobs,
+    change_priority,
+    change_status,
+    change_statuses,
+    close_waits,
+    doorbell,
+    fail_lost_job,
+    keep_estimates,
+    lock_waiting_jobs,
+    requeue_lost_job,
+    ring_doorbell,
+)
+from jobs.services.pricing import price_unpriced_time
+from jobs.services.submitting import (
+    JobFields,
+    JobWish,
+    NoSuchHardware,
+    OverQuota,
+    TenantInactive,
+    submit_job,
+    submit_jobs,
+)
+
+__all__ = [
+    "IllegalMove",
+    "JobFields",
+    "JobWish",
+    "NoSuchHardware",
+    "NotWaiting",
+    "OverQuota",
+    "TenantInactive",
+    "cancel_waiting_jobs",
+    "change_priority",
+    "change_status",
+    "change_statuses",
+    "close_waits",
+    "doorbell",
+    "fail_lost_job",
+    "keep_estimates",
+    "lock_waiting_jobs",
+    "price_unpriced_time",
+    "requeue_lost_job",
+    "ring_doorbell",
+    "submit_job",
+    "submit_jobs",
+]
