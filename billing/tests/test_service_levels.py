@@ -119,6 +119,16 @@ def test_an_invoice_that_is_finalised_after_the_fault_and_each_one_of_a_long_all
     assert notes() == [("draft", Decimal("36.00")), ("draft", Decimal("36.00"))]
 
 
+def test_one_run_raises_what_is_due_on_every_invoice(acme: Tenant, rate: Rate) -> None:
+    make_rule()
+    for tenant in (acme, bob()):
+        held = sell(tenant, hours(3), hours(1), rate=rate)
+        fail(held.gpu, hours(2), hours(1.5))
+        finalise(tenant)
+    assert [run(), run()] == [2, 0]
+    assert {note.invoice.tenant.name for note in CreditNote.objects.all()} == {"acme", "bluefin"}
+
+
 def test_a_fault_counts_when_it_lasted_longer_than_the_rule_says(acme: Tenant, sold: Allocation) -> None:
     make_rule(longer_than_seconds=1800)
     fail(sold.gpu, hours(2), hours(1.5))
