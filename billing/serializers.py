@@ -276,7 +276,9 @@ class SummarySerializer(FiguresSerializer):
     currency = serializers.CharField()
     currencies = serializers.ListField(child=serializers.CharField(), help_text="All that there are figures in.")
     unpriced_gpu_seconds = serializers.DecimalField(
-        max_digits=20, decimal_places=6, help_text="Sold without a rate in force: on no invoice until somebody acts."
+        max_digits=20,
+        decimal_places=6,
+        help_text="Sold without a rate in force: on no invoice until a rate is added that was valid then.",
     )
     by_tenant = TenantFiguresSerializer(many=True)
     by_model = ModelFiguresSerializer(many=True)

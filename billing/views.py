@@ -62,7 +62,8 @@ class RateViewSet(ListModelMixin, ApiViewSet):
     @extend_schema(request=RateInputSerializer, responses={201: RateSerializer})
     @idempotent()
     def create(self, request: Request) -> Response:
-        """Add a rate. It is in force from ``effective_from``; what runs keeps the price of its start."""
+        """Add a rate. It is in force from ``effective_from``; what runs keeps the price of its start, and what a past
+        date changes on finalised invoices becomes draft credit or debit notes."""
         values = checked_body(RateInputSerializer, request)
         rate = services.add_rate(**values, recorded_by=caller_of(request).actor, now=timezone.now())
         return Response(RateSerializer(rate).data, status=201)

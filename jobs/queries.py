@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any, Protocol
 
 from django.contrib.postgres.aggregates import ArrayAgg
+from django.db import connection
 from django.db.models import Count, Q, QuerySet
 from django.db.models.functions import Lower
 
@@ -214,6 +215,26 @@ def held_gpu_ids(tenant_id: int | None) -> QuerySet[Any, int]:
     if tenant_id is not None:
         held = held.filter(tenant_id=tenant_id)
     return held.order_by().values_list("gpu_id", flat=True)
+
+
+SOLD_HOURS = """
+SELECT allocation.gpu_id, hour, sum(extract(epoch FROM upper(span.held) - lower(span.held)))::float8
+FROM jobs_allocation AS allocation
+CROSS JOIN LATERAL (SELECT during * tstzrange(%(start)s, %(end)s) AS whole) AS held
+CROSS JOIN LATERAL generate_series(
+    date_trunc('hour', lower(held.whole), 'UTC'), upper(held.whole), interval '1 hour') AS hour
+CROSS JOIN LATERAL (SELECT held.whole * tstzrange(hour, hour + interval '1 hour') AS held) AS span
+WHERE during && tstzrange(%(start)s, %(end)s) AND NOT isempty(span.held)
+GROUP BY allocation.gpu_id, hour
+"""
+
+
+def sold_hours(start: datetime, end: datetime) -> list[tuple[int, datetime, float]]:
+    """(GPU, hour, seconds sold) in the window: the answer to ``clusters.sold_hours``."""
+    with connection.cursor() as cursor:
+        cursor.execute(SOLD_HOURS, {"start": start, "end": end})
+        rows: list[tuple[int, datetime, float]] = cursor.fetchall()
+    return rows
 
 
 def count_running_jobs(cluster_id: int) -> int:

@@ -15,8 +15,8 @@ from billing import services
 from billing.models import BilledRange, CreditNote, Invoice
 from billing.tests.factories import NOW, hours, make_rate, sell
 from gpufleet.common.errors import Conflict
+from gpufleet.common.tests.processes import wait_until
 from jobs.services import change_status
-from jobs.tests.workers import wait_until
 from tenants.models import Tenant
 from tenants.tests.factories import alice
 

@@ -16,7 +16,7 @@ READINGS_ARE_FRESH_FOR: Final = timedelta(minutes=2)
 # The latest readings say who may be idle at all; only their samples are read, each once, also if stored twice.
 UNDERUSED: Final = """
     WITH suspect AS MATERIALIZED (
-        SELECT allocation.job_id, allocation.tenant_id, allocation.gpu_id, gpu.model,
+        SELECT allocation.job_id, allocation.tenant_id, allocation.gpu_id, gpu.node_id, gpu.model,
                greatest(lower(allocation.during), %(since)s) AS since
           FROM jobs_allocation AS allocation
           JOIN clusters_latestreading AS latest USING (gpu_id)
@@ -30,10 +30,12 @@ UNDERUSED: Final = """
       FROM suspect
      CROSS JOIN LATERAL (
            SELECT avg(utilization_pct) AS busy
-             FROM (SELECT DISTINCT recorded_at, utilization_pct
-                     FROM clusters_metricsample AS sample
-                    WHERE sample.gpu_id = suspect.gpu_id
-                      AND sample.recorded_at >= suspect.since AND sample.recorded_at <= %(now)s) AS once
+             FROM (SELECT DISTINCT ON (frame.recorded_at) reading.utilization / 1000.0 AS utilization_pct
+                     FROM clusters_metricframe AS frame
+                    CROSS JOIN LATERAL unnest(frame.gpu_ids, frame.utilization) AS reading (gpu_id, utilization)
+                    WHERE frame.node_id = suspect.node_id AND reading.gpu_id = suspect.gpu_id
+                      AND frame.recorded_at >= suspect.since AND frame.recorded_at <= %(now)s
+                    ORDER BY frame.recorded_at, reading.utilization) AS once
            ) AS average
      WHERE busy < %(below)s
      GROUP BY job_id, tenant_id, model

@@ -105,7 +105,10 @@ def test_figures_are_compared_with_the_window_of_the_same_length_before() -> Non
     assert (report.now.revenue, report.before.revenue) == (Decimal("12.00"), Decimal("18.00"))
     assert change(report.now.revenue, report.before.revenue) == -0.333333
     earned = revenue("USD", start=hours(24), end=NOW)
-    assert (amount_of(earned.total.metered, "USD"), amount_of(earned.previous.metered, "USD")) == (12, 18)
+    assert (amount_of(earned.total.metered, "USD"), amount_of(earned.previous.metered, "USD")) == (
+        Decimal(12),
+        Decimal(18),
+    )
     assert (earned.previous.sold, earned.previous.unpriced) == (10 * HOUR, HOUR)
 
 
