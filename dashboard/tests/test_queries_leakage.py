@@ -228,7 +228,7 @@ def test_what_is_held_and_hardly_used_is_reclaimable_and_not_lost() -> None:
             rate=rate,
             gpu=gpu,
         )
-    report_readings(gpus["lazy"], (50, 30.0), (50, 30.0), (50, 30.0), (10, 1.0), (1, 2.0))
+    report_readings(gpus["lazy"], (50, 50.0), (50, 50.0), (50, 50.0), (10, 1.0), (1, 2.0))
     report_readings(gpus["busy"], (50, 3.0), (1, 95.0))
     report_readings(gpus["was busy"], (50, 90.0), (1, 2.0))
     report_readings(gpus["silent"], (50, 1.0), (30, 1.0))
