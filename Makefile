@@ -13,13 +13,17 @@ WITH_SERVERS = $(DEV) -m gpufleet.embedded run --
 WORKERS ?= 2
 # `make test TESTS="jobs -k placement"` runs a part.
 TESTS ?=
+# `make reconcile SEED=7 TENANT_MONTHS=400` lives through other worlds, or fewer.
+SEED ?= 1
+TENANT_MONTHS ?= 10000
 
 # What an installation behind TLS sets. The address leads nowhere: `check` opens no connection.
 PRODUCTION = SECRET_KEY=$$($(DEV) -c 'import secrets; print(secrets.token_urlsafe(64))') \
 	DATABASE_URL=postgres://nobody@127.0.0.1:9/none HTTPS_ONLY=1 ALLOWED_HOSTS=gpufleet.example
 
 .DEFAULT_GOAL := help
-.PHONY: help up reset test lint bench-leakage bench-ingest bench-series format coverage manage install install-dev python
+.PHONY: help up reset test lint bench-leakage bench-ingest bench-series reconcile format coverage manage install \
+	install-dev python
 
 help:  ## Show what there is
 	@echo "gpufleet: the control plane of a GPU cloud. Start with \`make up\`."
@@ -56,6 +60,9 @@ lint: install-dev  ## Style, types, import rules, migrations, deployment setting
 
 bench-leakage: install-dev  ## Time the leakage report of 90 days over 10,000 GPUs and a million allocations
 	@$(WITH_SERVERS) $(DEV) -m benchmarks.bench_leakage
+
+reconcile: install-dev  ## Compare 10,000 simulated tenant-months of billing with an oracle, to the cent
+	@$(WITH_SERVERS) $(DEV) -m benchmarks.reconcile --seed $(SEED) --tenant-months $(TENANT_MONTHS) --workers $(WORKERS)
 
 bench-ingest: install-dev  ## Samples a second over HTTP, beside a bare COPY, a plain serializer and VictoriaMetrics
 	@$(WITH_SERVERS) $(DEV) -m benchmarks.bench_ingest

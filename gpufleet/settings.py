@@ -42,6 +42,16 @@ REMOTE_WRITE_URL: str = env.str("REMOTE_WRITE_URL", default="")
 METRICS_ROLLUP_DAYS: int = env.int("METRICS_ROLLUP_DAYS", default=400)
 # A finalised invoice is due this many days later.
 INVOICE_DUE_DAYS: int = env.int("INVOICE_DUE_DAYS", default=30)
+# What stands on an invoice as it is printed; lines of text are separated by "|".
+COMPANY_NAME: str = env.str("COMPANY_NAME", default="COMPANY_NAME is not set")
+COMPANY_ADDRESS: str = env.str("COMPANY_ADDRESS", default="")
+COMPANY_EMAIL: str = env.str("COMPANY_EMAIL", default="")
+COMPANY_TAX_ID: str = env.str("COMPANY_TAX_ID", default="")
+COMPANY_PAYMENT: str = env.str("COMPANY_PAYMENT", default="")
+# Prices include tax: so many percent of it, by this name.
+TAX_LABEL: str = env.str("TAX_LABEL", default="Tax")
+TAX_PERCENT: str = env.str("TAX_PERCENT", default="0")
+TAX_NOTE: str = env.str("TAX_NOTE", default="")
 # Before the number of an invoice wherever it leaves the house; two installations on one Stripe account need two.
 INVOICE_NUMBER_PREFIX: str = env.str("INVOICE_NUMBER_PREFIX", default="GF-")
 # Without a key invoices are made and finalised, and not sent.

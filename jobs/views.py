@@ -15,7 +15,15 @@ from gpufleet.common.serializers import checked_body
 from jobs import queries, services
 from jobs.filters import JobFilter
 from jobs.models import Job
-from jobs.serializers import JobEventSerializer, JobInputSerializer, JobSerializer, StatusInputSerializer, show
+from jobs.serializers import (
+    JobDetailSerializer,
+    JobEventSerializer,
+    JobInputSerializer,
+    JobSerializer,
+    StatusInputSerializer,
+    show,
+    show_in_detail,
+)
 from tenants.callers import Caller
 from tenants.permissions import READ, WRITE, caller_of
 
@@ -34,11 +42,12 @@ class JobViewSet(ApiViewSet):
         rows = self.filter_queryset(queries.list_jobs(of_tenant=caller_of(request).tenant_id))
         return self.get_paginated_response(show(*(self.paginate_queryset(rows) or [])))
 
+    @extend_schema(responses=JobDetailSerializer)
     def retrieve(self, request: Request, pk: str) -> Response:
-        """One job."""
-        return Response(show(queries.get_job(int(pk), of_tenant=caller_of(request).tenant_id))[0])
+        """One job, with its quote."""
+        return Response(show_in_detail(queries.get_job(int(pk), of_tenant=caller_of(request).tenant_id)))
 
-    @extend_schema(request=JobInputSerializer, responses={201: JobSerializer})
+    @extend_schema(request=JobInputSerializer, responses={201: JobDetailSerializer})
     @idempotent()
     def create(self, request: Request) -> Response:
         """Submit a job. One that could never start is a 409; one that can't start now waits, with its reason."""
@@ -46,7 +55,7 @@ class JobViewSet(ApiViewSet):
         caller = caller_of(request)
         values["tenant_id"] = _tenant_of(values, caller)
         job = services.submit_job(**values, actor=caller.actor, now=timezone.now())
-        return Response(show(job)[0], status=201)
+        return Response(show_in_detail(job), status=201)
 
     @extend_schema(request=StatusInputSerializer, responses=JobSerializer)
     @action(detail=True, methods=["patch"], url_path="status")

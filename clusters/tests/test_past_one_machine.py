@@ -23,7 +23,8 @@ from django.utils import timezone
 from apikeys.tests.factories import make_key
 from clusters.models import GPU, MetricSample
 from clusters.tests.factories import make_gpu, make_node
-from jobs.tests.workers import database_url, own_valkey, wait_until
+from gpufleet.common.tests.processes import database_url, wait_until
+from jobs.tests.workers import own_valkey
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
