@@ -22,7 +22,8 @@ PRODUCTION = SECRET_KEY=$$($(DEV) -c 'import secrets; print(secrets.token_urlsaf
 	DATABASE_URL=postgres://nobody@127.0.0.1:9/none HTTPS_ONLY=1 ALLOWED_HOSTS=gpufleet.example
 
 .DEFAULT_GOAL := help
-.PHONY: help up reset test lint bench-leakage bench-ingest reconcile format coverage manage install install-dev python
+.PHONY: help up reset test lint bench-leakage bench-ingest bench-series reconcile format coverage manage install \
+	install-dev python
 
 help:  ## Show what there is
 	@echo "gpufleet: the control plane of a GPU cloud. Start with \`make up\`."
@@ -65,6 +66,9 @@ reconcile: install-dev  ## Compare 10,000 simulated tenant-months of billing wit
 
 bench-ingest: install-dev  ## Samples a second over HTTP, beside a bare COPY, a plain serializer and VictoriaMetrics
 	@$(WITH_SERVERS) $(DEV) -m benchmarks.bench_ingest
+
+bench-series: install-dev  ## Time the reads of metrics of 10,000 GPUs: an hour, 90 days, the fleet
+	@$(WITH_SERVERS) $(DEV) -m benchmarks.bench_series
 
 format: install-dev  ## Let ruff put imports and layout in order
 	@$(DEV) -m ruff check --fix --quiet . ; $(DEV) -m ruff format .

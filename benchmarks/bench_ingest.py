@@ -32,6 +32,12 @@ from benchmarks.load import post
 
 GPUS, GPUS_A_NODE = 10_000, 8
 BATCHES, CONNECTIONS = (8, 100, 1000), (1, 8, 32)
+CONTRAST = """
+CREATE TABLE IF NOT EXISTS contrast_reading (
+    id bigserial PRIMARY KEY, gpu_id bigint NOT NULL, recorded_at timestamptz NOT NULL, utilization_pct float8,
+    memory_used_mb integer, memory_total_mb integer, temperature_c float8, power_draw_w float8, xid integer);
+CREATE INDEX IF NOT EXISTS contrast_by_gpu ON contrast_reading (gpu_id, recorded_at)
+"""
 STAMP = b"@@@@"
 NS_STAMP = b"####"
 
@@ -133,7 +139,6 @@ def prepare(gpus: int) -> tuple[str, int]:
 
     from apikeys.models import KeyKind
     from apikeys.services import issue_key
-    from benchmarks.contrast import CREATE
     from clusters.models import Cluster, Node
     from clusters.rollups import maintain_partitions
 
@@ -154,7 +159,7 @@ def prepare(gpus: int) -> tuple[str, int]:
             [now, nodes[0].pk, nodes[-1].pk],
         )
         first = min(row[0] for row in cursor.fetchall())
-        cursor.execute(CREATE)
+        cursor.execute(CONTRAST)
         cursor.execute("ANALYZE")
     return agents.raw, first
 

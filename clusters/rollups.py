@@ -78,11 +78,11 @@ def roll_up(*, now: datetime) -> int:
 
     Returns how many hours it wrote. While a writer of before does not end, it leaves the work to the next run.
     """
-    with connection.cursor() as cursor:
-        cursor.execute(BEGIN, [floor_to(now, HOUR)])
     if not _writers_have_ended():
         logger.warning("rollup waits for a transaction that does not end")
         return 0
+    with connection.cursor() as cursor:  # Not before: the first sample ever may be among what they write.
+        cursor.execute(BEGIN, [floor_to(now, HOUR)])
     hours = 0
     while _roll_next_hour(now):
         hours += 1

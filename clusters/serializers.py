@@ -304,7 +304,7 @@ def stream_series(series: Series) -> Iterator[bytes]:
 
 
 def _instant(at: datetime) -> str:
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _reading(row: tuple[Any, ...]) -> dict[str, Any]:
@@ -326,8 +326,8 @@ def _spread(spread: Spread, scale: int) -> dict[str, float | None]:
         return {"count": 0, "avg": None, "min": None, "max": None, "last": None}
     least, greatest, total = spread.bounds()
     return {
-        "count": spread.count,
-        "avg": total / (spread.count * scale),
+        "count": spread.measured,
+        "avg": total / (spread.measured * scale),
         "min": least / scale,
         "max": greatest / scale,
         "last": spread.last / scale,

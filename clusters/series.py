@@ -7,7 +7,7 @@ averages of sums of sums, are exact whatever they were added up from.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, NamedTuple, cast
 
 from django.db import connection
 
@@ -19,6 +19,10 @@ DAY: Final = timedelta(days=1)
 EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 
 Level = Literal["raw", "hour", "day"]
+TABLES: Final[dict[str, tuple[str, timedelta]]] = {
+    "hour": ("clusters_metrichour", HOUR),
+    "day": ("clusters_metricday", DAY),
+}
 
 # A retry may have stored a sample twice; each (gpu, recorded_at) counts once. Where the two differ, the order of the
 # figures decides, so that every reader sees the same one.
@@ -56,6 +60,10 @@ ROLLED = """
 SELECT date_bin(%s::interval, start, %s), sum(samples)::int, {figures}
 FROM {table} WHERE gpu_id = %s AND start >= %s AND start < %s GROUP BY 1 ORDER BY 1
 """
+# Of buckets as wide as the rollup there is nothing to add up.
+AS_ROLLED = (
+    "SELECT start, samples, {columns} FROM {table} WHERE gpu_id = %s AND start >= %s AND start < %s ORDER BY start"
+)
 UNTIL = """
 SELECT least(
     (SELECT hours_until FROM clusters_metricrollup), (SELECT min(hour) FROM clusters_metriclate WHERE node_id = %s)
@@ -64,11 +72,10 @@ WHERE EXISTS (SELECT FROM clusters_metricrollup)
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Spread:
+class Spread(NamedTuple):
     """What the samples of a bucket say of one figure, in the integers of the database."""
 
-    count: int
+    measured: int
     least: int | None
     greatest: int | None
     total: int | None
@@ -76,13 +83,13 @@ class Spread:
 
     def then(self, later: "Spread") -> "Spread":
         """This spread and a later one of the same bucket as one."""
-        if not later.count:
+        if not later.measured:
             return self
-        if not self.count:
+        if not self.measured:
             return later
         (least, greatest, total), (other_least, other_greatest, other_total) = self.bounds(), later.bounds()
         return Spread(
-            self.count + later.count,
+            self.measured + later.measured,
             min(least, other_least),
             max(greatest, other_greatest),
             total + other_total,
@@ -94,8 +101,7 @@ class Spread:
         return cast("tuple[int, int, int]", (self.least, self.greatest, self.total))
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
+class Bucket(NamedTuple):
     """The samples of one GPU in ``[start, start + step)``, counted once each; a spread for each of ``FIELDS``."""
 
     start: datetime
@@ -177,10 +183,12 @@ def buckets(*, node_id: int, gpu_id: int, start: datetime, end: datetime, width:
 
 def _read(cursor: Any, piece: Piece, node_id: int, gpu_id: int, width: timedelta) -> Iterator[Bucket]:
     window = [gpu_id, piece.start, piece.end]
+    table, own_width = TABLES.get(piece.level, ("", None))
     if piece.level == "raw":
         cursor.execute(BUCKETS, [width, EPOCH, node_id, *window])
+    elif width == own_width:
+        cursor.execute(AS_ROLLED.format(columns=COLUMNS, table=table), window)
     else:
-        table = "clusters_metricday" if piece.level == "day" else "clusters_metrichour"
         cursor.execute(ROLLED.format(figures=OF_ROLLUPS, table=table), [width, EPOCH, *window])
     for at, samples, *figures in cursor.fetchall():
-        yield Bucket(at, samples, tuple(Spread(*figures[5 * n : 5 * n + 5]) for n in range(len(FIELDS))))
+        yield Bucket(at, samples, tuple(Spread._make(figures[n : n + 5]) for n in range(0, 5 * len(FIELDS), 5)))

@@ -147,6 +147,15 @@ def test_news_bring_a_silent_node_back_and_end_a_hot_streak(door: Door, raw_key:
     assert (gpu.state, gpu.node.status, LatestReading.objects.get().hot_samples) == ("available", "online", 0)
 
 
+def test_memory_that_shrank_is_seen_within_the_second(door: Door, raw_key: str) -> None:
+    gpu = make_gpu()
+    for total in (81_559, 40_000):
+        assert door.post({"metrics": [one(gpu, memory_total_mb=total)]}, raw_key)[0] == 202
+        door.intake.writer.flush_news(now=timezone.now())
+    gpu.refresh_from_db()
+    assert (door.handed_on, gpu.health_cause) == (0, "memory")
+
+
 def test_what_may_move_health_is_djangos(door: Door, raw_key: str) -> None:
     gpu = make_gpu()
     assert door.post({"metrics": [one(gpu, xid=79)]}, raw_key)[0] == 202

@@ -1,6 +1,5 @@
 """The rollups against a plain count in Python over everything that was ever sent."""
 
-from dataclasses import astuple
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -42,7 +41,7 @@ def counted(sent: dict[datetime, dict[str, Any]], width: timedelta) -> list[tupl
 
 def read(gpu: GPU, width: timedelta, start: datetime = MIDNIGHT - DAY, end: datetime = NOW + DAY) -> Any:
     found = series.buckets(node_id=gpu.node_id, gpu_id=gpu.pk, start=start, end=end, width=width)
-    return [(bucket.start, bucket.samples, *map(astuple, bucket.spreads)) for bucket in found]
+    return [(bucket.start, bucket.samples, *map(tuple, bucket.spreads)) for bucket in found]
 
 
 def forget_samples() -> None:
@@ -130,8 +129,14 @@ def test_where_doubles_differ_samples_and_rollups_take_the_same_one() -> None:
     assert (reading, raw[0][1], raw[0][2]) == (20_000, 1, (1, 20_000, 20_000, 20_000, 20_000))
 
 
-@pytest.mark.django_db(transaction=True)
-def test_a_writer_that_began_in_the_hour_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def nothing_stored(transactional_db: None) -> None:
+    """These are no model's tables, so that no test's end empties them."""
+    with connection.cursor() as cursor:
+        cursor.execute("TRUNCATE clusters_metricframe, clusters_metriclate, clusters_metrichour, clusters_metricrollup")
+
+
+def test_a_writer_that_began_in_the_hour_is_waited_for(nothing_stored: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rollups, "PATIENCE_S", 0.2)
     gpu = make_gpu()
     later = NOW + 2 * HOUR
@@ -142,12 +147,10 @@ def test_a_writer_that_began_in_the_hour_is_waited_for(monkeypatch: pytest.Monke
     assert read(gpu, HOUR)[0][1] == 1
 
 
-@pytest.mark.django_db(transaction=True)
-def test_two_beats_at_once_do_the_work_once() -> None:
+def test_two_beats_at_once_do_the_work_once(nothing_stored: None) -> None:
     gpu = make_gpu()
     store_sample(gpu, NOW, utilization_pct=50)
     with connection.cursor() as cursor:
-        cursor.execute("DELETE FROM clusters_metricrollup")
         cursor.execute("INSERT INTO clusters_metricrollup (hours_until) VALUES (%s)", [NOW])
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(rollups.CLAIM)
