@@ -59,7 +59,7 @@ def test_all_reports_say_the_same_of_the_same_seconds(db: None, history: History
         usages = [usage_of(tenant or 0, STAFF, start=start, end=end) for tenant in world.tenants[1:]]
         transaction.set_rollback(True)
     held = sold_to(history, *window)
-    assert as_counts(account) == dict(count(history, world, set(), *window, []).get(Group(), {}))
+    assert as_counts(account) == dict(count(history, world, set(), window[0], window[1], []).get(Group(), {}))
     assert account == figures.now.account == lost.account
     by_cause = {loss.cause: loss.microseconds for loss in lost.losses}
     assert {kind: by_cause[Cause(kind)] for kind in UNSOLD} == {kind: getattr(account, kind) for kind in UNSOLD}
