@@ -1,9 +1,10 @@
 """The routes of jobs: each calls one service or query and translates."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from django.utils import timezone
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import PolymorphicProxySerializer, extend_schema
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -17,10 +18,12 @@ from jobs.filters import JobFilter
 from jobs.models import Job
 from jobs.serializers import (
     ExplanationSerializer,
+    JobChangesSerializer,
     JobEventSerializer,
     JobInputSerializer,
     JobSerializer,
     StatusInputSerializer,
+    checked_jobs,
     show,
 )
 from tenants.callers import Caller
@@ -33,7 +36,15 @@ class JobViewSet(ApiViewSet):
     queryset = Job.objects.none()
     serializer_class = JobSerializer
     filterset_class = JobFilter
-    access = {"list": READ, "retrieve": READ, "create": WRITE, "change_status": WRITE, "events": READ, "explain": READ}
+    access = {
+        "list": READ,
+        "retrieve": READ,
+        "create": WRITE,
+        "partial_update": WRITE,
+        "change_status": WRITE,
+        "events": READ,
+        "explain": READ,
+    }
     action_parameters = {"events": ("limit", "cursor")}
 
     def list(self, request: Request) -> Response:
@@ -45,20 +56,46 @@ class JobViewSet(ApiViewSet):
         """One job."""
         return Response(show(queries.get_job(int(pk), of_tenant=caller_of(request).tenant_id))[0])
 
-    @extend_schema(request=JobInputSerializer, responses={201: JobSerializer})
+    @extend_schema(
+        request=PolymorphicProxySerializer(
+            "JobOrJobs", [JobInputSerializer, JobInputSerializer(many=True)], resource_type_field_name=None
+        ),
+        responses={201: JobSerializer},
+    )
     @idempotent()
     def create(self, request: Request) -> Response:
-        """Submit a job. One that could never start is a 409; one that can't start now waits, with its reason."""
+        """Submit a job, or an array of up to 1,000, all or none. One that could never start is a 409; one that can't
+        start now waits, with its reason. The answer to an array is an array, in its order."""
+        if isinstance(request.data, list):
+            return self._create_many(request)
         values = checked_body(JobInputSerializer, request)
         caller = caller_of(request)
         values["tenant_id"] = _tenant_of(values, caller)
         job = services.submit_job(**values, actor=caller.actor, now=timezone.now())
         return Response(show(job)[0], status=201)
 
+    def _create_many(self, request: Request) -> Response:
+        caller = caller_of(request)
+        wishes = checked_jobs(request)
+        for index, values in enumerate(wishes):
+            values["tenant_id"] = _tenant_of(values, caller, f"#/{index}/tenant_id")
+        jobs = services.submit_jobs(wishes=wishes, actor=caller.actor, now=timezone.now())
+        return Response(show(*jobs), status=201)
+
+    @extend_schema(request=JobChangesSerializer, responses=JobSerializer)
+    def partial_update(self, request: Request, pk: str) -> Response:
+        """Change the priority of a job that waits."""
+        values = checked_body(JobChangesSerializer, request)
+        caller = caller_of(request)
+        job = services.change_priority(
+            job_id=int(pk), **values, actor=caller.actor, tenant_id=caller.tenant_id, now=timezone.now()
+        )
+        return Response(show(job)[0])
+
     @extend_schema(request=StatusInputSerializer, responses=JobSerializer)
     @action(detail=True, methods=["patch"], url_path="status")
     def change_status(self, request: Request, pk: str) -> Response:
-        """Hold, release, cancel or end a job. An illegal move is a 409 that names the legal ones."""
+        """Hold, release, requeue, cancel or end a job. An illegal move is a 409 that names the legal ones."""
         values = checked_body(StatusInputSerializer, request)
         caller = caller_of(request)
         job = services.change_status(
@@ -88,11 +125,11 @@ class JobViewSet(ApiViewSet):
         return Response(ExplanationSerializer(explanation).data)
 
 
-def _tenant_of(values: dict[str, Any], caller: Caller) -> int | None:
+def _tenant_of(values: Mapping[str, Any], caller: Caller, pointer: str = "#/tenant_id") -> int | None:
     """A tenant's key submits for its own tenant; another's is told as one that is not there."""
     wanted: int | None = values.get("tenant_id")
     if caller.tenant_id is None or wanted == caller.tenant_id:
         return wanted
     if wanted is None:
         return caller.tenant_id
-    raise InvalidInput(FieldProblem("#/tenant_id", "does_not_exist", f"There is no tenant {wanted}."))
+    raise InvalidInput(FieldProblem(pointer, "does_not_exist", f"There is no tenant {wanted}."))
