@@ -13,13 +13,16 @@ WITH_SERVERS = $(DEV) -m gpufleet.embedded run --
 WORKERS ?= 2
 # `make test TESTS="jobs -k placement"` runs a part.
 TESTS ?=
+# `make reconcile SEED=7 TENANT_MONTHS=400` lives through other worlds, or fewer.
+SEED ?= 1
+TENANT_MONTHS ?= 10000
 
 # What an installation behind TLS sets. The address leads nowhere: `check` opens no connection.
 PRODUCTION = SECRET_KEY=$$($(DEV) -c 'import secrets; print(secrets.token_urlsafe(64))') \
 	DATABASE_URL=postgres://nobody@127.0.0.1:9/none HTTPS_ONLY=1 ALLOWED_HOSTS=gpufleet.example
 
 .DEFAULT_GOAL := help
-.PHONY: help up reset test lint bench-leakage bench-scheduler format coverage manage install install-dev python
+.PHONY: help up reset test lint bench-leakage bench-scheduler bench-ingest reconcile format coverage manage install install-dev python
 
 help:  ## Show what there is
 	@echo "gpufleet: the control plane of a GPU cloud. Start with \`make up\`."
@@ -61,6 +64,12 @@ bench-leakage: install-dev  ## Time the leakage report of 90 days over 10,000 GP
 SCALE ?= 1
 bench-scheduler: install-dev  ## Time the scheduler's cycles at 10,000 and 100,000 GPUs with 100,000 queued jobs
 	@$(WITH_SERVERS) $(DEV) -m benchmarks.bench_scheduler --scale $(SCALE)
+
+reconcile: install-dev  ## Compare 10,000 simulated tenant-months of billing with an oracle, to the cent
+	@$(WITH_SERVERS) $(DEV) -m benchmarks.reconcile --seed $(SEED) --tenant-months $(TENANT_MONTHS) --workers $(WORKERS)
+
+bench-ingest: install-dev  ## Samples a second over HTTP, beside a bare COPY, a plain serializer and VictoriaMetrics
+	@$(WITH_SERVERS) $(DEV) -m benchmarks.bench_ingest
 
 format: install-dev  ## Let ruff put imports and layout in order
 	@$(DEV) -m ruff check --fix --quiet . ; $(DEV) -m ruff format .

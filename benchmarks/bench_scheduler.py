@@ -18,6 +18,7 @@ import statistics
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import django
 
@@ -87,7 +88,7 @@ def fill(gpus: int, jobs: int, *, quota: int) -> None:
             label="bench", kind=KeyKind.CLUSTER, digest=f"{number:064d}", permissions=["write"], created_at=NOON
         )
         clusters.append(Cluster.objects.create(name=f"cluster-{number}", key=key, created_at=NOON))
-    parameters = {
+    parameters: dict[str, Any] = {
         "now": NOON,
         "jobs": jobs,
         "nodes": gpus // GPUS_A_NODE,

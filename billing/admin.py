@@ -9,7 +9,9 @@ from django.db.models import QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
+from django.urls import reverse
 from django.utils import timezone
+from django.utils.http import urlencode
 from unfold.admin import TabularInline
 from unfold.decorators import display
 
@@ -25,8 +27,9 @@ from billing.models import (
     StripeDifference,
     StripeEvent,
 )
+from billing.papers_admin import PapersAdmin
 from billing.serializers import money
-from gpufleet.common.admin import ReadOnlyAdmin, ServiceAdmin, actor_of, report, shown_during
+from gpufleet.common.admin import ReadOnlyAdmin, ServiceAdmin, action_on, actor_of, report, shown_during
 from gpufleet.common.errors import DomainError
 from tenants.models import Tenant
 
@@ -118,7 +121,7 @@ class DraftForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable
 
 
 @admin.register(Invoice)
-class InvoiceAdmin(ServiceAdmin):
+class InvoiceAdmin(PapersAdmin):
     """What tenants owe. Adding makes drafts of what is unbilled; actions move them; nobody edits one."""
 
     list_display = ["__str__", "tenant", "shown_status", "shown_total", "created_at", "due_at"]
@@ -151,15 +154,20 @@ class InvoiceAdmin(ServiceAdmin):
         """The question for new drafts; an invoice that is there is only looked at."""
         return DraftForm if obj is None else super().get_form(request, obj, **kwargs)
 
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        """The tenants that were selected in their own list."""
+        return {"tenants": [part for part in request.GET.get("tenants", "").split(",") if part.isdecimal()]}
+
     def get_fields(self, request: HttpRequest, obj: Invoice | None = None) -> list[str]:
         """The question's fields, or everything about the invoice."""
         if obj is None:
             return ["tenants", "window", "days"]
-        return ["shown_sending", *(field.name for field in Invoice._meta.fields if field.name != "id")]
+        fields = [field.name for field in Invoice._meta.fields if field.name != "id"]
+        return [*self.paper_fields, "shown_sending", *fields]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Invoice | None = None) -> list[str]:
         """What is computed."""
-        return [] if obj is None else ["shown_sending"]
+        return [] if obj is None else [*self.paper_fields, "shown_sending"]
 
     def get_inlines(self, request: HttpRequest, obj: Invoice | None = None) -> list[Any]:
         """Lines, once there is an invoice."""
@@ -223,6 +231,13 @@ class InvoiceAdmin(ServiceAdmin):
         ids = [invoice.pk for invoice in invoices]
         moved = services.move_invoices(invoice_ids=ids, to=to, actor=actor_of(request), now=timezone.now())
         report(request, f"{len(moved.invoices)} invoices are {to.label.lower()}.", moved.refusals)
+
+
+@action_on(Tenant, description="Create invoices for the last days or the last month", permission="billing.add_invoice")
+def create_invoices(tenants_admin: Any, request: HttpRequest, tenants: QuerySet[Tenant]) -> HttpResponse | None:
+    """To the question which days, with these tenants chosen."""
+    chosen = ",".join(str(pk) for pk in tenants.order_by("pk").values_list("pk", flat=True))
+    return redirect(f"{reverse('admin:billing_invoice_add')}?{urlencode({'tenants': chosen})}")
 
 
 @admin.register(InvoiceLine)

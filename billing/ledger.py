@@ -1,7 +1,7 @@
-"""Sold time as lines: what no invoice holds yet, and what an invoice holds.
+"""Sold time as lines: what no invoice holds yet, and what whole jobs have held.
 
-Both readings make the same ``MeteredLine`` and are priced by the same function, so that a preview equals its invoice,
-and an invoice equals its proof. Windows are half-open, in UTC.
+All readings make the same ``MeteredLine`` and are priced by the same function, so that a preview equals its invoice.
+Windows are half-open, in UTC.
 """
 
 from collections.abc import Collection, Iterable
@@ -38,20 +38,6 @@ UNBILLED = """
      WHERE allocation.during && tstzrange(%(start)s, %(end)s)
        AND allocation.tenant_id IS NOT NULL
        AND (%(tenants)s::bigint[] IS NULL OR allocation.tenant_id = ANY (%(tenants)s))
-     ORDER BY 1, 2, 3, 4, 5, allocation.id, lower(piece)
-"""
-
-BILLED = """
-    SELECT invoice.tenant_id, line.gpu_model, line.rate_id, line.price_per_gpu_hour, invoice.currency,
-           rate.minimum_seconds, rate.increment_seconds,
-           allocation.id, lower(allocation.during), lower(piece), upper(piece), false
-      FROM billing_invoice AS invoice
-      JOIN billing_invoiceline AS line ON line.invoice_id = invoice.id
-      JOIN billing_rate AS rate ON rate.id = line.rate_id
-      JOIN billing_billedrange AS billed ON billed.line_id = line.id
-      JOIN jobs_allocation AS allocation ON allocation.id = billed.allocation_id
-     CROSS JOIN LATERAL (SELECT billed.during * tstzrange(%(start)s, %(end)s) AS piece) AS clipped
-     WHERE invoice.id = %(invoice)s AND NOT isempty(piece)
      ORDER BY 1, 2, 3, 4, 5, allocation.id, lower(piece)
 """
 
@@ -153,11 +139,6 @@ def unbilled_lines(*, start: datetime, end: datetime, tenant_ids: Collection[int
     """The sold and priced time in the window that no invoice holds, of these tenants or of all; one query."""
     tenants = None if tenant_ids is None else list(tenant_ids)
     return _lines(_rows(UNBILLED, {"start": start, "end": end, "tenants": tenants}))
-
-
-def billed_lines(*, invoice_id: int, start: datetime, end: datetime) -> list[MeteredLine]:
-    """The time in the window that this invoice holds; one query."""
-    return _lines(_rows(BILLED, {"start": start, "end": end, "invoice": invoice_id}))
 
 
 def job_lines(*, job_ids: Collection[int], now: datetime) -> list[MeteredLine]:

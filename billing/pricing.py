@@ -97,6 +97,12 @@ def amount_of(seconds: int, terms: Terms, percent: int = 100) -> Decimal:
         return exact.quantize(minor_unit(terms.currency), rounding=ROUND_HALF_EVEN)
 
 
+def tax_within(amount: Decimal, percent: Decimal, currency: str) -> Decimal:
+    """The tax that an amount contains, half-even to the currency's minor unit: of 119 at 19 % it is 19."""
+    with localcontext(EXACT):
+        return (amount * percent / (100 + percent)).quantize(minor_unit(currency), rounding=ROUND_HALF_EVEN)
+
+
 def minor_unit(currency: str) -> Decimal:
     """The smallest amount of a currency: 0.01 USD, 1 JPY, 0.001 KWD. Raises ``KeyError`` for an unknown code."""
     return Decimal(1).scaleb(-decimals_of(currency))

@@ -1,13 +1,13 @@
 """Reads of rates, invoices and what is billed."""
 
-import hashlib
-import json
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import astuple, dataclass, replace
-from datetime import UTC, date, datetime
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
 from decimal import Decimal
+from itertools import repeat
 from typing import Any
 
+from django.conf import settings
 from django.db import connection
 from django.db.models import DecimalField, Max, Prefetch, Q, QuerySet, Sum, Value
 from django.db.models.functions import Coalesce, Upper
@@ -25,7 +25,7 @@ from billing.models import (
     Rate,
     ServiceLevel,
 )
-from billing.pricing import Stretch, Terms, billed_seconds, minor_unit, price
+from billing.pricing import Stretch, Terms, minor_unit, price
 from gpufleet.common.errors import NotFound
 from jobs.queries import Cost, count_jobs
 from tenants.callers import Caller, visible_to
@@ -126,6 +126,16 @@ def job_costs(job_ids: Collection[int], *, now: datetime) -> dict[int, Cost]:
     return costs
 
 
+def quotes(keys: Collection[RateKey], *, gpus: int, seconds: int, now: datetime) -> dict[RateKey, Cost]:
+    """What so many GPUs would cost for so long, from ``now`` on, as one line of one invoice; a key without a price is
+    left out. One query."""
+    stretch = Stretch(now, now, now + timedelta(seconds=seconds))
+    return {
+        key: Cost(price(repeat(stretch, gpus), rate.terms).amount, rate.currency)
+        for key, rate in rates_in_force(keys, now=now).items()
+    }
+
+
 def list_rates(caller: Caller) -> QuerySet[Rate]:
     """The rates the caller may know of: all; or the list prices, those of its tenant's plan, and its tenant's own."""
     return Rate.objects.filter(_concerns(caller))
@@ -156,38 +166,6 @@ def get_credit_note(credit_note_id: int, caller: Caller) -> CreditNote:
     if note is None:
         raise NotFound
     return note
-
-
-@dataclass(frozen=True, slots=True)
-class ProofRow:
-    """One allocation's time behind one line, with what the pricing function makes of it."""
-
-    line_id: int
-    allocation_id: int
-    job_id: int
-    job_name: str
-    gpu_id: int
-    gpu_model: str
-    start: datetime
-    end: datetime
-    held_seconds: Decimal
-    billed_seconds: int
-    rate_id: int
-    price_per_gpu_hour: Decimal
-
-
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """Every allocation behind every line. ``sha256`` is computed now; the invoice holds the one of its issue."""
-
-    invoice: Invoice
-    rows: tuple[ProofRow, ...]
-    sha256: str
-
-    @property
-    def matches(self) -> bool | None:
-        """Whether the ledger still says what it said when the invoice was finalised; None for a draft."""
-        return self.sha256 == self.invoice.proof_sha256 if self.invoice.proof_sha256 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,49 +252,24 @@ def get_invoice(invoice_id: int, caller: Caller) -> Invoice:
     return invoice
 
 
-def proof_of(invoice: Invoice) -> Proof:
-    """Every allocation behind every line of the invoice, in a fixed order, and the digest of it all."""
-    ranges = BilledRange.objects.filter(line__invoice=invoice).select_related("line__rate", "allocation__job")
-    rows = tuple(_proof_row(billed) for billed in ranges.order_by("line_id", "allocation_id", "during"))
-    return Proof(invoice, rows, _digest(invoice, rows))
+def number_of(invoice: Invoice) -> str:
+    """The number of a finalised invoice as it stands on paper and at Stripe."""
+    return f"{settings.INVOICE_NUMBER_PREFIX}{invoice.number}"
 
 
-def _proof_row(billed: BilledRange) -> ProofRow:
-    line, rate, allocation = billed.line, billed.line.rate, billed.allocation
-    terms = Terms(line.price_per_gpu_hour, rate.currency, rate.minimum_seconds, rate.increment_seconds)
-    stretch = Stretch(allocation.during.lower, billed.during.lower, billed.during.upper)
-    return ProofRow(
-        line_id=line.pk,
-        allocation_id=allocation.pk,
-        job_id=allocation.job_id,
-        job_name=allocation.job.name,
-        gpu_id=allocation.gpu_id,
-        gpu_model=line.gpu_model,
-        start=stretch.start,
-        end=stretch.end,
-        held_seconds=stretch.held_seconds,
-        billed_seconds=billed_seconds(stretch, terms),
-        rate_id=rate.pk,
-        price_per_gpu_hour=line.price_per_gpu_hour,
-    )
-
-
-def _digest(invoice: Invoice, rows: Iterable[ProofRow]) -> str:
-    """SHA-256 of lines of JSON: the invoice, its lines, its rows without the jobs' names. All values are strings."""
-    head = [invoice.pk, invoice.tenant_id, invoice.currency, invoice.total]
-    columns = ("pk", "gpu_model", "rate_id", "price_per_gpu_hour", "held_seconds", "billed_seconds", "amount")
-    nameless = (astuple(replace(row, job_name="")) for row in rows)
-    parts: list[Iterable[Any]] = [head, *invoice.lines.order_by("pk").values_list(*columns), *nameless]
-    sha256 = hashlib.sha256()
-    for part in parts:
-        sha256.update(json.dumps([_canonical(value) for value in part]).encode() + b"\n")
-    return sha256.hexdigest()
-
-
-def _canonical(value: Any) -> str:
-    if isinstance(value, Decimal):
-        return f"{value:.6f}"
-    return value.astimezone(UTC).isoformat() if isinstance(value, datetime) else str(value)
+def particulars_of(tenant: Tenant) -> dict[str, Any]:
+    """Seller, buyer and tax by the settings and the tenant of now; an invoice keeps them when it is finalised."""
+    return {
+        "seller": {
+            "name": settings.COMPANY_NAME,
+            "address": settings.COMPANY_ADDRESS,
+            "email": settings.COMPANY_EMAIL,
+            "tax_id": settings.COMPANY_TAX_ID,
+            "payment": settings.COMPANY_PAYMENT,
+        },
+        "buyer": {"name": tenant.name, "email": tenant.contact_email},
+        "tax": {"label": settings.TAX_LABEL, "percent": settings.TAX_PERCENT, "note": settings.TAX_NOTE},
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import csv
 import io
 from dataclasses import asdict
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -11,9 +12,11 @@ from rest_framework import serializers
 from billing import services
 from billing.credit_serializers import CreditNoteSerializer
 from billing.figures import Figures, Summary
+from billing.ledger import MeteredLine
 from billing.models import InvoiceStatus
 from billing.pricing import minor_unit
-from billing.queries import InvoiceReport, Proof, Usage, Used
+from billing.proofs import Proof
+from billing.queries import InvoiceReport, Usage, Used
 from gpufleet.common.serializers import IdField, InstantField, StrictSerializer
 from tenants.models import PlanTier
 
@@ -135,6 +138,48 @@ class InvoiceLineSerializer(serializers.Serializer[Any]):
         return money(line.amount, line.invoice.currency)
 
 
+class PreviewLineSerializer(serializers.Serializer[Any]):
+    """A line as it would stand on the invoice, made of a ``MeteredLine``."""
+
+    gpu_model = serializers.CharField()
+    rate_id = serializers.IntegerField()
+    price_per_gpu_hour = serializers.DecimalField(source="terms.price_per_gpu_hour", max_digits=14, decimal_places=6)
+    period_from = serializers.SerializerMethodField()
+    period_to = serializers.SerializerMethodField()
+    held_seconds = serializers.DecimalField(max_digits=20, decimal_places=6, help_text="GPU-seconds of the ledger.")
+    billed_seconds = serializers.IntegerField(source="price.billed_seconds")
+    amount = serializers.SerializerMethodField()
+
+    def get_period_from(self, line: MeteredLine) -> datetime:
+        """The first billed instant."""
+        return line.period[0]
+
+    def get_period_to(self, line: MeteredLine) -> datetime:
+        """The end of the last one."""
+        return line.period[1]
+
+    def get_amount(self, line: MeteredLine) -> str:
+        """With the currency's decimals."""
+        return money(line.price.amount, line.terms.currency)
+
+
+class PreviewSerializer(serializers.Serializer[Any]):
+    """What an invoice would say if it were made now."""
+
+    tenant_id = serializers.IntegerField()
+    currency = serializers.CharField(help_text="ISO 4217.")
+    total = serializers.CharField()
+    lines = PreviewLineSerializer(many=True)
+
+
+def shown_preview(lines: list[MeteredLine]) -> dict[str, Any]:
+    """The lines of one invoice as a preview shows them."""
+    currency = lines[0].terms.currency
+    total = sum((line.price.amount for line in lines), Decimal(0))
+    shown = {"tenant_id": lines[0].owner_id, "currency": currency, "total": money(total, currency), "lines": lines}
+    return PreviewSerializer(shown).data
+
+
 class InvoiceDetailSerializer(InvoiceSerializer):
     """An invoice with its lines and credit notes."""
 
@@ -231,7 +276,9 @@ class SummarySerializer(FiguresSerializer):
     currency = serializers.CharField()
     currencies = serializers.ListField(child=serializers.CharField(), help_text="All that there are figures in.")
     unpriced_gpu_seconds = serializers.DecimalField(
-        max_digits=20, decimal_places=6, help_text="Sold without a rate in force: on no invoice until somebody acts."
+        max_digits=20,
+        decimal_places=6,
+        help_text="Sold without a rate in force: on no invoice until a rate is added that was valid then.",
     )
     by_tenant = TenantFiguresSerializer(many=True)
     by_model = ModelFiguresSerializer(many=True)

@@ -16,19 +16,23 @@ from rest_framework.response import Response
 from billing import figures, queries, services
 from billing.filters import InvoiceFilter, RateFilter
 from billing.models import Invoice, Rate
+from billing.paper import pdf_response
 from billing.pricing import CURRENCIES
+from billing.proofs import proof_of
 from billing.serializers import (
     InvoiceDetailSerializer,
     InvoiceInputSerializer,
     InvoiceLineSerializer,
     InvoiceSerializer,
     InvoiceStatusInputSerializer,
+    PreviewSerializer,
     ProofSerializer,
     RateInputSerializer,
     RateSerializer,
     SummarySerializer,
     UsageSerializer,
     proof_csv,
+    shown_preview,
     shown_summary,
     shown_usage,
 )
@@ -38,6 +42,7 @@ from gpufleet.common.idempotency import idempotent
 from gpufleet.common.query import parse_days
 from gpufleet.common.serializers import checked_body
 from tenants.permissions import ADMIN, READ, caller_of
+from tenants.queries import get_tenant
 
 DAYS = OpenApiParameter("days", {"type": "integer", "minimum": 1, "maximum": 90, "default": 30})
 
@@ -57,7 +62,8 @@ class RateViewSet(ListModelMixin, ApiViewSet):
     @extend_schema(request=RateInputSerializer, responses={201: RateSerializer})
     @idempotent()
     def create(self, request: Request) -> Response:
-        """Add a rate. It is in force from ``effective_from``; what runs keeps the price of its start."""
+        """Add a rate. It is in force from ``effective_from``; what runs keeps the price of its start, and what a past
+        date changes on finalised invoices becomes draft credit or debit notes."""
         values = checked_body(RateInputSerializer, request)
         rate = services.add_rate(**values, recorded_by=caller_of(request).actor, now=timezone.now())
         return Response(RateSerializer(rate).data, status=201)
@@ -75,6 +81,7 @@ class InvoiceViewSet(ApiViewSet):
         "retrieve": READ,
         "lines": READ,
         "proof": READ,
+        "pdf": READ,
         "create": ADMIN,
         "set_status": ADMIN,
     }
@@ -116,13 +123,20 @@ class InvoiceViewSet(ApiViewSet):
     def proof(self, request: Request, pk: str) -> Response | HttpResponse:
         """Every allocation behind every line, to the second, as JSON or CSV, with the digest of its issue and now."""
         wanted = _proof_format(request)
-        proof = queries.proof_of(queries.get_invoice(int(pk), caller_of(request)))
+        proof = proof_of(queries.get_invoice(int(pk), caller_of(request)))
         if wanted == "json":
             return Response(ProofSerializer(proof).data)
         name = f'attachment; filename="invoice-{proof.invoice.pk}-proof.csv"'
         return HttpResponse(
             proof_csv(proof), content_type="text/csv; charset=utf-8", headers={"Content-Disposition": name}
         )
+
+    @extend_schema(responses={(200, "application/pdf"): OpenApiTypes.BINARY}, filters=False)
+    @action(detail=True, pagination_class=None)
+    def pdf(self, request: Request, pk: str) -> HttpResponse:
+        """The invoice on paper. A draft and a void invoice are marked as such."""
+        invoice = queries.get_invoice(int(pk), caller_of(request))
+        return pdf_response(queries.describe_invoices([invoice])[0])
 
     @extend_schema(request=InvoiceStatusInputSerializer, responses=InvoiceDetailSerializer)
     @action(detail=True, methods=["patch"], url_path="status")
@@ -160,8 +174,8 @@ class UsageViewSet(ApiViewSet):
 
     serializer_class = UsageSerializer
     pagination_class = None
-    access = {"usage": READ}
-    action_parameters = {"usage": ("days",)}
+    access = {"usage": READ, "invoice_preview": READ}
+    action_parameters = {"usage": ("days",), "invoice_preview": ("days",)}
 
     @extend_schema(responses=UsageSerializer, parameters=[DAYS])
     @action(detail=True)
@@ -170,6 +184,15 @@ class UsageViewSet(ApiViewSet):
         now = timezone.now()
         start = now - timedelta(days=parse_days(request.query_params))
         return Response(shown_usage(queries.usage_of(int(pk), caller_of(request), start=start, end=now)))
+
+    @extend_schema(responses=PreviewSerializer, parameters=[DAYS])
+    @action(detail=True, url_path="invoice-preview")
+    def invoice_preview(self, request: Request, pk: str) -> Response:
+        """What an invoice of the last days would say if it were made now; 409 when there is nothing to bill."""
+        now = timezone.now()
+        start = now - timedelta(days=parse_days(request.query_params))
+        tenant = get_tenant(int(pk), of_tenant=caller_of(request).tenant_id)
+        return Response(shown_preview(services.preview_invoice(tenant, start=start, end=now, now=now)))
 
 
 def _shown(invoice: Invoice) -> dict[str, Any]:

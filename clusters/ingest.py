@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from django.conf import settings
 from django.db import connection
 
+from clusters.frames import HEADER, TRAILER, Frame, frames_of, pack_frames
 from clusters.models import LatestReading
 from clusters.partitions import ensure_partitions
+from clusters.series import HOUR, floor_to
 from clusters.telemetry import Sample
 
 COLUMNS = (
@@ -22,13 +25,49 @@ COLUMNS = (
     "xid",
 )
 TYPES = ("int8", "timestamptz", "float8", "int4", "int4", "float8", "float8", "int4")
-COPY = f"COPY clusters_metricsample ({', '.join(COLUMNS)}) FROM STDIN (FORMAT BINARY)"
+COPY = """
+COPY clusters_metricframe (
+    node_id, recorded_at, gpu_ids, utilization, memory_used, memory_total, temperature, power, xid
+) FROM STDIN (FORMAT BINARY)
+"""
+QUEUE = """
+INSERT INTO clusters_metricoutbox (node_id, recorded_at) SELECT * FROM unnest(%s::bigint[], %s::timestamptz[])
+"""
+MARK_LATE = "INSERT INTO clusters_metriclate (node_id, hour) SELECT * FROM unnest(%s::bigint[], %s::timestamptz[])"
+
+LOCK_NODES = "SELECT id FROM clusters_node WHERE id = ANY(%s) ORDER BY id FOR NO KEY UPDATE"
+BEAT = """
+UPDATE clusters_node AS node SET last_heartbeat_at = heard.at
+FROM unnest(%s::bigint[], %s::timestamptz[]) AS heard (node_id, at)
+WHERE node.id = heard.node_id AND node.last_heartbeat_at < heard.at AND NOT node.silent
+  AND node.decommissioned_at IS NULL
+"""
+NEWEST = """
+SELECT DISTINCT ON (reading.gpu_id)
+    reading.gpu_id, frame.recorded_at, reading.utilization / 1000.0::float8, reading.memory_used,
+    reading.memory_total, reading.temperature / 1000.0::float8, reading.power / 1000.0::float8, reading.xid
+FROM unnest(%(nodes)s::bigint[], %(times)s::timestamptz[]) AS fresh (node_id, at)
+JOIN clusters_metricframe AS frame ON frame.node_id = fresh.node_id AND frame.recorded_at = fresh.at
+CROSS JOIN LATERAL unnest(
+    frame.gpu_ids, frame.utilization, frame.memory_used, frame.memory_total, frame.temperature, frame.power, frame.xid
+) AS reading (gpu_id, utilization, memory_used, memory_total, temperature, power, xid)
+JOIN clusters_gpu AS gpu ON gpu.id = reading.gpu_id
+JOIN clusters_node AS node ON node.id = gpu.node_id
+LEFT JOIN clusters_latestreading AS latest ON latest.gpu_id = gpu.id
+WHERE (gpu.health <> 'healthy' OR gpu.retired_at IS NOT NULL OR node.silent
+       OR coalesce(latest.hot_samples > 0 OR latest.xid > 0, false)
+       OR coalesce(reading.memory_total < latest.memory_total_mb, false)) = %(troubled)s
+  AND (latest.recorded_at IS NULL OR latest.recorded_at < frame.recorded_at)
+ORDER BY reading.gpu_id, frame.recorded_at DESC
+"""
 
 # Rows go in by the order of their GPUs, so that two batches with new GPUs can't wait for each other.
-UPSERT = """
+INSERT = """
 INSERT INTO clusters_latestreading AS latest (
     gpu_id, recorded_at, utilization_pct, memory_used_mb, memory_total_mb, temperature_c, power_draw_w, xid, hot_samples
 )
+"""
+SENT = """
 SELECT * FROM unnest(
     %s::bigint[], %s::timestamptz[], %s::float8[], %s::int[], %s::int[], %s::float8[], %s::float8[], %s::int[],
     %s::smallint[]
@@ -36,6 +75,8 @@ SELECT * FROM unnest(
     gpu_id, recorded_at, utilization_pct, memory_used_mb, memory_total_mb, temperature_c, power_draw_w, xid, hot_samples
 )
 ORDER BY sent.gpu_id
+"""
+RENEW = """
 ON CONFLICT (gpu_id) DO UPDATE SET
     recorded_at = excluded.recorded_at,
     utilization_pct = excluded.utilization_pct,
@@ -47,6 +88,9 @@ ON CONFLICT (gpu_id) DO UPDATE SET
     hot_samples = excluded.hot_samples
 WHERE latest.recorded_at < excluded.recorded_at
 """
+UPSERT = INSERT + SENT + RENEW
+# The comparison with what was known makes a repeated newest reading cost no write.
+UPSERT_STORED = INSERT + "SELECT newest.*, 0 FROM (" + NEWEST + ") AS newest" + RENEW  # noqa: S608  (constants)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +101,78 @@ class Newest:
     hot_samples: int
 
 
-def copy_samples(samples: Sequence[Sample]) -> None:
+def copy_samples(samples: Sequence[Sample], node_of: Mapping[int, int], *, now: datetime) -> None:
     """Append the samples to the partitions of their days, which are made when they are missing."""
-    ensure_partitions({sample.recorded_at.astimezone(UTC).date() for sample in samples})
+    frames = frames_of(samples, node_of)
+    ensure_partitions({frame.recorded_at.astimezone(UTC).date() for frame in frames})
+    copy_frames(frames)
+    mark_late(frames, now=now)
+    queue_frames([(frame.node_id, frame.recorded_at) for frame in frames])
+
+
+def copy_frames(frames: Iterable[Frame]) -> None:
+    """Append frames to partitions that are there."""
+    copy_packed([pack_frames(frames)])
+
+
+def copy_packed(rows: Iterable[bytes]) -> None:
+    """Append frames in their packed form to partitions that are there."""
     with connection.cursor() as cursor, cursor.copy(COPY) as copy:
-        copy.set_types(TYPES)
-        for sample in samples:
-            copy.write_row([getattr(sample, column) for column in COLUMNS])
+        copy.write(b"".join([HEADER, *rows, TRAILER]))
+
+
+def queue_frames(frames: Sequence[tuple[int, datetime]]) -> None:
+    """Have frames forwarded, where samples are: see ``forwarding``."""
+    if settings.REMOTE_WRITE_URL and frames:
+        nodes, times = zip(*frames, strict=True)
+        with connection.cursor() as cursor:
+            cursor.execute(QUEUE, [list(nodes), list(times)])
+
+
+def mark_late(frames: Iterable[Frame], *, now: datetime) -> None:
+    """Have the rollup look again at hours that are over. Called after the frames are written: see ``rollups``."""
+    mark_hours(late_hours(frames, now=now))
+
+
+def late_hours(frames: Iterable[Frame], *, now: datetime) -> set[tuple[int, datetime]]:
+    """The nodes and hours of the frames whose hour is over."""
+    this_hour = floor_to(now, HOUR)
+    return {(frame.node_id, floor_to(frame.recorded_at, HOUR)) for frame in frames if frame.recorded_at < this_hour}
+
+
+def mark_hours(late: Collection[tuple[int, datetime]]) -> None:
+    """Append the marks."""
+    if late:
+        nodes, hours = zip(*sorted(late), strict=True)
+        with connection.cursor() as cursor:
+            cursor.execute(MARK_LATE, [list(nodes), list(hours)])
+
+
+def take_stored(fresh: Mapping[tuple[int, datetime], datetime]) -> list[Sample]:
+    """Make stored frames the latest readings and heartbeats of their GPUs and nodes, and return the newest samples of
+    those GPUs with which something is the matter, whose readings stay as they are.
+
+    ``fresh`` are the frames, by node and instant, with when the node was heard. Locks the nodes.
+    """
+    heard: dict[int, datetime] = {}
+    for (node_id, _), at in fresh.items():
+        heard[node_id] = max(heard.get(node_id, at), at)
+    nodes, times = zip(*sorted(fresh), strict=True)
+    frames = {"nodes": list(nodes), "times": list(times)}
+    with connection.cursor() as cursor:
+        cursor.execute(LOCK_NODES, [list(heard)])
+        cursor.execute(BEAT, [list(heard), list(heard.values())])
+        cursor.execute(NEWEST, {**frames, "troubled": True})
+        troubled = [Sample(*row) for row in cursor.fetchall()]
+        cursor.execute(UPSERT_STORED, {**frames, "troubled": False})
+    return troubled
+
+
+def retired_since(at: datetime) -> set[int]:
+    """The GPUs that were retired since then."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT id FROM clusters_gpu WHERE retired_at >= %s", [at])
+        return {gpu_id for (gpu_id,) in cursor.fetchall()}
 
 
 def read_latest(gpu_ids: Collection[int]) -> dict[int, LatestReading]:

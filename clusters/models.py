@@ -127,11 +127,15 @@ class GPUHealth(models.TextChoices):
 
 
 class HealthCause(models.TextChoices):
-    """What made a GPU unhealthy: heat passes by itself, the other two end by an operator's word."""
+    """What made a GPU unhealthy. Heat passes by itself and what vanished may come back; the others end by an operator's
+    word.
+    """
 
     NONE = "", "None"
     TEMPERATURE = "temperature", "Temperature"
     XID = "xid", "XID error"
+    MEMORY = "memory", "Lost memory"
+    VANISHED = "vanished", "Vanished"
     OPERATOR = "operator", "Operator"
 
 
@@ -173,7 +177,10 @@ class GPU(models.Model):
             models.CheckConstraint(condition=Q(state__in=GPUState.values), name="gpu_state_known"),
             models.CheckConstraint(
                 condition=Q(health=GPUHealth.HEALTHY, health_cause=HealthCause.NONE)
-                | Q(health=GPUHealth.UNHEALTHY, health_cause__in=["temperature", "xid", "operator"]),
+                | Q(
+                    health=GPUHealth.UNHEALTHY,
+                    health_cause__in=["temperature", "xid", "memory", "vanished", "operator"],
+                ),
                 name="gpu_unhealthy_has_cause",
             ),
         ]
@@ -184,6 +191,8 @@ class GPU(models.Model):
                 condition=Q(retired_at__isnull=True, state="available"),
                 name="gpu_available_by_node",
             ),
+            # Serves group commit: the GPUs that were retired within the hour.
+            models.Index(fields=["retired_at"], condition=Q(retired_at__isnull=False), name="gpu_retired"),
         ]
 
     def __str__(self) -> str:
@@ -217,6 +226,32 @@ class GPUStatePeriod(models.Model):
 
     def __str__(self) -> str:
         return f"GPU {self.gpu_id} {self.state}"
+
+
+class GPUFault(models.Model):
+    """A session of ill health, from what began it to what ended it. An end names its session, so that a recovery of an
+    old one can't end a new one. A session that is held back left the GPU in service: too many others were out.
+    """
+
+    gpu = models.ForeignKey(GPU, on_delete=models.PROTECT, related_name="faults")
+    cause = models.CharField(max_length=16, choices=HealthCause)
+    reason = models.CharField(max_length=500, blank=True, default="")
+    began_at = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True, blank=True)
+    held_back = models.BooleanField(default=False)
+
+    class Meta:
+        verbose_name = "GPU fault"
+        ordering = ["-pk"]
+        constraints = [
+            # Also serves the look-up of a GPU's open session.
+            models.UniqueConstraint(
+                fields=["gpu"], condition=Q(ended_at__isnull=True, held_back=False), name="gpu_one_open_fault"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.cause} of GPU {self.gpu_id}"
 
 
 class LatestReading(models.Model):

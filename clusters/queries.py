@@ -1,7 +1,7 @@
 """Reads of clusters, nodes and GPUs, and the questions about them that the jobs app answers."""
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -9,7 +9,9 @@ from django.db import connection
 from django.db.models import Count, F, IntegerField, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 
-from clusters.models import GPU, Cluster, GPUState, LatestReading, MetricSample, Node
+from clusters import series
+from clusters.models import GPU, Cluster, GPUFault, GPUHealth, GPUState, LatestReading, Node
+from clusters.series import Bucket
 from gpufleet.common.errors import FieldProblem, InvalidInput, NotFound
 from gpufleet.common.ports import Port
 from tenants.callers import Caller
@@ -52,6 +54,10 @@ held_gpu_ids: Port[Callable[[int | None], QuerySet[Any, int]]] = Port("clusters.
 count_running_jobs: Port[Callable[[int], int]] = Port("clusters.count_running_jobs")
 
 
+# (start, end): each GPU-hour of the window in which the GPU was sold, as (gpu id, start of the hour, seconds sold).
+sold_hours: Port[Callable[[datetime, datetime], Iterable[tuple[int, datetime, float]]]] = Port("clusters.sold_hours")
+
+
 RECENT_JOBS = 20
 
 
@@ -79,6 +85,7 @@ class GpuReport:
     gpu: GPU
     latest: LatestReading | None
     holder: Holder | None
+    fault: GPUFault | None
 
 
 def list_clusters() -> QuerySet[Cluster]:
@@ -159,7 +166,11 @@ def describe_gpus(gpus: Collection[GPU], caller: Caller) -> list[GpuReport]:
     A tenant sees no reading from before its present allocation, and no GPU that it let go of a moment ago.
     """
     held = holders.ask([gpu.pk for gpu in gpus])
-    reports = [GpuReport(gpu, getattr(gpu, "latest_reading", None), held.get(gpu.pk)) for gpu in gpus]
+    ill = [gpu.pk for gpu in gpus if gpu.health == GPUHealth.UNHEALTHY]
+    faults = {fault.gpu_id: fault for fault in GPUFault.objects.filter(gpu__in=ill, ended_at=None)} if ill else {}
+    reports = [
+        GpuReport(gpu, getattr(gpu, "latest_reading", None), held.get(gpu.pk), faults.get(gpu.pk)) for gpu in gpus
+    ]
     if caller.tenant_id is None:
         return reports
     return [_for_tenant(report) for report in reports if _is_held_by(report, caller.tenant_id)]
@@ -198,35 +209,6 @@ STEPS = {
     "1d": Step(timedelta(days=1), timedelta(days=30)),
 }
 MAX_POINTS = 20_000
-READING = (
-    "recorded_at",
-    "utilization_pct",
-    "memory_used_mb",
-    "memory_total_mb",
-    "temperature_c",
-    "power_draw_w",
-    "xid",
-)
-FIGURES = READING[1:-1]
-
-# A retry may have stored a sample twice; each (gpu, recorded_at) counts once.
-BUCKETS = """
-SELECT
-    date_bin(%s::interval, recorded_at, timestamptz '2000-01-01 00:00:00+00') AS start, count(*),
-    avg(utilization_pct), min(utilization_pct), max(utilization_pct),
-    avg(memory_used_mb)::float8, min(memory_used_mb), max(memory_used_mb),
-    avg(memory_total_mb)::float8, min(memory_total_mb), max(memory_total_mb),
-    avg(temperature_c), min(temperature_c), max(temperature_c),
-    avg(power_draw_w), min(power_draw_w), max(power_draw_w)
-FROM (
-    SELECT DISTINCT ON (recorded_at) *
-    FROM clusters_metricsample
-    WHERE gpu_id = %s AND recorded_at >= %s AND recorded_at < %s
-    ORDER BY recorded_at
-) AS sample
-GROUP BY start
-ORDER BY start
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +219,8 @@ class Series:
     start: datetime
     end: datetime
     step: str
-    points: list[dict[str, Any]]
+    readings: list[tuple[Any, ...]]
+    buckets: list[Bucket]
 
 
 def gpu_metrics(
@@ -245,25 +228,25 @@ def gpu_metrics(
 ) -> Series:
     """A GPU's metrics in a window; a tenant's begins at the earliest with its present allocation.
 
-    The window ends now and has the step's default length where the caller does not say. Raises ``NotFound``, and
-    ``InvalidInput`` for a window that is empty or would give more than 20,000 points.
+    The window ends now and has the step's default length where the caller does not say. Hours and days come from the
+    rollups as far as these go, which are kept longer than the samples. Raises ``NotFound``, and ``InvalidInput`` for
+    a window that is empty or would give more than 20,000 points.
     """
     report = get_gpu(gpu_id, caller)
     end = end or now
-    start = start or _default_start(end, STEPS[step].default_span)
+    start = start or end - STEPS[step].default_span
     width = STEPS[step].width
     _check_window(start, end, width)
     if caller.tenant_id is not None and report.holder is not None:
         start = min(max(start, report.holder.since), end)
-    points = _readings(gpu_id, start, end) if width is None else _buckets(gpu_id, start, end, width)
-    return Series(gpu_id, start, end, step, points)
-
-
-def _default_start(end: datetime, span: timedelta) -> datetime:
-    try:
-        return end - span
-    except OverflowError as error:
-        raise InvalidInput(FieldProblem("?to", "out_of_range", "to lies before the calendar.")) from error
+    node_id = report.gpu.node_id
+    if width is None:
+        rows = series.readings(node_id=node_id, gpu_id=gpu_id, start=start, end=end, limit=MAX_POINTS + 1)
+        if len(rows) > MAX_POINTS:
+            raise _too_many_points()
+        return Series(gpu_id, start, end, step, rows, [])
+    buckets = series.buckets(node_id=node_id, gpu_id=gpu_id, start=start, end=end, width=width)
+    return Series(gpu_id, start, end, step, [], buckets)
 
 
 def _check_window(start: datetime, end: datetime, width: timedelta | None) -> None:
@@ -278,27 +261,49 @@ def _too_many_points() -> InvalidInput:
     return InvalidInput(FieldProblem("?from", "too_many_points", detail))
 
 
-def _readings(gpu_id: int, start: datetime, end: datetime) -> list[dict[str, Any]]:
-    rows = MetricSample.objects.filter(gpu_id=gpu_id, recorded_at__gte=start, recorded_at__lt=end)
-    points = list(rows.order_by("recorded_at").distinct("recorded_at").values(*READING)[: MAX_POINTS + 1])
-    if len(points) > MAX_POINTS:
-        raise _too_many_points()
-    return points
+@dataclass(frozen=True, slots=True)
+class SoldUtilisation:
+    """What sold GPU-seconds did, as far as their GPUs reported: ``busy`` are sold seconds times utilisation, ``idle``
+    the sold seconds of hours with less than 5 % on average.
+    """
+
+    sold_seconds: float
+    busy_seconds: float
+    idle_seconds: float
 
 
-def _buckets(gpu_id: int, start: datetime, end: datetime, width: timedelta) -> list[dict[str, Any]]:
+SOLD_UTILISATION = """
+SELECT coalesce(sum(sold_seconds), 0), coalesce(sum(busy_seconds), 0), coalesce(sum(idle_seconds), 0)
+FROM clusters_metricfleetday
+WHERE day >= %s AND day < %s AND (%s::bigint IS NULL OR cluster_id = %s) AND (%s::text IS NULL OR model = %s)
+"""
+HOURLY_UTILISATION = """
+SELECT gpu_id, start, utilization_sum / (1000.0::float8 * utilization_count)
+FROM clusters_metrichour
+WHERE gpu_id = ANY(%s) AND start >= %s AND start < %s AND utilization_count > 0
+ORDER BY gpu_id, start
+"""
+
+
+def sold_utilisation(
+    *, start: datetime, end: datetime, cluster_id: int | None = None, model: str | None = None
+) -> SoldUtilisation:
+    """The fleet's figure over the whole days (UTC) in ``[start, end)`` that are rolled up, from one row for each day,
+    cluster and model.
+    """
     with connection.cursor() as cursor:
-        cursor.execute(BUCKETS, [f"{width.total_seconds()} seconds", gpu_id, start, end])
-        rows = cursor.fetchall()
-    return [_bucket(*row) for row in rows]
+        cursor.execute(SOLD_UTILISATION, [start, end, cluster_id, cluster_id, model, model])
+        return SoldUtilisation(*cursor.fetchone())
 
 
-def _bucket(start: datetime, samples: int, *spreads: float | None) -> dict[str, Any]:
-    """``spreads`` are average, least and greatest of each figure in turn."""
-    bucket: dict[str, Any] = {"start": start, "samples": samples}
-    for place, figure in enumerate(FIGURES):
-        bucket[figure] = dict(zip(("avg", "min", "max"), spreads[3 * place : 3 * place + 3], strict=True))
-    return bucket
+def hourly_utilisation(
+    gpu_ids: Collection[int], *, start: datetime, end: datetime
+) -> list[tuple[int, datetime, float]]:
+    """(GPU, hour, average utilisation in percent) of the hours in ``[start, end)`` that are rolled up."""
+    with connection.cursor() as cursor:
+        cursor.execute(HOURLY_UTILISATION, [list(gpu_ids), start, end])
+        rows: list[tuple[int, datetime, float]] = cursor.fetchall()
+    return rows
 
 
 def _held_by(tenant_id: int) -> Q:
@@ -312,7 +317,7 @@ def _is_held_by(report: GpuReport, tenant_id: int) -> bool:
 def _for_tenant(report: GpuReport) -> GpuReport:
     latest, holder = report.latest, report.holder
     if latest is not None and holder is not None and latest.recorded_at < holder.since:
-        return GpuReport(report.gpu, None, holder)
+        return replace(report, latest=None)
     return report
 
 

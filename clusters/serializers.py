@@ -1,12 +1,17 @@
 """Shapes of clusters, nodes, GPUs and their metrics on the wire."""
 
+import itertools
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 from drf_spectacular.utils import PolymorphicProxySerializer, extend_schema_field
 from rest_framework import serializers
 
-from clusters.models import ClusterStatus, GPUHealth, GPUState, NodeIntent, NodeStatus, OnNodeLoss
+from clusters.models import ClusterStatus, GPUHealth, GPUState, HealthCause, NodeIntent, NodeStatus, OnNodeLoss
 from clusters.queries import STEPS, Series
+from clusters.series import SCALES, Bucket, Spread
 from clusters.telemetry import MAX_SAMPLES
 from gpufleet.common.serializers import IdField, InstantField, StrictSerializer
 
@@ -80,6 +85,7 @@ class GpuChangesSerializer(StrictSerializer):
 
     health = serializers.ChoiceField(choices=GPUHealth.choices)
     health_reason = serializers.CharField(max_length=500, allow_blank=True, required=False)
+    fault_id = IdField(required=False, help_text="The fault that this is about: 409 when it is over.")
 
 
 class ClusterSerializer(serializers.Serializer[Any]):
@@ -166,6 +172,15 @@ class RegisteredGpuSerializer(serializers.Serializer[Any]):
     registered_at = serializers.DateTimeField()
 
 
+class FaultSerializer(serializers.Serializer[Any]):
+    """A session of ill health."""
+
+    id = serializers.IntegerField()
+    cause = serializers.ChoiceField(choices=HealthCause.choices)
+    reason = serializers.CharField(allow_blank=True)
+    began_at = serializers.DateTimeField()
+
+
 class GpuSerializer(serializers.Serializer[Any]):
     """A GPU as it is shown, made of a ``GpuReport``."""
 
@@ -181,6 +196,7 @@ class GpuSerializer(serializers.Serializer[Any]):
     state = serializers.ChoiceField(source="gpu.state", choices=GPUState.choices)
     health = serializers.ChoiceField(source="gpu.health", choices=GPUHealth.choices)
     health_reason = serializers.CharField(source="gpu.health_reason", allow_blank=True)
+    fault = FaultSerializer(allow_null=True, help_text="The session that keeps it unhealthy.")
     latest_metrics = ReadingSerializer(source="latest", allow_null=True)
     job = HolderSerializer(source="holder", allow_null=True)
     registered_at = serializers.DateTimeField(source="gpu.registered_at")
@@ -221,9 +237,11 @@ class AcceptedSerializer(serializers.Serializer[Any]):
 class SpreadSerializer(serializers.Serializer[Any]):
     """What the samples of one bucket say of one figure; null where none measured it."""
 
+    count = serializers.IntegerField(help_text="Samples that measured it.")
     avg = serializers.FloatField(allow_null=True)
     min = serializers.FloatField(allow_null=True)
     max = serializers.FloatField(allow_null=True)
+    last = serializers.FloatField(allow_null=True)
 
 
 class BucketSerializer(serializers.Serializer[Any]):
@@ -242,13 +260,13 @@ class SeriesSerializer(serializers.Serializer[Any]):
     """A GPU's window, oldest first: its samples where ``step`` is raw, else one bucket a step that has samples."""
 
     gpu_id = serializers.IntegerField()
-    to = serializers.DateTimeField(source="end")
+    to = serializers.DateTimeField()
     step = serializers.ChoiceField(choices=list(STEPS))
     points = serializers.SerializerMethodField()
 
     def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
         """``from`` is a word of Python's own, so it can't stand in the class."""
-        start = serializers.DateTimeField(source="start", help_text="A tenant's window begins with its allocation.")
+        start = serializers.DateTimeField(help_text="A tenant's window begins with its allocation.")
         return {"from": start, **super().get_fields()}
 
     @extend_schema_field(
@@ -259,7 +277,62 @@ class SeriesSerializer(serializers.Serializer[Any]):
             many=True,
         )
     )
-    def get_points(self, series: Series) -> Any:
-        """The points in the shape of the step."""
-        shape = ReadingSerializer if series.step == "raw" else BucketSerializer
-        return shape(series.points, many=True).data
+    def get_points(self, series: Any) -> None:
+        """For the OpenAPI document; ``stream_series`` writes them."""
+
+
+NAMES = {
+    "utilization": "utilization_pct",
+    "memory_used": "memory_used_mb",
+    "memory_total": "memory_total_mb",
+    "temperature": "temperature_c",
+    "power": "power_draw_w",
+}
+FIGURES = [(NAMES[field], scale) for field, scale in SCALES.items()]
+POINTS_A_PIECE = 500
+
+
+def stream_series(series: Series) -> Iterator[bytes]:
+    """The answer in pieces of some hundred points, in ``SeriesSerializer``'s shape.
+
+    Ninety days of hours are 2,160 buckets of 25 figures each, for which serializer fields would take most of the time.
+    """
+    head = {"gpu_id": series.gpu_id, "from": _instant(series.start), "to": _instant(series.end), "step": series.step}
+    yield msgspec.json.encode(head)[:-1] + b',"points":['
+    points = map(_reading, series.readings) if series.step == "raw" else map(_bucket, series.buckets)
+    lead = b""
+    while piece := list(itertools.islice(points, POINTS_A_PIECE)):
+        yield lead + msgspec.json.encode(piece)[1:-1]
+        lead = b","
+    yield b"]}"
+
+
+def _instant(at: datetime) -> str:
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _reading(row: tuple[Any, ...]) -> dict[str, Any]:
+    at, *figures, xid = row
+    scaled = {
+        name: figure if figure is None or scale == 1 else figure / scale
+        for (name, scale), figure in zip(FIGURES, figures, strict=True)
+    }
+    return {"recorded_at": _instant(at), **scaled, "xid": xid}
+
+
+def _bucket(bucket: Bucket) -> dict[str, Any]:
+    spreads = {name: _spread(spread, scale) for (name, scale), spread in zip(FIGURES, bucket.spreads, strict=True)}
+    return {"start": _instant(bucket.start), "samples": bucket.samples, **spreads}
+
+
+def _spread(spread: Spread, scale: int) -> dict[str, float | None]:
+    if spread.last is None:
+        return {"count": 0, "avg": None, "min": None, "max": None, "last": None}
+    least, greatest, total = spread.bounds()
+    return {
+        "count": spread.count,
+        "avg": total / (spread.count * scale),
+        "min": least / scale,
+        "max": greatest / scale,
+        "last": spread.last / scale,
+    }

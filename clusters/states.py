@@ -5,28 +5,20 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Literal
 
+from clusters.xids import FATAL_XIDS
+
 State = Literal["available", "draining", "maintenance", "unhealthy", "offline"]
-Cause = Literal["", "temperature", "xid", "operator"]
+Cause = Literal["", "temperature", "xid", "memory", "vanished", "operator"]
 
 # A GPU at or above the limit for this many samples in a row is unhealthy, and healthy again at the first sample
 # below the recovery limit. Data-centre boards slow down by themselves at about 90 °C.
 TEMPERATURE_LIMIT_C: Final = 90.0
 TEMPERATURE_RECOVERED_C: Final = 85.0
 HOT_SAMPLES: Final = 3
+GPUS_OF_A_MACHINE: Final = 8
 
-# XID errors after which NVIDIA's "GPU Debug Guidelines" and "XID Errors" catalogue
-# (docs.nvidia.com/deploy/xid-errors, docs.nvidia.com/deploy/gpu-debug-guidelines) ask for a reset, a drain or a
-# field diagnosis of the GPU. Errors of the application alone (13, 31, 43, 45 …) are not among them.
-FATAL_XIDS: Final = {
-    48: "double-bit ECC error",
-    63: "ECC page retirement or row remapping recorded",
-    64: "ECC page retirement or row remapping failed",
-    74: "NVLink error",
-    79: "GPU has fallen off the bus",
-    92: "high single-bit ECC error rate",
-    94: "contained ECC error",
-    95: "uncontained ECC error",
-}
+# A card that reports less than this share of the memory that it had has lost some.
+MEMORY_LEFT: Final = 0.98
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,36 +67,59 @@ class Reading:
 
     temperature_c: float | None = None
     xid: int | None = None
+    memory_total_mb: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """A GPU's health with what the next decision needs: hot samples in a row (at most ``HOT_SAMPLES``), last XID."""
+    """A GPU's health with what the next decision needs: hot samples in a row (at most ``HOT_SAMPLES``), the last XID,
+    and how much memory it had.
+    """
 
     healthy: bool = True
     cause: Cause = ""
     reason: str = ""
     hot_samples: int = 0
     last_xid: int | None = None
+    memory_total_mb: int | None = None
 
 
 def decide_health(health: Health, readings: Iterable[Reading]) -> Health:
     """Carry the health over further readings, oldest first.
 
-    Heat comes and goes by itself. A fatal XID stays until an operator says otherwise, and so does an operator's
-    own word. Some exporters repeat the last XID for ever, so one counts only where it differs from the sample before.
+    Heat comes and goes by itself. A fatal XID and lost memory stay until an operator says otherwise, and so does an
+    operator's own word. Some exporters repeat the last XID for ever, so one counts only where it differs from the
+    sample before; and lost memory is told once, when it shrinks.
     """
     for reading in readings:
-        health = _after_temperature(_after_xid(health, reading.xid), reading.temperature_c)
+        health = _after_memory(_after_xid(health, reading.xid), reading.memory_total_mb)
+        health = _after_temperature(health, reading.temperature_c)
     return health
 
 
 def _after_xid(health: Health, xid: int | None) -> Health:
     news = xid != health.last_xid
     health = replace(health, last_xid=xid)
-    if xid not in FATAL_XIDS or not news or health.cause in ("operator", "xid"):
+    if xid not in FATAL_XIDS or not news or health.cause not in ("", "temperature"):
         return health
     return replace(health, healthy=False, cause="xid", reason=f"XID {xid}: {FATAL_XIDS[xid]}.")
+
+
+def _after_memory(health: Health, total: int | None) -> Health:
+    if total is None:
+        return health
+    before = health.memory_total_mb
+    health = replace(health, memory_total_mb=total)
+    if before is None or total >= before * MEMORY_LEFT or health.cause not in ("", "temperature"):
+        return health
+    return replace(health, healthy=False, cause="memory", reason=f"Its memory shrank from {before:,} to {total:,} MB.")
+
+
+def may_quarantine(*, fleet: int, unhealthy: int, share: float) -> bool:
+    """Whether one more GPU may be taken away without a person: not beyond a share of the fleet's GPUs, but always as
+    many as one machine has. What seems to hit more at once is more likely the fault of whoever reports it.
+    """
+    return unhealthy < max(GPUS_OF_A_MACHINE, share * fleet)
 
 
 def _after_temperature(health: Health, temperature: float | None) -> Health:

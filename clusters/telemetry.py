@@ -1,6 +1,7 @@
 """Metric batches as agents send them: their shape, their limits, and what is wrong with them. Pure."""
 
 import itertools
+import operator
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,6 +9,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
+
+from clusters.states import TEMPERATURE_LIMIT_C
 
 MAX_SAMPLES: Final = 5_000
 MAX_AGE: Final = timedelta(hours=24)
@@ -20,6 +24,7 @@ Megabytes = Annotated[float, msgspec.Meta(ge=0, le=2**31 - 1)]  # Stored whole.
 Celsius = Annotated[float, msgspec.Meta(ge=-100, le=300)]
 Watts = Annotated[float, msgspec.Meta(ge=0, le=100_000)]
 Xid = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+Column = Sequence[int | None] | None
 Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
@@ -40,6 +45,10 @@ class BadBatch(ValueError):
         self.flaws = flaws
 
 
+class TooManySamples(ValueError):
+    """The batch has more than ``MAX_SAMPLES``."""
+
+
 class SentSample(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False):
     """One element of ``metrics``. A field that is null or left out was not measured."""
 
@@ -56,7 +65,7 @@ class SentSample(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=Fal
 class Batch(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """The body of ``POST /api/clusters/metrics``."""
 
-    metrics: Annotated[list[SentSample], msgspec.Meta(min_length=1, max_length=MAX_SAMPLES)]
+    metrics: Annotated[list[SentSample], msgspec.Meta(min_length=1)]
 
 
 class Sample(msgspec.Struct, frozen=True, gc=False):
@@ -75,8 +84,10 @@ class Sample(msgspec.Struct, frozen=True, gc=False):
 def decode(body: Any, *, now: datetime) -> list[Sample]:
     """Check a parsed JSON body and give its samples, in order, those without a time at ``now``.
 
-    Raises ``BadBatch`` that points at the place, such as ``#/metrics/3/utilization_pct``.
+    Raises ``TooManySamples``, and ``BadBatch`` that points at the place, such as ``#/metrics/3/utilization_pct``.
     """
+    if isinstance(body, dict) and isinstance(sent := body.get("metrics"), list) and len(sent) > MAX_SAMPLES:
+        raise TooManySamples
     try:
         sent = msgspec.convert(body, Batch).metrics
     except msgspec.ValidationError as error:
@@ -128,6 +139,88 @@ def _repeated(samples: Sequence[Sample]) -> Iterator[Flaw]:
         if first != index:
             detail = f"GPU {sample.gpu_id} has a sample of this time at index {first} already."
             yield Flaw(f"#/metrics/{index}", "repeated_sample", detail)
+
+
+class QuickSample(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False):
+    """``SentSample`` that tells what was left out from what is null."""
+
+    gpu_id: Id
+    utilization_pct: Percent | UnsetType | None = UNSET
+    memory_used_mb: Megabytes | UnsetType | None = UNSET
+    memory_total_mb: Megabytes | UnsetType | None = UNSET
+    temperature_c: Celsius | UnsetType | None = UNSET
+    power_draw_w: Watts | UnsetType | None = UNSET
+    xid: Xid | UnsetType | None = UNSET
+    recorded_at: Instant | UnsetType | None = UNSET
+
+
+class QuickBatch(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """``Batch`` of these."""
+
+    metrics: Annotated[list[QuickSample], msgspec.Meta(min_length=1, max_length=MAX_SAMPLES)]
+
+
+TAKE: Final = [operator.attrgetter(name) for name in QuickSample.__struct_fields__]
+QUICK: Final = msgspec.json.Decoder(QuickBatch)
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """A batch that passed the checks, by column, in the integers of the database."""
+
+    gpu_ids: list[int]
+    times: list[datetime]
+    figures: list[Column]
+    one_instant: bool
+
+
+def decode_quickly(raw: bytes, *, now: datetime) -> Columns | None:
+    """The columns of a batch as most are: whole, regular and harmless. None for any other, which ``decode`` looks at.
+
+    It takes nothing that ``decode`` refuses. Regular: each sample has the same fields. Harmless: no XID, and no
+    temperature at the limit, so that nothing but the newest reading follows from it.
+    """
+    try:
+        sent = QUICK.decode(raw).metrics
+    except msgspec.MsgspecError:
+        return None
+    gpu_ids, *columns = [list(map(take, sent)) for take in TAKE]
+    kinds = [set(map(type, column)) for column in columns]
+    if any(UnsetType in kind and len(kind) > 1 for kind in kinds):
+        return None
+    there = [UnsetType not in kind for kind in kinds]
+    # A name that stood twice in an object would have been read over. Each name is followed by a colon.
+    if raw.count(b'":') != 1 + len(sent) * (1 + sum(there)):
+        return None
+    *figures, times = [column if known else None for column, known in zip(columns, there, strict=True)]
+    return _columns(gpu_ids, times, figures, now)
+
+
+def _columns(
+    gpu_ids: list[int], times: list[datetime | None] | None, figures: list[Any], now: datetime
+) -> Columns | None:
+    utilization, used, total, temperature, power, xid = figures
+    if xid is not None and any(xid):
+        return None
+    if temperature is not None and max(filter(None, temperature), default=0.0) >= TEMPERATURE_LIMIT_C:
+        return None
+    dated = [now] * len(gpu_ids) if times is None else [now if at is None else at for at in times]
+    first = dated[0]
+    one_instant = dated.count(first) == len(dated)
+    distinct = len(set(gpu_ids)) if one_instant else len(set(zip(gpu_ids, dated, strict=True)))
+    if distinct < len(gpu_ids) or min(dated) < now - MAX_AGE or max(dated) > now + MAX_LEAD:
+        return None
+    whole = [_scaled(utilization, 1000), _scaled(used, 1), _scaled(total, 1), _scaled(temperature, 1000)]
+    return Columns(gpu_ids, dated, [*whole, _scaled(power, 1000), xid], one_instant)
+
+
+def _scaled(values: list[float | None] | None, scale: int) -> Column:
+    if values is None:
+        return None
+    if None in values:
+        scaled = [None if value is None else round(value * scale) for value in values]
+        return scaled if scaled.count(None) < len(scaled) else None
+    return [round(value * scale) for value in values]  # type: ignore[operator]  # none of them is None
 
 
 # msgspec says what is wrong in a sentence that ends with the place, such as "… - at `$.metrics[3].gpu_id`".

@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import Any
 
+from django.http import StreamingHttpResponse
 from django.utils import timezone
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.decorators import action
@@ -29,10 +30,12 @@ from clusters.serializers import (
     NodeSerializer,
     RegisteredGpuSerializer,
     SeriesSerializer,
+    stream_series,
 )
 from gpufleet.common.api import ApiViewSet
 from gpufleet.common.errors import FieldProblem, InvalidInput
 from gpufleet.common.idempotency import idempotent
+from gpufleet.common.parsing import PackedJSONParser
 from gpufleet.common.query import parse_time
 from gpufleet.common.serializers import checked_body
 from tenants.permissions import ADMIN, READ, REPORT, WRITE_FLEET, caller_of
@@ -172,6 +175,7 @@ class GpuViewSet(ApiViewSet):
             health=GPUHealth(values["health"]),
             reason=values.get("health_reason", ""),
             now=timezone.now(),
+            fault_id=values.get("fault_id"),
         )
         return Response(GpuSerializer(queries.get_gpu(int(pk), caller_of(request))).data)
 
@@ -184,7 +188,7 @@ class GpuViewSet(ApiViewSet):
         ],
     )
     @action(detail=True, filterset_class=None, pagination_class=None)
-    def metrics(self, request: Request, pk: str) -> Response:
+    def metrics(self, request: Request, pk: str) -> StreamingHttpResponse:
         """A GPU's metrics, oldest first, each sample counted once. More than 20,000 points are a 400."""
         params = request.query_params
         series = queries.gpu_metrics(
@@ -195,13 +199,14 @@ class GpuViewSet(ApiViewSet):
             step=_step(params.get("step", "raw")),
             now=timezone.now(),
         )
-        return Response(SeriesSerializer(series).data)
+        return StreamingHttpResponse(stream_series(series), content_type="application/json")
 
 
 class MetricViewSet(ApiViewSet):
-    """Metric batches."""
+    """Metric batches. Most never get here: see ``intake``."""
 
     serializer_class = AcceptedSerializer
+    parser_classes = [PackedJSONParser]
     access = {"create": REPORT}
 
     @extend_schema(

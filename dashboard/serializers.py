@@ -10,11 +10,13 @@ from rest_framework import serializers
 from dashboard.queries import FleetReport, Kpis, Leakage, Revenue
 from dashboard.queries.causes import ABOUT, Cause, Nature
 from dashboard.queries.fleet import STATES, Part, Present
-from dashboard.queries.leakage import Loss, Row
+from dashboard.queries.kpis import Period, change
+from dashboard.queries.losses import Loss, Row
 from dashboard.queries.prices import amount_of, seconds_of
 from dashboard.queries.revenue import Earned
 from jobs.ledger import Account
 
+MONEY = ("revenue", "revenue_per_gpu_hour", "revenue_per_sold_gpu_hour", "leakage")
 KINDS = (
     "sold",
     "could_have_run",
@@ -80,10 +82,9 @@ class QueueWaitSerializer(serializers.Serializer[Any]):
     p95_s = serializers.FloatField(source="p95", allow_null=True)
 
 
-class KpisSerializer(WindowSerializer):
-    """How the fleet does."""
+class PeriodSerializer(serializers.Serializer[Any]):
+    """How the fleet did in a window."""
 
-    gpus = serializers.IntegerField(help_text="In service now.")
     gpu_seconds = AccountSerializer()
     shares = SharesSerializer()
     revenue = money_field("Sold time at the prices that were locked in.")
@@ -91,6 +92,30 @@ class KpisSerializer(WindowSerializer):
     revenue_per_sold_gpu_hour = money_field("Per GPU-hour sold in this currency.", allow_null=True)
     leakage = money_field("What /api/dashboard/leakage calls lost.")
     queue_wait = QueueWaitSerializer()
+
+
+class PreviousSerializer(PeriodSerializer):
+    """The window of the same length before."""
+
+    window_from = serializers.DateTimeField()
+    window_to = serializers.DateTimeField()
+
+
+class ChangeSerializer(serializers.Serializer[Any]):
+    """By what part of the previous window's figure this one's has grown; null where there is nothing to compare."""
+
+    revenue = serializers.FloatField(allow_null=True)
+    revenue_per_gpu_hour = serializers.FloatField(allow_null=True)
+    revenue_per_sold_gpu_hour = serializers.FloatField(allow_null=True)
+    leakage = serializers.FloatField(allow_null=True)
+
+
+class KpisSerializer(WindowSerializer, PeriodSerializer):
+    """How the fleet does."""
+
+    gpus = serializers.IntegerField(help_text="In service now.")
+    previous = PreviousSerializer()
+    change = ChangeSerializer()
 
 
 class StatesSerializer(serializers.Serializer[Any]):
@@ -179,6 +204,7 @@ class RevenueSerializer(WindowSerializer):
 
     currencies = serializers.ListField(child=serializers.CharField(), help_text="All that time was sold in.")
     total = EarnedSerializer()
+    previous = EarnedSerializer(help_text="The total of the window of the same length before.")
     by_day = DayEarnedSerializer(many=True)
     by_tenant = TenantEarnedSerializer(many=True)
     by_model = ModelEarnedSerializer(many=True)
@@ -197,6 +223,15 @@ class LossRowSerializer(serializers.Serializer[Any]):
     tenant_id = serializers.IntegerField(allow_null=True)
     rate_id = serializers.IntegerField(allow_null=True)
     invoice_id = serializers.IntegerField(allow_null=True)
+    job_id = serializers.IntegerField(allow_null=True)
+
+
+class OtherRowsSerializer(serializers.Serializer[Any]):
+    """The rows of a cause that are not shown, so that all add up to it."""
+
+    rows = serializers.IntegerField()
+    gpu_seconds = seconds_field()
+    amount = money_field()
 
 
 class LossSerializer(serializers.Serializer[Any]):
@@ -206,14 +241,16 @@ class LossSerializer(serializers.Serializer[Any]):
     title = serializers.CharField()
     meaning = serializers.CharField()
     nature = serializers.ChoiceField(
-        choices=[nature.value for nature in Nature], help_text="lost: never earned. late: earned, and not here yet."
+        choices=[nature.value for nature in Nature],
+        help_text="lost: never earned. late: earned, and not here yet. reclaimable: paid for, and hardly used.",
     )
     gpu_seconds = seconds_field()
     amount = money_field()
     unvalued_gpu_seconds = seconds_field("The part that no list price values; its amount is missing.")
     advice = serializers.CharField()
     link = serializers.CharField(help_text="The list of the operator's console that shows it.")
-    rows = LossRowSerializer(many=True)
+    rows = LossRowSerializer(many=True, help_text="The ten largest, the costliest first.")
+    other_rows = OtherRowsSerializer()
 
 
 class LeakageSerializer(WindowSerializer):
@@ -226,20 +263,21 @@ class LeakageSerializer(WindowSerializer):
 
 def shown_kpis(report: Kpis) -> dict[str, Any]:
     """The figures as the API shows them."""
-    account = report.account
-    shares = {name: report.share(getattr(account, name)) for name in STATES}
-    data = {
-        **_window(report),
-        "gpus": report.gpus,
-        "gpu_seconds": _account(account),
-        "shares": shares,
-        "revenue": str(report.revenue),
-        "revenue_per_gpu_hour": _text(report.revenue_per_gpu_hour),
-        "revenue_per_sold_gpu_hour": _text(report.revenue_per_sold_gpu_hour),
-        "leakage": str(report.leakage),
-        "queue_wait": report.queue_wait,
-    }
+    now, before = report.now, report.before
+    grown = {name: change(getattr(now, name), getattr(before, name)) for name in MONEY}
+    previous = {"window_from": before.start, "window_to": before.end, **_period(before)}
+    data = {**_window(report), "gpus": report.gpus, **_period(now), "previous": previous, "change": grown}
     return KpisSerializer(data).data
+
+
+def _period(period: Period) -> dict[str, Any]:
+    account = period.account
+    return {
+        "gpu_seconds": _account(account),
+        "shares": {name: period.share(getattr(account, name)) for name in STATES},
+        **{name: _text(getattr(period, name)) for name in MONEY},
+        "queue_wait": period.queue_wait,
+    }
 
 
 def shown_fleet(report: FleetReport) -> dict[str, Any]:
@@ -269,6 +307,7 @@ def shown_revenue(report: Revenue) -> dict[str, Any]:
         **_window(report),
         "currencies": report.currencies,
         "total": earned(report.total),
+        "previous": earned(report.previous),
         "by_day": [{"day": day, **earned(part)} for day, part in sorted(report.by_day.items())],
         "by_tenant": [
             {"tenant_id": key, "tenant": report.tenants[key], **earned(part)}
@@ -323,6 +362,11 @@ def _loss(loss: Loss) -> dict[str, Any]:
         "advice": about.advice,
         "link": f"{reverse(about.page)}?{about.query}".rstrip("?"),
         "rows": [_loss_row(row) for row in loss.rows],
+        "other_rows": {
+            "rows": loss.rows_total - len(loss.rows),
+            "gpu_seconds": seconds_of(loss.other_microseconds),
+            "amount": str(loss.other_amount),
+        },
     }
 
 
@@ -339,6 +383,7 @@ def _loss_row(row: Row) -> dict[str, Any]:
         "tenant_id": about.tenant_id,
         "rate_id": about.rate_id,
         "invoice_id": about.invoice_id,
+        "job_id": about.job_id,
     }
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 from django.http import QueryDict
@@ -25,7 +26,7 @@ from dashboard.serializers import (
 )
 from gpufleet.common.api import ApiViewSet
 from gpufleet.common.errors import FieldProblem, InvalidInput
-from gpufleet.common.query import parse_days
+from gpufleet.common.query import parse_bounded_int, parse_days
 from tenants.permissions import READ_FLEET
 
 Report = TypeVar("Report")
@@ -34,6 +35,12 @@ WINDOW = [
     OpenApiParameter("days", {"type": "integer", "minimum": 1, "maximum": 90, "default": 30}),
     OpenApiParameter("currency", str, description="ISO 4217; USD when absent."),
 ]
+
+UNDERUSED = OpenApiParameter(
+    "underused_below_pct",
+    {"type": "integer", "minimum": 1, "maximum": 100, "default": queries.UNDERUSED_BELOW_PCT},
+    description="A held GPU that is used less than this on average is called reclaimable.",
+)
 
 
 class DashboardViewSet(ApiViewSet):
@@ -44,7 +51,7 @@ class DashboardViewSet(ApiViewSet):
     action_parameters = {
         "kpis": ("days", "currency"),
         "revenue": ("days", "currency"),
-        "leakage": ("days", "currency"),
+        "leakage": ("days", "currency", "underused_below_pct"),
     }
 
     @extend_schema(responses=KpisSerializer, parameters=WINDOW)
@@ -65,11 +72,19 @@ class DashboardViewSet(ApiViewSet):
         """Metered time by day, tenant and model, and what of it is billed."""
         return Response(shown_revenue(_over_window(queries.revenue, request.query_params)))
 
-    @extend_schema(responses=LeakageSerializer, parameters=WINDOW)
+    @extend_schema(responses=LeakageSerializer, parameters=[*WINDOW, UNDERUSED])
     @action(detail=False)
     def leakage(self, request: Request) -> Response:
         """Every unsold GPU-second by cause, priced, with the rows behind it and what to do."""
-        return Response(shown_leakage(_over_window(queries.leakage, request.query_params)))
+        below = parse_bounded_int(
+            request.query_params.get("underused_below_pct"),
+            name="underused_below_pct",
+            default=queries.UNDERUSED_BELOW_PCT,
+            low=1,
+            high=100,
+        )
+        report = partial(queries.leakage, underused_below_pct=below)
+        return Response(shown_leakage(_over_window(report, request.query_params)))
 
 
 def _over_window(query: Callable[..., Report], params: QueryDict) -> Report:

@@ -36,6 +36,8 @@ def pytest_load_initial_conftests() -> None:
     # All tests call from one address, and a quick machine makes more calls a minute than one address may. The tests of
     # the limits set their own.
     os.environ["API_RATE_PER_KEY"] = os.environ["API_RATE_ANONYMOUS"] = "1000000"
+    # Its threads have connections of their own, which see nothing of a test's transaction; its tests turn it on.
+    os.environ["METRICS_GROUP_COMMIT"] = "0"
     # Pages are tested without a collectstatic before them; the manifest is tested by `up`.
     static = _folder() / "static"
     static.mkdir(exist_ok=True)

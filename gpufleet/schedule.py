@@ -11,6 +11,8 @@ BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
     "silent-nodes": {"task": "clusters.sweep_silent_nodes", "schedule": 15.0, "options": {"expires": 15}},
     "alert-evaluation": {"task": "alerts.evaluate", "schedule": 30.0, "options": {"expires": 30}},
     "metric-partitions": {"task": "clusters.maintain_partitions", "schedule": 3600.0, "options": {"expires": 3600}},
+    "metric-forwarding": {"task": "clusters.forward_samples", "schedule": 15.0, "options": {"expires": 15}},
+    "metric-rollup": {"task": "clusters.roll_up_metrics", "schedule": 300.0, "options": {"expires": 300}},
     "ledger-rollup": {"task": "jobs.roll_up_ledger", "schedule": 600.0, "options": {"expires": 600}},
     "stripe-outbox": {"task": "billing.send_outbox", "schedule": 30.0, "options": {"expires": 30}},
     "stripe-comparison": {"task": "billing.compare_with_stripe", "schedule": crontab(hour=2, minute=40)},

@@ -30,10 +30,28 @@ TRUSTED_PROXIES: int = env.int("TRUSTED_PROXIES", default=0)
 NODE_SILENT_AFTER_SECONDS: int = env.int("NODE_SILENT_AFTER_SECONDS", default=90)
 # /readyz answers 503 when the scheduler has not finished a cycle for this long (the beat is 30 s).
 SCHEDULER_LATE_AFTER_SECONDS: int = env.int("SCHEDULER_LATE_AFTER_SECONDS", default=120)
+# Readings and registrations take no more than this share of the fleet's GPUs out of service without a person.
+QUARANTINE_MAX_SHARE: float = env.float("QUARANTINE_MAX_SHARE", default=0.1)
 # Raw samples are kept this many days; older daily partitions are dropped.
 METRICS_RAW_DAYS: int = env.int("METRICS_RAW_DAYS", default=14)
+# Batches that come together are written together. Off, each goes through Django by itself.
+METRICS_GROUP_COMMIT: bool = env.bool("METRICS_GROUP_COMMIT", default=True)
+# A Prometheus remote-write endpoint to which all samples are forwarded; none: they stay in PostgreSQL alone.
+REMOTE_WRITE_URL: str = env.str("REMOTE_WRITE_URL", default="")
+# Rollups of hours and days are kept this many days; older monthly partitions are dropped.
+METRICS_ROLLUP_DAYS: int = env.int("METRICS_ROLLUP_DAYS", default=400)
 # A finalised invoice is due this many days later.
 INVOICE_DUE_DAYS: int = env.int("INVOICE_DUE_DAYS", default=30)
+# What stands on an invoice as it is printed; lines of text are separated by "|".
+COMPANY_NAME: str = env.str("COMPANY_NAME", default="COMPANY_NAME is not set")
+COMPANY_ADDRESS: str = env.str("COMPANY_ADDRESS", default="")
+COMPANY_EMAIL: str = env.str("COMPANY_EMAIL", default="")
+COMPANY_TAX_ID: str = env.str("COMPANY_TAX_ID", default="")
+COMPANY_PAYMENT: str = env.str("COMPANY_PAYMENT", default="")
+# Prices include tax: so many percent of it, by this name.
+TAX_LABEL: str = env.str("TAX_LABEL", default="Tax")
+TAX_PERCENT: str = env.str("TAX_PERCENT", default="0")
+TAX_NOTE: str = env.str("TAX_NOTE", default="")
 # Before the number of an invoice wherever it leaves the house; two installations on one Stripe account need two.
 INVOICE_NUMBER_PREFIX: str = env.str("INVOICE_NUMBER_PREFIX", default="GF-")
 # Without a key invoices are made and finalised, and not sent.

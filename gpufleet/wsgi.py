@@ -1,9 +1,18 @@
 """The WSGI entry point that granian serves."""
 
 import os
+from typing import Any
 
 from django.core.wsgi import get_wsgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gpufleet.settings")
 
-application = get_wsgi_application()
+application: Any = get_wsgi_application()
+
+# Known to Django's settings and apps only now.
+from django.conf import settings  # noqa: E402
+
+from clusters.intake import Intake  # noqa: E402
+
+if settings.METRICS_GROUP_COMMIT:
+    application = Intake(application)

@@ -17,6 +17,7 @@ class JobsConfig(AppConfig):
         clusters.queries.cluster_workload.answer_with(queries.cluster_workload)
         clusters.queries.holders.answer_with(queries.holders)
         clusters.queries.held_gpu_ids.answer_with(queries.held_gpu_ids)
+        clusters.queries.sold_hours.answer_with(queries.sold_hours)
         clusters.queries.count_running_jobs.answer_with(queries.count_running_jobs)
         clusters.queries.recent_jobs.answer_with(serializers.recent_jobs)
         services.doorbell.answer_with(tasks.ring)

@@ -11,10 +11,12 @@ from django.db import connection
 from django.db.models import Count, Q, QuerySet
 from django.db.models.functions import Lower
 
+from clusters.models import GPU
 from clusters.queries import Holder, Workload
 from gpufleet.common.errors import NotFound
 from gpufleet.common.ports import Port
 from jobs.models import Allocation, Job, JobEvent, JobStatus, SchedulerCycle
+from jobs.placement import takes
 from tenants.queries import TenantWorkload
 
 
@@ -58,6 +60,15 @@ class JobCosts(Protocol):
         """Answer for all the jobs in one query."""
 
 
+class Quotes(Protocol):
+    """What so many GPUs would cost for so long; a (tenant, GPU model) without a price is left out."""
+
+    def __call__(
+        self, keys: Collection[tuple[int | None, str]], *, gpus: int, seconds: int, now: datetime
+    ) -> Mapping[tuple[int | None, str], Cost]:
+        """Answer for all the keys in one query."""
+
+
 class BilledUntil(Protocol):
     """Up to when each allocation's time stands, or once stood, on an invoice; one on none is left out."""
 
@@ -68,6 +79,7 @@ class BilledUntil(Protocol):
 rate_book: Port[RateBook] = Port("jobs.rate_book")
 billed_until: Port[BilledUntil] = Port("jobs.billed_until")
 job_costs: Port[JobCosts] = Port("jobs.job_costs")
+quotes: Port[Quotes] = Port("jobs.quotes")
 # The instants at which a list price changes, of every currency; reports tell the time before from the time after.
 price_changes: Port[Callable[[], Collection[datetime]]] = Port("jobs.price_changes")
 
@@ -112,6 +124,35 @@ class JobReport:
     gpu_ids: list[int]
     cost: Cost | None
     overdue: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """What a job will cost if it runs as long as estimated, by the model that it is given; None where none has a
+    price. ``unpriced_models`` are those that the job takes and that would cost nothing, for want of a rate."""
+
+    lowest: Decimal | None
+    highest: Decimal | None
+    currency: str | None
+    unpriced_models: list[str]
+
+
+def quote_of(job: Job) -> Quote | None:
+    """The quote by the rates that were in force when the job was submitted; None where it has no estimate."""
+    if job.estimated_duration_min is None:
+        return None
+    models = GPU.objects.filter(node__cluster_id=job.cluster_id, retired_at__isnull=True).order_by()
+    taken = sorted(model for model in models.values_list("model", flat=True).distinct() if takes(job.gpu_type, model))
+    costs = quotes.ask(
+        [(job.tenant_id, model) for model in taken],
+        gpus=job.gpu_count,
+        seconds=60 * job.estimated_duration_min,
+        now=job.submitted_at,
+    )
+    amounts = sorted(cost.amount for cost in costs.values())
+    currency = next((cost.currency for cost in costs.values()), None)
+    unpriced = [model for model in taken if (job.tenant_id, model) not in costs]
+    return Quote(amounts[0] if amounts else None, amounts[-1] if amounts else None, currency, unpriced)
 
 
 def list_jobs(*, of_tenant: int | None) -> QuerySet[Job]:
@@ -217,6 +258,26 @@ def held_gpu_ids(tenant_id: int | None) -> QuerySet[Any, int]:
     if tenant_id is not None:
         held = held.filter(tenant_id=tenant_id)
     return held.order_by().values_list("gpu_id", flat=True)
+
+
+SOLD_HOURS = """
+SELECT allocation.gpu_id, hour, sum(extract(epoch FROM upper(span.held) - lower(span.held)))::float8
+FROM jobs_allocation AS allocation
+CROSS JOIN LATERAL (SELECT during * tstzrange(%(start)s, %(end)s) AS whole) AS held
+CROSS JOIN LATERAL generate_series(
+    date_trunc('hour', lower(held.whole), 'UTC'), upper(held.whole), interval '1 hour') AS hour
+CROSS JOIN LATERAL (SELECT held.whole * tstzrange(hour, hour + interval '1 hour') AS held) AS span
+WHERE during && tstzrange(%(start)s, %(end)s) AND NOT isempty(span.held)
+GROUP BY allocation.gpu_id, hour
+"""
+
+
+def sold_hours(start: datetime, end: datetime) -> list[tuple[int, datetime, float]]:
+    """(GPU, hour, seconds sold) in the window: the answer to ``clusters.sold_hours``."""
+    with connection.cursor() as cursor:
+        cursor.execute(SOLD_HOURS, {"start": start, "end": end})
+        rows: list[tuple[int, datetime, float]] = cursor.fetchall()
+    return rows
 
 
 def count_running_jobs(cluster_id: int) -> int:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.utils import timezone
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.request import Request
 
@@ -90,6 +91,37 @@ class JobSerializer(serializers.Serializer[Any]):
     def get_currency(self, report: queries.JobReport) -> str | None:
         """The cost's currency."""
         return None if report.cost is None else report.cost.currency
+
+
+class QuoteSerializer(serializers.Serializer[Any]):
+    """What a job will cost if it runs as long as estimated, by the rates of its submission."""
+
+    lowest = serializers.SerializerMethodField(help_text="Of the models that it may be given.")
+    highest = serializers.SerializerMethodField()
+    currency = serializers.CharField(allow_null=True, help_text="ISO 4217.")
+    unpriced_models = serializers.ListField(
+        child=serializers.CharField(), help_text="It may be given these, and they have no rate."
+    )
+
+    def get_lowest(self, quote: queries.Quote) -> str | None:
+        """A decimal string in the currency's minor unit; null where no model has a rate."""
+        return None if quote.lowest is None else str(quote.lowest)
+
+    def get_highest(self, quote: queries.Quote) -> str | None:
+        """As ``lowest``."""
+        return None if quote.highest is None else str(quote.highest)
+
+
+class JobDetailSerializer(JobSerializer):
+    """One job, with what it will cost."""
+
+    quote = serializers.SerializerMethodField(help_text="Null where there is no estimated_duration_min.")
+
+    @extend_schema_field(QuoteSerializer(allow_null=True))
+    def get_quote(self, report: queries.JobReport) -> dict[str, Any] | None:
+        """By the function that prices the invoice."""
+        quote = queries.quote_of(report.job)
+        return None if quote is None else QuoteSerializer(quote).data
 
 
 class StatusInputSerializer(StrictSerializer):
@@ -180,6 +212,11 @@ def checked_jobs(request: Request) -> list[services.JobWish]:
 def show(*jobs: Job) -> list[dict[str, Any]]:
     """Jobs as the API shows them, with what they hold and cost now."""
     return [JobSerializer(report).data for report in queries.describe(jobs, now=timezone.now())]
+
+
+def show_in_detail(job: Job) -> dict[str, Any]:
+    """One job as the API shows it, with its quote."""
+    return JobDetailSerializer(queries.describe([job], now=timezone.now())[0]).data
 
 
 def recent_jobs(cluster_id: int, tenant_id: int | None, limit: int) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from django.utils import timezone
-from drf_spectacular.utils import PolymorphicProxySerializer, extend_schema
+from drf_spectacular.utils import extend_schema
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -19,12 +19,14 @@ from jobs.models import Job
 from jobs.serializers import (
     ExplanationSerializer,
     JobChangesSerializer,
+    JobDetailSerializer,
     JobEventSerializer,
     JobInputSerializer,
     JobSerializer,
     StatusInputSerializer,
     checked_jobs,
     show,
+    show_in_detail,
 )
 from tenants.callers import Caller
 from tenants.permissions import READ, WRITE, caller_of
@@ -52,16 +54,12 @@ class JobViewSet(ApiViewSet):
         rows = self.filter_queryset(queries.list_jobs(of_tenant=caller_of(request).tenant_id))
         return self.get_paginated_response(show(*(self.paginate_queryset(rows) or [])))
 
+    @extend_schema(responses=JobDetailSerializer)
     def retrieve(self, request: Request, pk: str) -> Response:
-        """One job."""
-        return Response(show(queries.get_job(int(pk), of_tenant=caller_of(request).tenant_id))[0])
+        """One job, with its quote."""
+        return Response(show_in_detail(queries.get_job(int(pk), of_tenant=caller_of(request).tenant_id)))
 
-    @extend_schema(
-        request=PolymorphicProxySerializer(
-            "JobOrJobs", [JobInputSerializer, JobInputSerializer(many=True)], resource_type_field_name=None
-        ),
-        responses={201: JobSerializer},
-    )
+    @extend_schema(request=JobInputSerializer, responses={201: JobDetailSerializer})
     @idempotent()
     def create(self, request: Request) -> Response:
         """Submit a job, or an array of up to 1,000, all or none. One that could never start is a 409; one that can't
@@ -72,7 +70,7 @@ class JobViewSet(ApiViewSet):
         caller = caller_of(request)
         values["tenant_id"] = _tenant_of(values, caller)
         job = services.submit_job(**values, actor=caller.actor, now=timezone.now())
-        return Response(show(job)[0], status=201)
+        return Response(show_in_detail(job), status=201)
 
     def _create_many(self, request: Request) -> Response:
         caller = caller_of(request)

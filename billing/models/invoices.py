@@ -33,6 +33,9 @@ class Invoice(models.Model):
     period = DateTimeRangeField(help_text="The window that was asked for; its lines say what was found in it.")
     total = models.DecimalField(max_digits=18, decimal_places=3, default=0)
     proof_sha256 = models.CharField(max_length=64, blank=True, default="", help_text="Of the proof, when finalised.")
+    particulars = models.JSONField(
+        default=dict, blank=True, help_text="Seller, buyer and tax as they were when it was finalised."
+    )
     stripe_invoice_id = models.CharField(max_length=255, blank=True, default="")
     created_at = models.DateTimeField()
     created_by = models.CharField(max_length=200)

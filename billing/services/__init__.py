@@ -24,6 +24,7 @@ from billing.services.invoices import (
     create_invoices,
     move_invoice,
     move_invoices,
+    preview_invoice,
     send_invoices,
 )
 from billing.services.outbox import send_next
@@ -62,6 +63,7 @@ __all__ = [
     "issue_credit_note",
     "move_invoice",
     "move_invoices",
+    "preview_invoice",
     "raise_service_level_credits",
     "retry_steps",
     "send_invoice",

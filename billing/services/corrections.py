@@ -12,7 +12,8 @@ yet) when they are finalised. What a note proposes is
 so that it is priced against what was billed and what was corrected already, in whatever order and however often rates
 are recorded. A credit of seconds (a window's or a service-level rule's) gives back their due price, so that a second
 that was credited is not paid again by a correction, nor the other way round. An amount that a person chose stays as it
-was chosen. The due rates are defined in ``billing.repricing``.
+was chosen. The due rates are defined in ``billing.repricing``. Time that was sold without any price is no matter for a
+note: a late rate prices it, and the next invoice bills it.
 
 Whatever changes these figures (a rate, a decision, the finalisation) computes the invoice's drafts anew. A draft with
 another outcome is withdrawn and replaced, never edited, so that nobody issues what they have not seen.
@@ -122,10 +123,10 @@ class _Account:
             credit_seconds(self.invoice, pieces, ground_of(note), left=self.left, now=self.now)
 
     def _correction(self) -> Correction | None:
-        """What is to be proposed; None when the invoice says what it should, or no late rate is known of it."""
+        """What is to be proposed; None when the invoice says what it should, or no rate ever changed its price."""
         issued = self._with(CreditNoteStatus.ISSUED, NoteOrigin.RATE)
         late = {piece.rate_id for piece in self.pieces if piece.rate_id != piece.locked_id}
-        if not late and not issued:
+        if not late and not self._with(CreditNoteStatus.ISSUED, NoteOrigin.RATE, *OF_SECONDS):
             return None
         difference = self._should_be() - self._is()
         kind = NoteKind.DEBIT if difference > 0 else NoteKind.CREDIT

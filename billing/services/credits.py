@@ -1,9 +1,7 @@
 """Credit notes: what corrects a finalised invoice, which itself never changes."""
 
-from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
 
 import structlog
 from django.db import transaction
@@ -60,15 +58,7 @@ class NotOwed(Conflict):
 
 
 @transaction.atomic
-def draft_credit_note(
-    *,
-    invoice_id: int,
-    amount: Decimal,
-    reason: str,
-    created_by: str,
-    now: datetime,
-    evidence: Mapping[str, Any] | None = None,
-) -> CreditNote:
+def draft_credit_note(*, invoice_id: int, amount: Decimal, reason: str, created_by: str, now: datetime) -> CreditNote:
     """Propose to give back ``amount``, in the invoice's currency; it counts once it is issued.
 
     Raises ``NotFound``, ``InvoiceNotFinalised``, ``CreditTooLarge``, and ``InvalidInput`` for an amount that is not
@@ -82,7 +72,6 @@ def draft_credit_note(
         invoice=invoice,
         amount=amount,
         reason=reason,
-        evidence=dict(evidence or {}),
         created_by=created_by,
         created_at=now,
     )

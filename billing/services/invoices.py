@@ -13,13 +13,15 @@ from django.db.models import Max
 
 from billing.ledger import MeteredLine, unbilled_lines
 from billing.models import BilledRange, CreditNoteStatus, Invoice, InvoiceLine, InvoiceStatus
-from billing.queries import proof_of
+from billing.proofs import proof_of
+from billing.queries import particulars_of
 from billing.services.corrections import refresh_notes
 from billing.services.notes import withdraw
 from billing.services.sending import queue_invoice, queue_status, send_invoice, why_not_sendable
 from gpufleet.common.errors import Conflict, DomainError, NotFound
 from gpufleet.common.failpoints import reach
 from gpufleet.common.locks import lock_name, lock_rows
+from jobs.models import Allocation
 from tenants.models import Tenant
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -69,10 +71,8 @@ def create_invoice(*, tenant_id: int, start: datetime, end: datetime, created_by
     if tenant is None:
         raise NotFound
     until = min(end, now)
-    lines = unbilled_lines(tenant_ids=[tenant_id], start=start, end=until) if start < until else []
-    if all(_too_young(line, now) for line in lines):
-        raise NothingToBill("There is no sold and priced GPU time in this window that no invoice holds yet.")
-    lines = _of_one_currency(lines, tenant.currency)
+    _hold_what_runs(tenant_id)
+    lines = preview_invoice(tenant, start=start, end=end, now=now)
     invoice = Invoice.objects.create(
         tenant=tenant,
         currency=lines[0].terms.currency,
@@ -84,6 +84,22 @@ def create_invoice(*, tenant_id: int, start: datetime, end: datetime, created_by
     _write_lines(invoice, lines)
     logger.info("invoice drafted", invoice_id=invoice.pk, tenant_id=tenant_id, total=str(invoice.total))
     return invoice
+
+
+def preview_invoice(tenant: Tenant, *, start: datetime, end: datetime, now: datetime) -> list[MeteredLine]:
+    """The lines that ``create_invoice`` would make, changing nothing. Raises ``NothingToBill``."""
+    until = min(end, now)
+    lines = unbilled_lines(tenant_ids=[tenant.pk], start=start, end=until) if start < until else []
+    if all(_too_young(line, now) for line in lines):
+        raise NothingToBill("There is no sold and priced GPU time in this window that no invoice holds yet.")
+    return _of_one_currency(lines, tenant.currency)
+
+
+def _hold_what_runs(tenant_id: int) -> None:
+    """Whoever ends a job while it is billed either was first, and then its end is what is billed up to, or waits, and
+    then finds on the invoice how long the time was sold. Locked in the order in which a job's own are."""
+    running = Allocation.objects.filter(tenant_id=tenant_id, during__upper_inf=True).order_by("pk")
+    list(running.select_for_update(no_key=True).values_list("pk"))
 
 
 def create_invoices(
@@ -193,6 +209,7 @@ def _finalise(invoice: Invoice, now: datetime) -> None:
     last: int | None = Invoice.objects.aggregate(last=Max("number"))["last"]
     invoice.number = (last or 0) + 1
     invoice.proof_sha256 = proof_of(invoice).sha256
+    invoice.particulars = particulars_of(invoice.tenant)
     invoice.status = InvoiceStatus.OPEN
     invoice.finalised_at = now
     invoice.due_at = now + timedelta(days=settings.INVOICE_DUE_DAYS)

@@ -7,11 +7,12 @@ import structlog
 from django.db import transaction
 
 from billing.models import Rate
-from billing.pricing import CURRENCIES
-from billing.queries import DEFAULT_CURRENCY
+from billing.pricing import CURRENCIES, Terms
+from billing.queries import DEFAULT_CURRENCY, RateInForce
 from billing.services.corrections import correct_invoices
 from gpufleet.common.errors import FieldProblem, InvalidInput
 from gpufleet.common.locks import lock_rows
+from jobs.services import price_unpriced_time
 from tenants.models import PlanTier, Tenant
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -39,7 +40,8 @@ def add_rate(
 
     It is in force from ``valid_from`` (``now`` when None), also one in the past; what runs keeps the price that was
     locked in at its start. What a past one changes on finalised invoices becomes draft notes on them; see
-    ``billing.services.corrections``. ``currency`` is the tenant's own when None, or USD without a tenant.
+    ``billing.services.corrections``. Time that was sold without any price since then gets this one, and stands on the
+    next invoice. ``currency`` is the tenant's own when None, or USD without a tenant.
     Raises ``InvalidInput`` for an unknown tenant, plan or currency, for a currency that isn't the tenant's, for a
     price that is negative or too exact to store, and for a minimum or increment beyond 31 days.
     """
@@ -66,9 +68,27 @@ def add_rate(
         reason=reason,
     )
     if rate.valid_from < now:
+        _price_unpriced_time(rate)
         correct_invoices(rate_id=rate.pk, now=now)
     logger.info("rate added", rate_id=rate.pk, gpu_model=gpu_model, price=str(price_per_gpu_hour), currency=currency)
     return rate
+
+
+def _price_unpriced_time(rate: Rate) -> None:
+    tenants = Tenant.objects.filter(currency=rate.currency)
+    if rate.tenant_id is not None:
+        tenants = tenants.filter(pk=rate.tenant_id)
+    if rate.plan_tier:
+        tenants = tenants.filter(plan_tier=rate.plan_tier)
+    priced = price_unpriced_time(
+        gpu_model=rate.gpu_model,
+        since=rate.valid_from,
+        tenant_ids=list(tenants.values_list("pk", flat=True)),
+        nobody=rate.tenant_id is None and not rate.plan_tier and rate.currency == DEFAULT_CURRENCY,
+        rate=RateInForce(rate.pk, Terms(rate.price_per_gpu_hour, rate.currency)),
+    )
+    if priced:
+        logger.info("unpriced time has a price", rate_id=rate.pk, allocations=priced)
 
 
 def _scope_problems(gpu_model: str, plan_tier: str, tenant_id: int | None, tenant: Tenant | None) -> list[FieldProblem]:

@@ -8,10 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from django.conf import settings
-
 from billing.gateway import Credit, Customer, Draft, Gateway, Item, Refused, RemoteInvoice, units_of
 from billing.models import CreditNote, Invoice, InvoiceLine, InvoiceStatus, OutboxMessage, OutboxStep, StripeCustomer
+from billing.queries import number_of
 
 # Two clocks may differ by this much when one asks the other what it made since.
 SKEW = timedelta(hours=1)
@@ -85,7 +84,7 @@ def _create_invoice(gateway: Gateway, message: OutboxMessage, now: datetime) -> 
         reference=message.reference,
         customer_id=_customer(message).stripe_id,
         invoice_id=invoice.pk,
-        number=f"{settings.INVOICE_NUMBER_PREFIX}{invoice.number}",
+        number=number_of(invoice),
         currency=invoice.currency,
         due_at=_due_at(invoice, now),
     )

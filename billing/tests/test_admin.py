@@ -14,7 +14,9 @@ from billing.tests.factories import make_rate, sell
 from billing.tests.fake_stripe import FakeStripe
 from billing.tests.test_sending import draft as stripe_draft
 from billing.tests.test_sending import move
+from clusters.tests.factories import make_gpu
 from gpufleet.common.tests.factories import staff
+from jobs.models import Allocation
 from tenants.models import Tenant
 from tenants.tests.factories import alice, bob
 
@@ -158,3 +160,48 @@ def test_finance_tries_a_dead_letter_again_and_a_viewer_may_not(stripe: FakeStri
     assert "1 steps will be tried again" in run(boss, OUTBOX, "retry", message.pk)
     message.refresh_from_db()
     assert (message.status, message.attempts) == ("pending", 0)
+
+
+def test_tenants_that_are_selected_in_their_list_are_billed_together(finance: Client) -> None:
+    acme, bluefin = sold(alice()), sold(bob())
+    both = staff("view_tenant", "view_invoice", "add_invoice", name="fay")
+    form = {"action": "create_invoices", "_selected_action": [acme.pk, bluefin.pk]}
+    answer = both.post("/admin/tenants/tenant/", form)
+    assert answer.status_code == 302
+    page = both.get(answer["Location"]).content.decode()
+    assert page.count("checked") >= 2
+    draft(both, acme, bluefin)
+    assert set(Invoice.objects.values_list("tenant", flat=True)) == {acme.pk, bluefin.pk}
+
+
+def test_whoever_may_not_make_invoices_has_no_such_action() -> None:
+    acme = sold(alice())
+    viewer = staff("view_tenant", "change_tenant", name="olga")
+    assert "create_invoices" not in viewer.get("/admin/tenants/tenant/").content.decode()
+    answer = viewer.post("/admin/tenants/tenant/", {"action": "create_invoices", "_selected_action": [acme.pk]})
+    assert "invoice/add" not in answer.headers.get("Location", "")
+
+
+def test_papers_of_an_invoice_are_for_whoever_may_see_it(finance: Client) -> None:
+    draft(finance, sold(alice()))
+    invoice = Invoice.objects.get()
+    page = f"{INVOICES}{invoice.pk}"
+    assert "Not finalised." in finance.get(f"{page}/change/").content.decode()
+    run(finance, INVOICES, "finalise", invoice.pk)
+    assert "Verified: the ledger says now" in finance.get(f"{page}/change/").content.decode()
+    assert finance.get(f"{page}/pdf").content.startswith(b"%PDF")
+    assert finance.get(f"{page}/proof.csv").content.startswith(b"line_id,")
+    assert finance.get(f"{page}/proof.json").json()["matches"] is True
+    stranger = staff("view_tenant", name="sam")
+    for paper in ("pdf", "proof.csv", "proof.json"):
+        assert stranger.get(f"{page}/{paper}").status_code == 403
+        assert Client().get(f"{page}/{paper}").status_code == 302
+        assert finance.get(f"{INVOICES}999999/{paper}").status_code == 404
+
+
+def test_a_ledger_that_says_something_else_is_shown_as_a_mismatch(finance: Client) -> None:
+    draft(finance, sold(alice()))
+    invoice = Invoice.objects.get()
+    run(finance, INVOICES, "finalise", invoice.pk)
+    Allocation.objects.update(gpu=make_gpu(model="H100"))
+    assert "MISMATCH: finalised with" in finance.get(f"{INVOICES}{invoice.pk}/change/").content.decode()

@@ -9,12 +9,14 @@ from threading import Barrier
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 
 from billing import services
 from billing.models import BilledRange, CreditNote, Invoice
 from billing.tests.factories import NOW, hours, make_rate, sell
 from gpufleet.common.errors import Conflict
+from gpufleet.common.tests.processes import wait_until
+from jobs.services import change_status
 from tenants.models import Tenant
 from tenants.tests.factories import alice
 
@@ -94,3 +96,32 @@ def test_credit_notes_issued_at_once_never_exceed_the_invoice() -> None:
     at_once([partial(issue, note.pk) for note in notes])
     issued = CreditNote.objects.filter(status="issued").order_by("number")
     assert list(issued.values_list("number", flat=True)) == [1, 2]
+
+
+def test_a_job_that_ends_while_it_is_billed_is_billed_up_to_its_end() -> None:
+    """The end is not committed when the invoice is begun: without a lock it would bill the hour after it as well."""
+    acme, rate = alice(), make_rate()
+    running = sell(acme, hours(3), rate=rate)
+    with ThreadPoolExecutor(1) as pool:
+        with transaction.atomic():
+            change_status(job_id=running.job_id, status="completed", reason="", actor="test", now=hours(1))
+            billing = pool.submit(closing(partial(bill, acme)))
+            wait_until(somebody_waits, "the invoice waits for the job's end")
+        invoice = billing.result(timeout=10)
+    assert invoice.total == 4
+
+
+def closing(action: Callable[[], Any]) -> Callable[[], Any]:
+    def run() -> Any:
+        try:
+            return action()
+        finally:
+            connection.close()
+
+    return run
+
+
+def somebody_waits() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        return bool(cursor.fetchone()[0])

@@ -170,6 +170,43 @@ def test_a_declined_rate_is_passed_over_on_that_invoice_and_a_stronger_one_is_no
     assert drafts() == [("credit", Decimal("0.50"))]
 
 
+def test_another_models_correction_brings_no_declined_rate_back() -> None:
+    acme = alice()
+    for model in ("H100", "L4"):
+        sell(acme, hours(3), hours(1), rate=make_rate(model))
+    finalise(acme, hours(9), NOW)
+    late("1.50")
+    decline_credit_note(credit_note_id=CreditNote.objects.get().pk, actor="test", now=NOW, reason="agreed at 2.00")
+    other = late("1.75", model="L4")
+    assert drafts() == [("credit", Decimal("0.50"))]
+    assert CreditNote.objects.get(status="draft").rate_ids == [other.pk]
+
+
+def test_declining_another_models_correction_takes_nothing_of_an_issued_one_back() -> None:
+    acme = alice()
+    for model in ("H100", "L4"):
+        sell(acme, hours(3), hours(1), rate=make_rate(model))
+    invoice = finalise(acme, hours(9), NOW)
+    late("1.50")
+    issue_all()
+    other = late("1.75", model="L4")
+    note = CreditNote.objects.get(status="draft")
+    assert (note.amount, note.rate_ids) == (Decimal("0.50"), [other.pk])
+    decline_credit_note(credit_note_id=note.pk, actor="test", now=NOW, reason="agreed at 2.00")
+    assert (drafts(), balance(invoice)) == ([], Decimal(7))
+
+
+def test_seconds_credited_at_a_rate_that_is_then_declined_are_made_good_once(invoice: Invoice) -> None:
+    late("1.00")
+    window = credit(invoice, 2, 1)
+    assert issue_credit_note(credit_note_id=window.pk, actor="test", now=NOW).amount == 1
+    for amount in ("2.00", "1.00"):
+        note = CreditNote.objects.get(status="draft")
+        assert note.amount == Decimal(amount)
+        decline_credit_note(credit_note_id=note.pk, actor="test", now=NOW, reason="agreed at 2.00")
+    assert (drafts(), balance(invoice)) == ([], Decimal(3))
+
+
 def test_declining_the_second_correction_leaves_the_first(invoice: Invoice) -> None:
     late("1.50")
     issue_all()
@@ -257,8 +294,8 @@ def test_a_void_invoice_and_its_drafts_are_left(invoice: Invoice) -> None:
 
 
 def test_a_rate_in_another_currency_corrects_nothing(invoice: Invoice) -> None:
-    Tenant.objects.update(currency="EUR")
     late("1.00", currency="EUR")
+    correct_invoices(rate_id=invoice.lines.get().rate_id, now=NOW)
     assert not CreditNote.objects.exists()
 
 

@@ -7,7 +7,7 @@ import pytest
 from django.db import IntegrityError, connection, transaction
 from django.db.backends.postgresql.psycopg_any import DateTimeTZRange
 
-from billing import ledger, queries, services
+from billing import ledger, proofs, queries, services
 from billing.models import BilledRange, Invoice, InvoiceLine
 from billing.services import IllegalInvoiceMove, NothingToBill
 from billing.tests.factories import LONG_AGO, NOW, hours, make_rate, sell
@@ -149,7 +149,7 @@ def test_finalising_numbers_without_a_gap_and_records_the_proof() -> None:
         invoice = move(invoice, "void" if hour == 1 else "open")
         numbers.append(invoice.number)
     assert numbers == [1, None, 2, 3]
-    assert queries.proof_of(invoice).matches
+    assert proofs.proof_of(invoice).matches
     assert (invoice.finalised_at, invoice.due_at) == (NOW, NOW + MONTH)
 
 
@@ -158,9 +158,9 @@ def test_the_proof_notices_a_ledger_that_was_changed() -> None:
     allocation = sell(acme, hours(3), hours(2), rate=make_rate())
     invoice = move(bill(acme), "open")
     Allocation.objects.filter(pk=allocation.pk).update(during=DateTimeTZRange(hours(3.5), hours(2)))
-    assert queries.proof_of(invoice).matches is True  # The billed seconds and their price are the same …
+    assert proofs.proof_of(invoice).matches is True  # The billed seconds and their price are the same …
     Allocation.objects.filter(pk=allocation.pk).update(gpu_id=sell(acme, hours(1), rate=None).gpu_id)
-    assert queries.proof_of(invoice).matches is False  # … on another GPU they are not.
+    assert proofs.proof_of(invoice).matches is False  # … on another GPU they are not.
 
 
 def test_voiding_releases_the_seconds_and_keeps_what_the_invoice_said() -> None:
@@ -171,7 +171,7 @@ def test_voiding_releases_the_seconds_and_keeps_what_the_invoice_said() -> None:
     assert ranges(allocation) == [(hours(3), hours(2))]
     assert void.lines.get().billed_ranges.get().released_at == NOW + SECOND
     assert again.total == void.total
-    assert queries.proof_of(void).matches
+    assert proofs.proof_of(void).matches
 
 
 @pytest.mark.parametrize(

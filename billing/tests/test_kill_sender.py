@@ -13,7 +13,7 @@ from billing.services.outbox import LEASE
 from billing.tests.fake_stripe import API_KEY, FakeStripe
 from billing.tests.test_sending import assert_sent, draft, send
 from gpufleet.common.failpoints import VARIABLE
-from jobs.tests.workers import database_url
+from gpufleet.common.tests.processes import database_url
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 

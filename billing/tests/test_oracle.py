@@ -107,3 +107,36 @@ def _paid_seconds(length: int, rate: Rate) -> int:
     while paid < length or paid < rate.minimum_seconds or paid % rate.increment_seconds:
         paid += 1
     return paid
+
+
+@pytest.mark.django_db(transaction=True)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(history=st.lists(held, min_size=1, max_size=5), windows=steps)
+def test_a_preview_says_what_the_invoice_then_says(
+    history: list[tuple[int, int, int]], windows: list[tuple[int, int, bool]]
+) -> None:
+    with suppress(Undo), transaction.atomic():
+        acme = alice()
+        rates = [make_rate(price="1.37", increment_seconds=7), make_rate(price="3.99"), make_rate("L4", "0.3333")]
+        for start, end, kind in history:
+            sell(acme, moment(start), moment(end), rate=rates[kind])
+        for start, length, _ in windows:
+            _preview_then_bill(acme, moment(start), moment(start + length))
+        raise Undo
+
+
+def _preview_then_bill(tenant: Tenant, start: datetime, end: datetime) -> None:
+    now = NOW + timedelta(minutes=1)
+    try:
+        lines = services.preview_invoice(tenant, start=start, end=end, now=now)
+    except NothingToBill:
+        with pytest.raises(NothingToBill), transaction.atomic():
+            services.create_invoice(tenant_id=tenant.pk, start=start, end=end, created_by="test", now=now)
+        return
+    invoice = services.create_invoice(tenant_id=tenant.pk, start=start, end=end, created_by="test", now=now)
+    said = [(line.gpu_model, line.rate_id, line.period, line.price.billed_seconds, line.price.amount) for line in lines]
+    assert said == [
+        (line.gpu_model, line.rate_id, (line.period.lower, line.period.upper), line.billed_seconds, line.amount)
+        for line in invoice.lines.all()
+    ]
+    assert invoice.total == sum(line.price.amount for line in lines)

@@ -11,8 +11,10 @@ from django.test.utils import CaptureQueriesContext
 from billing import services
 from billing.models import Rate
 from billing.queries import rates_in_force
-from billing.tests.factories import LONG_AGO, NOW, make_rate
+from billing.tests.factories import LONG_AGO, NOW, hours, make_rate, sell
+from clusters.tests.factories import make_gpu
 from gpufleet.common.errors import InvalidInput
+from jobs.models import Allocation
 from tenants.tests.factories import alice, bob, make_tenant
 
 pytestmark = pytest.mark.django_db
@@ -119,3 +121,28 @@ def test_the_database_refuses_to_change_or_delete_a_rate() -> None:
     with pytest.raises(IntegrityError, match="never changed"), transaction.atomic():
         rate.delete()
     assert Rate.objects.get().price_per_gpu_hour == 2
+
+
+def test_a_late_rate_prices_what_was_sold_without_one_and_nothing_else() -> None:
+    acme, other = alice(plan_tier="pro"), bob(currency="EUR")
+    locked = make_rate("A100")
+    early, late, running, nobodys, elsewhere = (
+        sell(tenant, hours(start), end, rate=None, gpu=make_gpu(model="H100", registered_at=LONG_AGO))
+        for tenant, start, end in (
+            (acme, 9, hours(8)), (acme, 5, hours(4)), (acme, 3, None), (None, 5, hours(4)), (other, 5, hours(4)),
+        )
+    )  # fmt: skip
+    priced = sell(acme, hours(2), hours(1), rate=locked)
+
+    def rates() -> list[int | None]:
+        rows = [early, late, running, nobodys, elsewhere, priced]
+        return [Allocation.objects.get(pk=row.pk).rate_id for row in rows]
+
+    plans = make_rate("H100", "2.00", plan_tier="pro", valid_from=hours(5), now=NOW)
+    assert rates() == [None, plans.pk, plans.pk, None, None, locked.pk]
+    listed = make_rate("H100", "1.00", valid_from=hours(5), now=NOW)
+    make_rate("H100", "3.00", tenant_id=acme.pk, valid_from=hours(1), now=NOW)
+    make_rate("A100", "1.00", valid_from=hours(9), now=NOW)
+    assert rates() == [None, plans.pk, plans.pk, listed.pk, None, locked.pk]
+    invoice = services.create_invoice(tenant_id=acme.pk, start=hours(9), end=NOW, created_by="test", now=NOW)
+    assert invoice.total == 2 + 6 + 2

@@ -12,9 +12,17 @@ from clusters.services.fleet import (
     decommission_cluster,
     update_cluster,
 )
-from clusters.services.gpus import GpuFields, GpuRegistration, GpuRetired, mark_health, mark_many, register_gpus
+from clusters.services.gpus import (
+    FaultIsOver,
+    GpuFields,
+    GpuRegistration,
+    GpuRetired,
+    mark_health,
+    mark_many,
+    register_gpus,
+)
 from clusters.services.ledger import refresh_gpu_states
-from clusters.services.metrics import record_batch, record_samples
+from clusters.services.metrics import record_batch, record_samples, take_news
 from clusters.services.nodes import (
     HostnameTaken,
     NodeFields,
@@ -30,6 +38,7 @@ __all__ = [
     "ClusterChanges",
     "ClusterNameTaken",
     "CreatedCluster",
+    "FaultIsOver",
     "GpuFields",
     "GpuRegistration",
     "GpuRetired",
@@ -46,6 +55,7 @@ __all__ = [
     "register_gpus",
     "register_node",
     "sweep_silent_nodes",
+    "take_news",
     "turn_nodes",
     "update_cluster",
     "update_node",

@@ -9,11 +9,12 @@ from typing import TypedDict
 import structlog
 from django.db import transaction
 
-from clusters.models import GPU, GPUHealth, HealthCause, Node
+from clusters.models import GPU, GPUFault, GPUHealth, Node
 from clusters.queries import reportable_nodes
 from clusters.services.fleet import share_cluster
+from clusters.services.health import quarantine_vanished, set_health
 from clusters.services.ledger import circumstances_of, open_ledger, refresh_gpu_states, retire_gpus
-from clusters.states import gpu_state
+from clusters.states import Health, gpu_state
 from gpufleet.common.errors import Conflict, FieldProblem, InvalidInput, NotFound
 from gpufleet.common.locks import lock_rows
 
@@ -24,6 +25,12 @@ class GpuRetired(Conflict):
     """The GPU is no longer in service."""
 
     code = "gpu_retired"
+
+
+class FaultIsOver(Conflict):
+    """The word was about a fault that is over; the GPU may have another one by now."""
+
+    code = "fault_is_over"
 
 
 class GpuFields(TypedDict, total=False):
@@ -66,15 +73,19 @@ def register_gpus(
     if new:
         logger.info("GPUs registered", node_id=node_id, new=len(new), replaced=len(replaced))
     present.update((gpu.gpu_index, gpu) for gpu in new)
+    quarantine_vanished(node_id=node_id, slots=slots, total_gpus=node.total_gpus, now=now)
     return GpuRegistration(gpus=[present[slot] for slot in slots], created=len(new))
 
 
 @transaction.atomic
-def mark_health(*, gpu_id: int, health: GPUHealth, reason: str, now: datetime) -> None:
+def mark_health(*, gpu_id: int, health: GPUHealth, reason: str, now: datetime, fault_id: int | None = None) -> None:
     """Take an operator's word that a GPU is healthy or not. Readings do not overrule "unhealthy".
 
-    Raises ``NotFound`` and ``GpuRetired``.
+    Whoever names the fault session that the word is about is heard only while it lasts. Raises ``NotFound``,
+    ``GpuRetired`` and ``FaultIsOver``.
     """
+    if fault_id is not None:
+        _check_fault(gpu_id, fault_id)
     if mark_many(gpu_ids=[gpu_id], health=health, reason=reason, now=now):
         return
     if GPU.objects.filter(pk=gpu_id).exists():
@@ -87,14 +98,17 @@ def mark_many(*, gpu_ids: Collection[int], health: GPUHealth, reason: str, now: 
     """As ``mark_health``, for many GPUs at once. Returns how many of them are in service."""
     gpus = lock_rows(GPU.objects.filter(retired_at__isnull=True), gpu_ids)
     unhealthy = health == GPUHealth.UNHEALTHY
-    GPU.objects.filter(pk__in=gpus).update(
-        health=health,
-        health_cause=HealthCause.OPERATOR if unhealthy else HealthCause.NONE,
-        health_reason=reason if unhealthy else "",
-    )
+    wanted = Health(healthy=False, cause="operator", reason=reason) if unhealthy else Health()
+    set_health(dict.fromkeys(gpus, wanted), gpus, now=now)
     refresh_gpu_states(GPU.objects.filter(pk__in=gpus), now=now)
     logger.info("GPU health marked", gpu_ids=list(gpus), health=health)
     return len(gpus)
+
+
+def _check_fault(gpu_id: int, fault_id: int) -> None:
+    lock_rows(GPU.objects.all(), [gpu_id])
+    if not GPUFault.objects.filter(pk=fault_id, gpu=gpu_id, ended_at=None).exists():
+        raise FaultIsOver(f"Fault {fault_id} of GPU {gpu_id} is over; look at the GPU again.")
 
 
 def _by_slot(gpus: Sequence[GpuFields]) -> dict[int, GpuFields]:

@@ -12,10 +12,11 @@ from django.db.models import Q
 from clusters import ingest
 from clusters.models import GPU, GPUHealth, LatestReading, Node
 from clusters.queries import reportable_gpus
+from clusters.services.health import set_health
 from clusters.services.ledger import refresh_gpu_states
 from clusters.states import Health, Reading, decide_health
-from clusters.telemetry import SHOWN_FLAWS, BadBatch, Sample, decode
-from gpufleet.common.errors import FieldProblem, InvalidInput
+from clusters.telemetry import MAX_SAMPLES, SHOWN_FLAWS, BadBatch, Sample, TooManySamples, decode
+from gpufleet.common.errors import FieldProblem, InvalidInput, TooLarge
 from gpufleet.common.locks import lock_rows
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -28,10 +29,12 @@ Doubtful = dict[int, tuple[LatestReading | None, list[Reading]]]
 def record_batch(*, body: Any, now: datetime, cluster_key_id: int | None = None) -> int:
     """Check a metric batch as it was sent, and store it as ``record_samples`` does.
 
-    Raises ``InvalidInput`` that points at what is wrong.
+    Raises ``TooLarge``, and ``InvalidInput`` that points at what is wrong.
     """
     try:
         samples = decode(body, now=now)
+    except TooManySamples as refusal:
+        raise TooLarge(f"A batch has at most {MAX_SAMPLES:,} samples.", max_samples=MAX_SAMPLES) from refusal
     except BadBatch as refusal:
         problems = [FieldProblem(flaw.pointer, flaw.code, flaw.detail) for flaw in refusal.flaws]
         raise InvalidInput(*problems) from refusal
@@ -49,12 +52,29 @@ def record_samples(*, samples: Sequence[Sample], now: datetime, cluster_key_id: 
     """
     gpus = reportable_gpus(cluster_key_id).in_bulk({sample.gpu_id for sample in samples})
     _check(samples, gpus)
-    ingest.copy_samples(samples)
+    ingest.copy_samples(samples, {gpu.pk: gpu.node_id for gpu in gpus.values()}, now=now)
+    _follow(samples, gpus, now)
+    return len(samples)
+
+
+@transaction.atomic
+def take_news(*, fresh: Collection[tuple[int, datetime]], now: datetime) -> None:
+    """Renew the latest readings and the nodes' heartbeats after frames, by node and instant, that were stored before.
+
+    None of them is hot or brings an XID; so where nothing else is the matter with a GPU, nothing but its latest
+    reading changes. The others go the way of ``record_samples``.
+    """
+    samples = ingest.take_stored({(node_id, at): min(at, now) for node_id, at in fresh})
+    gpus = GPU.objects.in_bulk({sample.gpu_id for sample in samples})
+    if gpus:
+        _follow(samples, gpus, now)
+
+
+def _follow(samples: Sequence[Sample], gpus: Mapping[int, GPU], now: datetime) -> None:
     revived = _take_heartbeats(samples, gpus, now)
     doubtful = _take_readings(samples, gpus)
     if revived or doubtful:
         _apply(doubtful, revived, now)
-    return len(samples)
 
 
 def _check(samples: Sequence[Sample], gpus: Mapping[int, GPU]) -> None:
@@ -102,7 +122,7 @@ def _take_readings(samples: Sequence[Sample], gpus: Mapping[int, GPU]) -> Doubtf
     doubtful: Doubtful = {}
     for gpu_id, fresh in ingest.fresh_by_gpu(samples, latest).items():
         before = _health_of(gpus[gpu_id], latest.get(gpu_id))
-        readings = [Reading(sample.temperature_c, sample.xid) for sample in fresh]
+        readings = [Reading(sample.temperature_c, sample.xid, sample.memory_total_mb) for sample in fresh]
         after = decide_health(before, readings)
         newest.append(ingest.Newest(fresh[-1], after.hot_samples))
         if (before.healthy, before.cause) != (after.healthy, after.cause):
@@ -118,6 +138,7 @@ def _health_of(gpu: GPU, latest: LatestReading | None) -> Health:
         reason=gpu.health_reason,
         hot_samples=latest.hot_samples if latest else 0,
         last_xid=latest.xid if latest else None,
+        memory_total_mb=latest.memory_total_mb if latest else None,
     )
 
 
@@ -125,12 +146,12 @@ def _apply(doubtful: Doubtful, revived: Collection[int], now: datetime) -> None:
     """Decide again on the locked rows, since an operator may have spoken meanwhile, and let the states follow."""
     affected = GPU.objects.filter(Q(pk__in=doubtful) | Q(node__in=revived), retired_at__isnull=True)
     locked = lock_rows(GPU.objects.filter(retired_at__isnull=True), affected.values_list("pk", flat=True))
-    changed = [gpu for gpu_id, gpu in locked.items() if gpu_id in doubtful]
-    for gpu in changed:
-        latest, readings = doubtful[gpu.pk]
-        health = decide_health(_health_of(gpu, latest), readings)
-        gpu.health = GPUHealth.HEALTHY if health.healthy else GPUHealth.UNHEALTHY
-        gpu.health_cause, gpu.health_reason = health.cause, health.reason
-    GPU.objects.bulk_update(changed, ["health", "health_cause", "health_reason"])
+    wanted = {
+        gpu_id: decide_health(_health_of(locked[gpu_id], latest), readings)
+        for gpu_id, (latest, readings) in doubtful.items()
+        if gpu_id in locked
+    }
+    set_health(wanted, locked, now=now)
     refresh_gpu_states(GPU.objects.filter(pk__in=locked), now=now)
-    logger.info("GPU health decided", gpu_ids=[gpu.pk for gpu in changed], revived_nodes=list(revived))
+    if revived:
+        logger.info("nodes are back", node_ids=list(revived))

@@ -9,9 +9,11 @@ from django.db.backends.postgresql.psycopg_any import DateTimeTZRange
 
 from apikeys.models import KeyKind
 from apikeys.services import issue_key
+from clusters import ingest
 from clusters.models import GPU, Cluster, GPUStatePeriod, HealthCause, Node
 from clusters.services.ledger import circumstances_of
 from clusters.states import gpu_state
+from clusters.telemetry import Sample
 from tenants.models import Tenant
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -58,6 +60,17 @@ def make_gpu(node: Node | None = None, gpu_index: int | None = None, **fields: A
         gpu=gpu, state=gpu.state, reason=verdict.reason, during=DateTimeTZRange(gpu.registered_at, gpu.retired_at)
     )
     return gpu
+
+
+def make_sample(gpu: GPU, at: datetime = NOW, **figures: Any) -> Sample:
+    """A sample; what is not named was not measured."""
+    nothing: dict[str, Any] = dict.fromkeys(ingest.COLUMNS[2:])
+    return Sample(gpu_id=gpu.pk, recorded_at=at, **{**nothing, **figures})
+
+
+def store_sample(gpu: GPU, at: datetime = NOW, *, now: datetime | None = None, **figures: Any) -> None:
+    """A sample in the database, stored at ``now`` (default: when it was taken), and nothing that follows from it."""
+    ingest.copy_samples([make_sample(gpu, at, **figures)], {gpu.pk: gpu.node_id}, now=now or at)
 
 
 def hold(gpu: GPU, tenant: Tenant | None = None, *, since: datetime = NOW, name: str = "training") -> Any:

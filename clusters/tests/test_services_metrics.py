@@ -8,7 +8,7 @@ from django.db import connection, transaction
 from clusters import ingest, services
 from clusters.models import GPU, GPUHealth, LatestReading, MetricSample, Node
 from clusters.telemetry import Sample
-from clusters.tests.factories import NOW, make_gpu, make_node
+from clusters.tests.factories import NOW, make_gpu, make_node, make_sample
 from clusters.tests.ledger import check_chain, periods_of
 from clusters.tests.threads import after, at_once, in_thread
 from gpufleet.common.errors import InvalidInput
@@ -20,8 +20,7 @@ LATER = NOW + timedelta(minutes=1)
 
 
 def sample(gpu: GPU, at: Any = LATER, **figures: Any) -> Sample:
-    nothing: dict[str, Any] = dict.fromkeys(ingest.COLUMNS[2:])
-    return Sample(gpu_id=gpu.pk, recorded_at=at, **{**nothing, **figures})
+    return make_sample(gpu, at, **figures)
 
 
 def record(*samples: Sample, now: Any = LATER, **narrowing: Any) -> int:
@@ -75,7 +74,7 @@ def test_a_batch_over_midnight_goes_to_two_days() -> None:
     midnight = NOW.replace(hour=0)
     record(sample(gpu, midnight - SECOND), sample(gpu, midnight), now=midnight)
     with connection.cursor() as cursor:
-        cursor.execute("SELECT count(DISTINCT tableoid) FROM clusters_metricsample")
+        cursor.execute("SELECT count(DISTINCT tableoid) FROM clusters_metricframe")
         assert cursor.fetchone() == (2,)
 
 

@@ -4,7 +4,6 @@ import pytest
 
 from clusters.models import GPUHealth, GPUState, HealthCause, NodeIntent
 from clusters.states import (
-    FATAL_XIDS,
     HOT_SAMPLES,
     Cause,
     Circumstances,
@@ -13,8 +12,10 @@ from clusters.states import (
     State,
     decide_health,
     gpu_state,
+    may_quarantine,
 )
 from clusters.tests.factories import NOW
+from clusters.xids import FATAL_XIDS, XIDS
 
 HOT = Reading(temperature_c=90)
 WARM = Reading(temperature_c=87)
@@ -100,7 +101,7 @@ def test_a_fatal_xid_stays_whatever_the_temperature(xid: int) -> None:
     assert health.reason.startswith(f"XID {xid}: ")
 
 
-@pytest.mark.parametrize("xid", [None, 0, 13, 31, 43, 45])
+@pytest.mark.parametrize("xid", [None, 0, 13, 31, 43, 45, 63, 92, 94])
 def test_an_applications_xid_is_no_fault_of_the_gpu(xid: int | None) -> None:
     assert decide_health(Health(), [Reading(xid=xid)]).healthy
 
@@ -120,3 +121,27 @@ def test_readings_do_not_overrule_an_operator() -> None:
     marked = Health(healthy=False, cause="operator", reason="fan is loud")
     after = decide_health(marked, [COOL, Reading(50, 79), *[HOT] * HOT_SAMPLES, COOL])
     assert (after.healthy, after.cause, after.reason) == (False, "operator", "fan is loud")
+
+
+def test_the_catalogue_says_what_is_fatal() -> None:
+    assert {46, 48, 62, 64, 74, 79, 95, 119, 120, 140, 143, 158} <= set(FATAL_XIDS)
+    assert FATAL_XIDS[79] == XIDS[79].meaning == "GPU has fallen off the bus"
+    assert not {number for number, xid in XIDS.items() if xid.action == "RESTART_APP"} & set(FATAL_XIDS)
+
+
+def test_memory_that_shrank_is_told_once() -> None:
+    had = Health(memory_total_mb=81_559)
+    assert decide_health(had, [Reading(memory_total_mb=81_000), Reading()]).healthy
+    lost = decide_health(had, [Reading(memory_total_mb=40_000)])
+    assert (lost.healthy, lost.cause, lost.reason) == (False, "memory", "Its memory shrank from 81,559 to 40,000 MB.")
+    marked_healthy = Health(memory_total_mb=40_000)
+    assert decide_health(marked_healthy, [Reading(memory_total_mb=40_000), COOL]).healthy
+    assert decide_health(lost, [COOL, Reading(memory_total_mb=81_559)]).cause == "memory"
+
+
+@pytest.mark.parametrize(
+    ("fleet", "unhealthy", "allowed"),
+    [(1, 0, True), (50, 7, True), (50, 8, False), (1000, 99, True), (1000, 100, False)],
+)
+def test_the_breaker(fleet: int, unhealthy: int, allowed: bool) -> None:
+    assert may_quarantine(fleet=fleet, unhealthy=unhealthy, share=0.1) is allowed

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from clusters.telemetry import MAX_SAMPLES, BadBatch, Sample, decode, flaw_of
+from clusters.telemetry import MAX_SAMPLES, BadBatch, Sample, TooManySamples, decode, flaw_of
 from clusters.tests.factories import NOW
 
 
@@ -92,11 +92,15 @@ def test_what_is_no_number_is_refused_even_if_a_parser_let_it_through(value: flo
         ({"metrics": [1]}, "#/metrics/0", "invalid"),
         ({"metrics": [{}]}, "#/metrics/0/gpu_id", "required"),
         ({"metrics": [{"gpu_id": 1}], "node": 1}, "#/node", "unknown_field"),
-        ({"metrics": [{"gpu_id": 1}] * (MAX_SAMPLES + 1)}, "#/metrics", "length"),
     ],
 )
 def test_the_shape_of_the_body(body: Any, pointer: str, code: str) -> None:
     assert refusal(body) == [(pointer, code)]
+
+
+def test_a_batch_of_more_is_too_large() -> None:
+    with pytest.raises(TooManySamples):
+        decode({"metrics": [{"gpu_id": 1}] * (MAX_SAMPLES + 1)}, now=NOW)
 
 
 def test_the_largest_batch_passes() -> None:

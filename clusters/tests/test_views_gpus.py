@@ -81,6 +81,7 @@ def test_a_gpu_with_its_metrics_and_its_job(charlie: APIClient) -> None:
         "pci_bus_id": "",
         "state": "available",
         "health": "healthy",
+        "fault": None,
         "health_reason": "",
         "latest_metrics": None,
         "job": None,

@@ -3,6 +3,7 @@
 from dashboard.queries.fleet import FleetReport, fleet
 from dashboard.queries.kpis import Kpis, kpis
 from dashboard.queries.leakage import Leakage, leakage
+from dashboard.queries.reclaimable import UNDERUSED_BELOW_PCT
 from dashboard.queries.revenue import Revenue, revenue
 
-__all__ = ["FleetReport", "Kpis", "Leakage", "Revenue", "fleet", "kpis", "leakage", "revenue"]
+__all__ = ["UNDERUSED_BELOW_PCT", "FleetReport", "Kpis", "Leakage", "Revenue", "fleet", "kpis", "leakage", "revenue"]

@@ -17,6 +17,7 @@ class Nature(StrEnum):
 
     LOST = "lost"  # It was never earned, or less than the list price was.
     LATE = "late"  # It was earned, and is not here yet.
+    RECLAIMABLE = "reclaimable"  # It is paid for; the GPUs could serve somebody else too.
 
 
 class Cause(StrEnum):
@@ -35,6 +36,8 @@ class Cause(StrEnum):
     BELOW_LIST = "below_list"
     UNBILLED = "unbilled"
     OVERDUE = "overdue"
+    FAILED_SYNC = "failed_sync"
+    UNDERUSED = "underused"
 
 
 UNSOLD: Final = tuple(Cause)[:8]
@@ -144,5 +147,23 @@ ABOUT: Final[Mapping[Cause, About]] = {
         "admin:billing_invoice_changelist",
         "status=open",
         nature=Nature.LATE,
+    ),
+    Cause.FAILED_SYNC: About(
+        "Not on its way to the tenant",
+        "A step to Stripe failed and waits to be tried again, or is a dead letter, whatever the window. What is due on "
+        "the invoices that it is about.",
+        "Read the steps' last errors, mend what they name, and try the dead letters again.",
+        "admin:billing_outboxmessage_changelist",
+        "status__exact=dead",
+        nature=Nature.LATE,
+    ),
+    Cause.UNDERUSED: About(
+        "Held, and hardly used",
+        "The last hour, whatever the window, of GPUs that a job holds now and used less than the given share of on "
+        "average. It is paid for, and so not lost.",
+        "Ask the tenants below whether the jobs still work; end those that don't, or move them to smaller GPUs.",
+        "admin:jobs_job_changelist",
+        "status__exact=running",
+        nature=Nature.RECLAIMABLE,
     ),
 }

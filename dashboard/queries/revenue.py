@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import TypeVar
 
-from dashboard.queries.billed import billed_time
+from dashboard.queries.billed import Billed, billed_time
 from dashboard.queries.prices import in_millionths
 from jobs import ledger
 from jobs.ledger import By, Scope
@@ -37,13 +37,15 @@ class Earned:
 
 @dataclass(frozen=True, slots=True)
 class Revenue:
-    """The revenue of a window in one currency. ``currencies`` are all that time was sold in. ``tenants``: names."""
+    """The revenue of a window in one currency. ``currencies`` are all that time was sold in. ``tenants``: names.
+    ``previous`` is the total of the window of the same length before."""
 
     start: datetime
     end: datetime
     currency: str
     currencies: list[str]
     total: Earned
+    previous: Earned
     by_day: dict[date, Earned]
     by_tenant: dict[int | None, Earned]
     by_model: dict[str, Earned]
@@ -52,24 +54,36 @@ class Revenue:
 
 def revenue(currency: str, *, start: datetime, end: datetime) -> Revenue:
     """What ``[start, end)`` earned in one currency; time without a price has none, and is shown in each."""
+    with ledger.snapshot():
+        report = _by_all(currency, start, end)
+        _add_previous(report, start - (end - start), start)
+        return report
+
+
+def _by_all(currency: str, start: datetime, end: datetime) -> Revenue:
     scope = Scope(start, end)
     sold = ledger.sales(scope, [By.DAY, By.TENANT, By.MODEL, By.RATE])
     days = {slot.day: Earned() for slot in ledger.slots(scope, by_day=True)}
     names: dict[int | None, str] = {None: ""}
     names.update(Tenant.objects.values_list("pk", "name"))
-    report = Revenue(start, end, currency, [], Earned(), days, {}, {}, names)
+    report = Revenue(start, end, currency, [], Earned(), Earned(), days, {}, {}, names)
     for row in sold:
         if row.currency in ("", currency):
             for earned in _places(report, row.group.day, row.tenant_id, row.group.model or ""):
                 _add_sold(earned, row)
     for billed in billed_time(currency, start=start, end=end, by_day=True):
         for earned in _places(report, billed.day, billed.tenant_id, billed.model):
-            if billed.finalised:
-                earned.billed += billed.worth
-            else:
-                earned.drafted += billed.worth
+            _add_billed(earned, billed)
     report.currencies.extend(sorted({row.currency for row in sold if row.currency}))
     return report
+
+
+def _add_previous(report: Revenue, start: datetime, end: datetime) -> None:
+    for row in ledger.sales(Scope(start, end), [By.RATE]):
+        if row.currency in ("", report.currency):
+            _add_sold(report.previous, row)
+    for billed in billed_time(report.currency, start=start, end=end, by_day=False):
+        _add_billed(report.previous, billed)
 
 
 def _places(report: Revenue, day: date | None, tenant_id: int | None, model: str) -> list[Earned]:
@@ -92,3 +106,10 @@ def _add_sold(earned: Earned, row: ledger.Sold) -> None:
         earned.unpriced += row.held
     else:
         earned.metered += row.held * in_millionths(row.price_per_gpu_hour)
+
+
+def _add_billed(earned: Earned, billed: Billed) -> None:
+    if billed.finalised:
+        earned.billed += billed.worth
+    else:
+        earned.drafted += billed.worth

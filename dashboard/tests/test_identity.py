@@ -362,3 +362,32 @@ def test_a_window_that_runs_backwards_holds_nothing() -> None:
 def test_unsold_time_has_no_tenant() -> None:
     with pytest.raises(ValueError, match="no tenant"):
         ledger.accounts(Scope(at(0), at(1)), [By.TENANT])
+
+
+@given(histories, windows, st.lists(st.integers(0, SECONDS), max_size=2), st.integers(1, 3), st.randoms())
+@settings(many_examples, max_examples=60)
+def test_the_costliest_gpus_are_those_that_counting_finds(
+    db: None, history: History, window: list[int], cuts: list[int], most: int, dice: random.Random
+) -> None:
+    low, high = window
+    prices = {(segment, model): dice.randrange(1, 10**8) for segment in range(3) for model in MODELS[:2]}
+    scope = Scope(at(low), at(high), cuts=[at(cut) for cut in cuts])
+    with transaction.atomic():
+        world = write(history)
+        spent = ledger.unsold(scope, prices, most=most)
+        accounts = ledger.accounts(scope, [By.SEGMENT, By.MODEL])
+        transaction.set_rollback(True)
+    assert set(spent.accounts) == set(accounts)
+    found = count(history, world, {By.SEGMENT, By.MODEL, By.GPU}, low, high, cuts)
+    for kind in {kind for counts in found.values() for kind in counts} - {"sold", "registered"}:
+        times: Counter[int] = Counter()
+        worths: Counter[int] = Counter()
+        for group, counts in found.items():
+            if counts[kind]:
+                price = prices.get((group.segment or 0, group.model or ""), 0)
+                times[group.gpu_id or 0] += counts[kind] * 1_000_000
+                worths[group.gpu_id or 0] += counts[kind] * 1_000_000 * price
+        in_order = sorted(times, key=lambda gpu: (-worths[gpu], -times[gpu], gpu))
+        largest = [ledger.Costly(gpu, times[gpu], worths[gpu]) for gpu in in_order[:most]]
+        assert spent.rankings[kind] == ledger.Ranking(len(times), largest)
+    assert len(spent.rankings) == len({kind for counts in found.values() for kind in counts} - {"sold", "registered"})

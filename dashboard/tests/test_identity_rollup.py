@@ -15,6 +15,7 @@ from clusters.models import GPU, GPUStatePeriod
 from clusters.tests.factories import make_gpu
 from dashboard.tests.test_identity import (
     BEGINNING,
+    MODELS,
     Device,
     History,
     Stretch,
@@ -45,9 +46,13 @@ edges = st.tuples(st.integers(-50, 350), st.integers(-1, 4)).map(lambda edge: ed
 def both_ways(scope: Scope, by: set[By]) -> tuple[list[object], list[object]]:
     """The answers from the rollup and from the ranges."""
     answers: list[list[object]] = []
+    prices = {(segment, model): 7 * segment + len(model) for segment in range(2) for model in MODELS[:2]}
     for rollup in (True, False):
         answers.append([*ledger.accounts(scope, by, rollup=rollup), *ledger.sales(scope, by, rollup=rollup)])
         answers[-1] += ledger.sales(scope, {*by, By.TENANT, By.RATE}, rollup=rollup)
+        if By.DAY not in by:
+            spent = ledger.unsold(scope, prices, most=2, rollup=rollup)
+            answers[-1] += [set(spent.accounts), spent.rankings]
     return answers[0], answers[1]
 
 

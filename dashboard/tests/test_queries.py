@@ -16,7 +16,7 @@ from billing.tests.factories import LONG_AGO, NOW, hours, make_rate, sell
 from clusters.models import GPU, LatestReading
 from clusters.tests.factories import make_gpu, make_node
 from dashboard.queries import fleet, kpis, leakage, revenue
-from dashboard.queries.kpis import queue_wait
+from dashboard.queries.kpis import change, queue_wait
 from dashboard.queries.prices import amount_of, list_prices, per_hour
 from jobs import ledger
 from jobs.ledger import By, Scope
@@ -83,20 +83,50 @@ def test_kpis_read_the_same_ledger_as_the_other_reports() -> None:
     sell(alice(), hours(10), hours(4), rate=rate)
     report = kpis("USD", start=hours(24), end=NOW)
     assert report.gpus == 2
-    assert (report.account.registered, report.account.sold) == (48 * HOUR, 6 * HOUR)
-    assert report.share(report.account.sold) == 0.125
-    assert report.share(report.account.unhealthy) == 0.5
-    assert report.revenue == Decimal("12.00")
-    assert report.revenue_per_gpu_hour == Decimal("0.25")
-    assert report.revenue_per_sold_gpu_hour == Decimal("2")
-    assert report.leakage == leakage("USD", start=hours(24), end=NOW).lost == Decimal("84.00")
+    now, before = report.now, report.before
+    assert (now.account.registered, now.account.sold) == (48 * HOUR, 6 * HOUR)
+    assert now.share(now.account.sold) == 0.125
+    assert now.share(now.account.unhealthy) == 0.5
+    assert now.revenue == Decimal("12.00")
+    assert now.revenue_per_gpu_hour == Decimal("0.25")
+    assert now.revenue_per_sold_gpu_hour == Decimal("2")
+    assert now.leakage == leakage("USD", start=hours(24), end=NOW).lost == Decimal("84.00")
+    assert (before.start, before.end, before.revenue) == (hours(48), hours(24), Decimal("0.00"))
+    assert before.leakage == leakage("USD", start=hours(48), end=hours(24)).lost == Decimal("96.00")
+    assert (change(now.leakage, before.leakage), change(now.revenue, before.revenue)) == (-0.125, None)
+
+
+def test_figures_are_compared_with_the_window_of_the_same_length_before() -> None:
+    rate = make_rate(price="2.00")
+    sell(alice(), hours(30), hours(18), rate=rate)  # Six hours in each of the two days.
+    sell(bob(), hours(40), hours(37), rate=rate)
+    sell(None, hours(50), hours(47), rate=None)  # An hour of it, and without a price.
+    report = kpis("USD", start=hours(24), end=NOW)
+    assert (report.now.revenue, report.before.revenue) == (Decimal("12.00"), Decimal("18.00"))
+    assert change(report.now.revenue, report.before.revenue) == -0.333333
+    earned = revenue("USD", start=hours(24), end=NOW)
+    assert (amount_of(earned.total.metered, "USD"), amount_of(earned.previous.metered, "USD")) == (
+        Decimal(12),
+        Decimal(18),
+    )
+    assert (earned.previous.sold, earned.previous.unpriced) == (10 * HOUR, HOUR)
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "grown"),
+    [("1.25", "1.00", 0.25), ("0.00", "2.00", -1.0), ("1.00", "0.00", None), (None, "1", None), ("1", None, None)],
+)
+def test_growth_needs_something_to_grow_from(now: str | None, before: str | None, grown: float | None) -> None:
+    figures = [None if text is None else Decimal(text) for text in (now, before)]
+    assert change(*figures) == grown
 
 
 def test_kpis_of_an_empty_fleet_are_zeros() -> None:
     report = kpis("USD", start=hours(24), end=NOW)
-    assert (report.gpus, report.revenue, report.revenue_per_gpu_hour) == (0, Decimal("0.00"), None)
-    assert report.share(0) == 0.0
-    assert (report.queue_wait.jobs, report.queue_wait.p50, report.queue_wait.p95) == (0, None, None)
+    now = report.now
+    assert (report.gpus, now.revenue, now.revenue_per_gpu_hour) == (0, Decimal("0.00"), None)
+    assert now.share(0) == 0.0
+    assert (now.queue_wait.jobs, now.queue_wait.p50, now.queue_wait.p95) == (0, None, None)
 
 
 def test_queue_waits_are_of_the_jobs_that_started_in_the_window() -> None:

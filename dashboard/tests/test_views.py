@@ -61,6 +61,15 @@ def test_a_wrong_parameter_is_named(charlie: APIClient, route: str, query: str) 
     assert response.json()["errors"][0]["pointer"] == f"?{query.split('=', maxsplit=1)[0]}"
 
 
+@pytest.mark.parametrize("text", ["0", "101", "x", "1.5", "-3"])
+def test_the_share_below_which_a_gpu_is_underused_is_a_percentage(charlie: APIClient, text: str) -> None:
+    response = charlie.get(f"/api/dashboard/leakage?underused_below_pct={text}")
+    assert response.status_code == 400
+    assert response.json()["errors"][0]["pointer"] == "?underused_below_pct"
+    assert charlie.get("/api/dashboard/leakage?underused_below_pct=100").status_code == 200
+    assert charlie.get("/api/dashboard/kpis?underused_below_pct=10").status_code == 400
+
+
 def test_the_fleet_now_takes_no_parameters(charlie: APIClient) -> None:
     assert charlie.get("/api/dashboard/fleet?days=1").status_code == 400
 
@@ -81,12 +90,17 @@ def test_the_reports_agree_with_each_other(charlie: APIClient) -> None:
     assert figures["shares"]["sold"] == figures["shares"]["offline"] == 0.5
     assert (figures["currency"], figures["revenue"], figures["leakage"]) == ("USD", "48.00", "48.00")
     assert (figures["revenue_per_gpu_hour"], figures["revenue_per_sold_gpu_hour"]) == ("1.000000", "2.000000")
+    assert figures["previous"]["window_to"] == figures["window_from"]
+    assert (figures["previous"]["revenue"], figures["previous"]["leakage"]) == ("12.00", "84.00")
+    assert (figures["change"]["revenue"], figures["change"]["leakage"]) == (3.0, -0.428571)
     lost = get(charlie, "leakage", days=1)
     assert (lost["lost"], lost["causes"][0]["cause"], lost["causes"][0]["amount"]) == ("48.00", "offline", "48.00")
     assert lost["causes"][0]["rows"][0]["name"].endswith("GPU 0")
+    assert lost["causes"][0]["other_rows"] == {"rows": 0, "gpu_seconds": "0.000000", "amount": "0.00"}
     assert lost["causes"][0]["link"] == "/admin/clusters/node/?status=offline"
     earned = get(charlie, "revenue", days=1)
     assert (earned["total"]["metered"], earned["total"]["unbilled"]) == ("48.00", "48.00")
+    assert earned["previous"]["metered"] == "12.00"
     assert [part["tenant"] for part in earned["by_tenant"]] == ["acme"]
     assert len(earned["by_day"]) in (1, 2)
     assert sum(Decimal(part["sold_gpu_seconds"]) for part in earned["by_day"]) == 86_400

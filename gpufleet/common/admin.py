@@ -1,9 +1,10 @@
 """What the admin pages of all apps share."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from django.contrib import admin, messages
+from django.db.models import Model
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from unfold.admin import ModelAdmin
 
@@ -27,8 +28,32 @@ class ReadOnlyAdmin(ModelAdmin):  # type: ignore[misc]  # unfold is untyped
         return False
 
 
+Action = Callable[[Any, HttpRequest, Any], HttpResponse | None]
+_actions_of: dict[type[Model], list[tuple[str, Action]]] = {}
+
+
+def action_on(model: type[Model], *, description: str, permission: str) -> Callable[[Action], Action]:
+    """Add an action to the list of a lower app's model, whose own admin knows nothing of it. For whoever lacks the
+    permission there is no such action."""
+
+    def register(action: Action) -> Action:
+        _actions_of.setdefault(model, []).append((permission, admin.action(description=description)(action)))
+        return action
+
+    return register
+
+
 class ServiceAdmin(ModelAdmin):  # type: ignore[misc]  # unfold is untyped
     """Forms whose changes go through services; what a service refuses is a message, and nothing has changed."""
+
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        """The model's own, and those that apps above have added."""
+        actions: dict[str, Any] = super().get_actions(request)
+        for permission, action in _actions_of.get(self.model, []):
+            name = action.__name__
+            if request.user.has_perm(permission):
+                actions[name] = (action, name, getattr(action, "short_description", name))
+        return actions
 
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         """Show the form again when the service says no."""

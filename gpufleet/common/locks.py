@@ -39,10 +39,15 @@ def try_lock_scheduler() -> bool:
 
 def lock_name(name: str) -> None:
     """Wait for the lock of a name (hashed to 64 bits) and hold it until the transaction ends."""
+    lock_names([name])
+
+
+def lock_names(names: Iterable[str]) -> None:
+    """As ``lock_name``, for many at once, always in the same order."""
     _require_transaction()
-    key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+    keys = sorted(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True) for name in names)
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [key])
+        cursor.execute("SELECT pg_advisory_xact_lock(key) FROM unnest(%s::bigint[]) AS key", [keys])
 
 
 def lock_rows(rows: QuerySet[Row], ids: Iterable[int]) -> dict[int, Row]:

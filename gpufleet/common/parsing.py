@@ -3,10 +3,15 @@
 import json
 import math
 from collections.abc import Mapping
+from io import BytesIO
 from typing import Any, NoReturn
 
-from rest_framework.exceptions import ParseError
+from django.conf import settings
+from rest_framework.exceptions import ParseError, UnsupportedMediaType
 from rest_framework.parsers import JSONParser
+
+from gpufleet.common.errors import TooLarge
+from gpufleet.common.packing import TooMuch, UnknownEncoding, unpack
 
 MAX_DEPTH = 32
 
@@ -24,6 +29,28 @@ class StrictJSONParser(JSONParser):
             return decode(stream.read())
         except (ValueError, RecursionError) as error:
             raise ParseError(f"The body is not valid JSON: {error}.") from error
+
+
+class PackedJSONParser(StrictJSONParser):
+    """As above, of bodies that may be packed with gzip or zstd, and unpack to no more than they might have been plain.
+
+    It leaves the unpacked bytes at the request as ``unpacked_body``.
+    """
+
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Mapping[str, Any] | None = None) -> Any:
+        """Unpack and decode. Raises ``UnsupportedMediaType`` (415), ``TooLarge`` (413) and ``ParseError`` (400)."""
+        request = (parser_context or {})["request"]
+        limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+        try:
+            raw = unpack(stream.read(), request.headers.get("Content-Encoding", ""), limit=limit)
+        except UnknownEncoding as error:
+            raise UnsupportedMediaType(request.content_type, f"The body can't be read: {error}.") from error
+        except TooMuch as error:
+            raise TooLarge(f"The body unpacks to more than {limit:,} bytes.", max_bytes=limit) from error
+        except ValueError as error:
+            raise ParseError(f"The body can't be unpacked: {error}.") from error
+        request.unpacked_body = raw
+        return super().parse(BytesIO(raw), media_type, parser_context)
 
 
 def decode(raw: bytes) -> Any:

@@ -32,14 +32,14 @@ class Counter:
         )
         self._left_alone_until = 0.0
 
-    def count(self, bucket: str, *, window: int) -> int:
-        """This request's number within its bucket and window, or 0 when Redis can't say."""
+    def count(self, bucket: str, *, window: int, requests: int = 1) -> int:
+        """The last of these requests' number within its bucket and window, or 0 when Redis can't say."""
         if time.monotonic() < self._left_alone_until:
             return 0
         name = f"gpufleet:rate:{bucket}:{window}"
         try:
             with self._redis.pipeline(transaction=False) as pipeline:
-                pipeline.incr(name)
+                pipeline.incrby(name, requests)
                 pipeline.expire(name, WINDOW_S)
                 number, _ = pipeline.execute()
         except redis.RedisError as error:
@@ -61,6 +61,13 @@ def check_rate(request: Request, *, now: float) -> None:
     window, elapsed = divmod(now, WINDOW_S)
     if counter_at(settings.REDIS_URL).count(bucket, window=int(window)) > limit:
         raise Throttled(wait=WINDOW_S - elapsed)
+
+
+def is_over_limit(*, actor: str, requests: int, now: float) -> bool:
+    """Count requests of a key that came together. Whether they are more than it may send in this minute."""
+    window = int(now // WINDOW_S)
+    number = counter_at(settings.REDIS_URL).count(actor, window=window, requests=requests)
+    return number > settings.API_RATE_PER_KEY
 
 
 def _bucket_of(request: Request) -> tuple[str, int]:

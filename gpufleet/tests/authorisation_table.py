@@ -64,6 +64,7 @@ API = [
     Row("GET", "/api/tenants/{id}", "demo A read admin", hidden="B"),
     Row("PATCH", "/api/tenants/{id}", "admin", body={"gpu_quota": 4}),
     Row("DELETE", "/api/tenants/{id}", "admin"),
+    Row("GET", "/api/tenants/{id}/invoice-preview", "demo A read admin", hidden="B"),
     Row("GET", "/api/tenants/{id}/usage", "demo A read admin", hidden="B"),
     # API keys.
     Row("GET", "/api/keys", "admin"),
@@ -125,6 +126,7 @@ API = [
     Row("GET", "/api/billing/invoices/{id}", "demo A read admin", hidden="B"),
     Row("GET", "/api/billing/invoices/{id}/lines", "demo A read admin", hidden="B"),
     Row("GET", "/api/billing/invoices/{id}/proof", "demo A read admin", hidden="B"),
+    Row("GET", "/api/billing/invoices/{id}/pdf", "demo A read admin", hidden="B"),
     Row("PATCH", "/api/billing/invoices/{id}/status", "admin", body={"status": "open"}),
     Row("GET", "/api/billing/summary", READERS),
     Row("GET", "/api/billing/credit-notes", READERS),

@@ -20,7 +20,23 @@ Whole past days may be read from a rollup (``jobs.ledger.rollups``) that says ex
 tell. A change of the past drops the days it touches from the rollup in its own transaction.
 """
 
-from jobs.ledger.reading import account, accounts, sales, slots
-from jobs.ledger.shapes import Account, By, Group, Scope, Slot, Sold
+from jobs.ledger.reading import account, accounts, sales, slots, snapshot, unsold
+from jobs.ledger.shapes import Account, By, Costly, Group, Ranking, Scope, Slot, Sold, Unsold
 
-__all__ = ["Account", "By", "Group", "Scope", "Slot", "Sold", "account", "accounts", "sales", "slots"]
+__all__ = [
+    "Account",
+    "By",
+    "Costly",
+    "Group",
+    "Ranking",
+    "Scope",
+    "Slot",
+    "Sold",
+    "Unsold",
+    "account",
+    "accounts",
+    "sales",
+    "slots",
+    "snapshot",
+    "unsold",
+]

@@ -1,19 +1,20 @@
 """Asking the ledger: whole days from the rollup where it has them, everything else from the ranges themselves."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import pairwise
 from typing import Any, Final
 
-from django.db import connection
+from django.db import connection, transaction
 from django.db.backends.postgresql.psycopg_any import DateTimeTZRange
 from psycopg.types.multirange import TimestamptzMultirange
 
 from clusters.models import GPU
-from jobs.ledger.shapes import Account, By, Group, Scope, Slot, Sold
-from jobs.ledger.statements import ACCOUNTS, SALES
-from jobs.models import Job, LedgerBlock, LedgerDay
+from jobs.ledger.shapes import Account, By, Costly, Group, Ranking, Scope, Slot, Sold, Unsold
+from jobs.ledger.statements import ACCOUNTS, ASKED_TYPES, RANKED, SALES
+from jobs.models import LedgerBlock, LedgerDay
 from jobs.placement import WaitCode, takes
 
 # Which waiting makes an idle second what, in order of precedence. A hold, an inactive tenant and a closed cluster are
@@ -30,6 +31,20 @@ DAY: Final = timedelta(days=1)
 BLOCK: Final = 10 * DAY
 
 
+@contextmanager
+def snapshot() -> Iterator[None]:
+    """Have all that is read within say the same instant, whoever writes meanwhile; see ``jobs.ledger``.
+
+    Inside a transaction that has already begun it can't, and what is read is what that transaction sees.
+    """
+    if connection.in_atomic_block:
+        yield
+        return
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield
+
+
 def accounts(scope: Scope, by: Collection[By] = (), *, rollup: bool = True) -> list[Account]:
     """What the GPUs' time in the window was spent on, by group; a group without registered time is left out.
 
@@ -38,11 +53,15 @@ def accounts(scope: Scope, by: Collection[By] = (), *, rollup: bool = True) -> l
     """
     if {By.TENANT, By.RATE} & set(by):
         raise ValueError("unsold time has no tenant and no rate; ask sales()")
+    with snapshot():
+        rows = _fetch(ACCOUNTS, _parameters(scope, by, rollup=rollup))
+    return [Account(Group(*row[:6]), *row[6:]) for row in rows]
+
+
+def _parameters(scope: Scope, by: Collection[By], *, rollup: bool) -> dict[str, Any]:
     days = rolled_days(scope) if rollup else {}
     blocks = usable_blocks(scope, days) if By.DAY not in by else []
-    parameters = {**parameters_of(scope, by, days, blocks), **_blocks_of(scope, blocks)}
-    rows = _fetch(ACCOUNTS, with_demand(parameters))
-    return [Account(Group(*row[:6]), *row[6:]) for row in rows]
+    return with_demand({**parameters_of(scope, by, days, blocks), **_blocks_of(scope, blocks)})
 
 
 def account(scope: Scope, *, rollup: bool = True) -> Account:
@@ -50,14 +69,43 @@ def account(scope: Scope, *, rollup: bool = True) -> Account:
     return next(iter(accounts(scope, rollup=rollup)), Account(Group()))
 
 
+def unsold(scope: Scope, prices: Mapping[tuple[int, str], int], *, most: int, rollup: bool = True) -> Unsold:
+    """What ``accounts`` says by segment and model, and the ``most`` GPUs behind each kind of unsold time.
+
+    GPUs are ranked by what their time was worth at ``prices``, by (segment, model), and then by the time itself. One
+    statement says both, so that they can't disagree.
+    """
+    ranked_by = {
+        "price_segments": [segment for segment, _ in prices],
+        "price_models": [model for _, model in prices],
+        "prices": list(prices.values()),
+        "most": most,
+    }
+    with snapshot():
+        rows = _fetch(RANKED, {**_parameters(scope, [By.SEGMENT, By.MODEL], rollup=rollup), **ranked_by})
+    totals: dict[tuple[int, str], dict[str, int]] = {}
+    counts: dict[str, int] = {}
+    largest: dict[str, list[Costly]] = {}
+    for kind, model, segment, gpu_id, microseconds, worth, gpus in rows:
+        if gpu_id is None:
+            totals.setdefault((segment, model), {})[kind] = microseconds
+        else:
+            counts[kind] = gpus
+            largest.setdefault(kind, []).append(Costly(gpu_id, microseconds, int(worth)))
+    rankings = {kind: Ranking(gpus, largest[kind]) for kind, gpus in counts.items()}
+    accounts = [Account(Group(model=model, segment=segment), **kinds) for (segment, model), kinds in totals.items()]
+    return Unsold(accounts, rankings)
+
+
 def sales(
     scope: Scope, by: Collection[By] = (), *, tenants: Collection[int] | None = None, rollup: bool = True
 ) -> list[Sold]:
     """The sold part of the same seconds by group, also by tenant and by locked price; of some tenants, or of all."""
-    # The rollup of sales does not know which GPU it was.
-    days = rolled_days(scope) if rollup and not {By.NODE, By.GPU} & set(by) else {}
-    parameters = {"every_tenant": tenants is None, "tenants": list(tenants or ())}
-    rows = _fetch(SALES, {**parameters_of(scope, by, days), **parameters})
+    whose = {"every_tenant": tenants is None, "tenants": list(tenants or ())}
+    with snapshot():
+        # The rollup of sales does not know which GPU it was.
+        days = rolled_days(scope) if rollup and not {By.NODE, By.GPU} & set(by) else {}
+        rows = _fetch(SALES, {**parameters_of(scope, by, days), **whose})
     return [Sold(Group(*row[:6]), *row[6:]) for row in rows]
 
 
@@ -153,8 +201,7 @@ def _is_kept(day: Slot, scope: Scope, rolled: Mapping[date, Collection[datetime]
 
 def with_demand(parameters: dict[str, Any]) -> dict[str, Any]:
     """The same, and what each waiting job's ``gpu_type`` takes by the scheduler's own rule, and what its code means."""
-    waited = Job.objects.filter(wait_periods__during__overlap=parameters["window"])
-    types = waited.order_by().values_list("gpu_type", flat=True).distinct()
+    types = [gpu_type for (gpu_type,) in _fetch(ASKED_TYPES, parameters)]
     models = list(GPU.objects.order_by().values_list("model", flat=True).distinct())
     taken = [(gpu_type, model) for gpu_type in types for model in models if takes(gpu_type, model)]
     return {

@@ -1,6 +1,6 @@
 """What the ledger is asked, and what it answers."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -63,6 +63,31 @@ class Account:
     def idle(self) -> int:
         """Available, and nobody's."""
         return self.could_have_run + self.fragmented + self.held_by_quota + self.no_demand
+
+
+@dataclass(frozen=True, slots=True)
+class Costly:
+    """A GPU's time of one kind, in microseconds, and that time times its prices."""
+
+    gpu_id: int
+    microseconds: int
+    worth: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The GPUs that spent the costliest time on one kind, in order, and how many spent any."""
+
+    gpus: int = 0
+    largest: Sequence[Costly] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Unsold:
+    """The accounts by segment and model, and of each kind of unsold time the GPUs behind it; see ``unsold``."""
+
+    accounts: Sequence[Account]
+    rankings: Mapping[str, Ranking]
 
 
 @dataclass(frozen=True, slots=True)

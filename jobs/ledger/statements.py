@@ -19,6 +19,26 @@ KINDS = (
     "unhealthy",
     "offline",
 )
+UNSOLD = KINDS[2:]
+# What a statement says of every kind: of which, how, and what stands between two.
+PATTERNS = {
+    "@durations": (
+        KINDS,
+        "(extract(epoch FROM coalesce(sum(duration) FILTER (WHERE kind = 'KIND'), '0')) * 1000000)::bigint AS KIND",
+        ", ",
+    ),
+    "@totals": (KINDS, "sum(KIND)::bigint AS KIND", ", "),
+    "@columns": (KINDS, "KIND", ", "),
+    "@pairs": (KINDS, "('KIND', KIND)", ", "),
+    "@worths": (UNSOLD, "sum(KIND)::bigint AS KIND, coalesce(sum(KIND * price), 0) AS KIND_worth", ", "),
+    "@largest": (
+        UNSOLD,
+        "(SELECT 'KIND', NULL, NULL, gpu_id, KIND, KIND_worth, count(*) OVER () FROM by_gpu WHERE KIND > 0 "
+        "ORDER BY KIND_worth DESC, KIND DESC, gpu_id LIMIT %(most)s)",
+        " UNION ALL ",
+    ),
+}
+
 # Every allocation that touches the window, cut at the bounds of the parts. ``width_bucket`` finds a range's parts by
 # binary search, so that a range costs as many rows as the parts it touches.
 PIECES = """
@@ -46,6 +66,7 @@ held AS MATERIALIZED (
 )"""
 
 # The pieces of one GPU and slot are merged into multiranges, and states and allocations are cut out of one another.
+# ``OFFSET 0`` looks each job up, of the few that waited in two parts of a day: PostgreSQL would read the whole table.
 # What an idle stretch met is read off a timeline: how long each kind of demand had lasted in all, at any time. From
 # ``froms[i]`` on it lasted for ``lasts[i]`` more, after ``before[i]``; ``width_bucket`` finds i, and a stretch met the
 # difference of its two ends. So a queue that changes its mind every second costs no more than a steady one.
@@ -71,12 +92,14 @@ unsold AS MATERIALIZED (
     SELECT gpu_id, slot, state, stated.spans - coalesce(sold.spans, '{}') AS spans
       FROM stated LEFT JOIN sold USING (gpu_id, slot)
 ),
+waiting AS MATERIALIZED (
+    SELECT job_id, code, during FROM jobs_waitperiod WHERE during && %(window)s::tstzmultirange
+),
 asked AS (
     SELECT job.cluster_id, job.gpu_type, demand.kind, range_agg(wait.during) AS spans
-      FROM jobs_waitperiod AS wait
-      JOIN jobs_job AS job ON job.id = wait.job_id
+      FROM waiting AS wait
       JOIN unnest(%(codes)s::text[], %(kinds)s::text[]) AS demand (code, kind) ON demand.code = wait.code
-     WHERE wait.during && %(window)s::tstzmultirange
+     CROSS JOIN LATERAL (SELECT cluster_id, gpu_type FROM jobs_job WHERE id = wait.job_id OFFSET 0) AS job
      GROUP BY job.cluster_id, job.gpu_type, demand.kind
 ),
 wanted AS (
@@ -142,8 +165,17 @@ raw AS (
      GROUP BY gpu_id, slot
 )"""
 
+# What the jobs that waited in the window asked for; see ``waiting``.
+ASKED_TYPES = """
+WITH waiting AS MATERIALIZED (
+    SELECT DISTINCT job_id FROM jobs_waitperiod WHERE during && %(window)s::tstzmultirange
+)
+SELECT DISTINCT job.gpu_type
+  FROM waiting CROSS JOIN LATERAL (SELECT gpu_type FROM jobs_job WHERE id = waiting.job_id OFFSET 0) AS job
+"""
+
 # Rolled days are summed up first, one block of days (those of one slot) after the other: it is the many rows that cost.
-BY_KIND = """,
+WHOLE = """,
 rolled AS MATERIALIZED (
     SELECT gpu_id, day, segment,
            @columns
@@ -178,7 +210,9 @@ whole AS (
     SELECT gpu_id, NULL, segment,
            @columns
       FROM blocks
-)
+)"""
+
+BY_KIND = """
 SELECT CASE WHEN 'cluster' = ANY(%(by)s::text[]) THEN cluster_id END AS by_cluster,
        CASE WHEN 'model' = ANY(%(by)s::text[]) THEN model END AS by_model,
        CASE WHEN 'node' = ANY(%(by)s::text[]) THEN node_id END AS by_node,
@@ -189,6 +223,32 @@ SELECT CASE WHEN 'cluster' = ANY(%(by)s::text[]) THEN cluster_id END AS by_clust
   FROM whole JOIN unit USING (gpu_id)
  GROUP BY by_cluster, by_model, by_node, by_gpu, by_day, by_segment
  ORDER BY by_cluster, by_model, by_node, by_gpu, by_day, by_segment
+"""
+
+# The GPUs that a kind of unsold time cost most, each segment and model at its price, and what it came to in all.
+LARGEST = """,
+by_segment AS MATERIALIZED (
+    SELECT gpu_id, model, segment,
+           @totals
+      FROM whole JOIN unit USING (gpu_id)
+     GROUP BY gpu_id, model, segment
+),
+by_gpu AS MATERIALIZED (
+    SELECT gpu_id,
+           @worths
+      FROM by_segment
+      LEFT JOIN unnest(%(price_segments)s::int[], %(price_models)s::text[], %(prices)s::numeric[])
+        AS price (segment, model, price) USING (segment, model)
+     GROUP BY gpu_id
+)
+SELECT kind, model, segment, NULL::bigint AS gpu_id, microseconds, NULL::numeric AS worth, NULL::bigint AS gpus
+  FROM (SELECT model, segment,
+               @totals
+          FROM by_segment
+         GROUP BY model, segment) AS total
+ CROSS JOIN LATERAL (VALUES @pairs) AS each (kind, microseconds)
+ UNION ALL
+@largest
 """
 
 BY_TENANT = """,
@@ -248,14 +308,13 @@ SELECT (%(starts)s::timestamptz[])[slot], cluster_id, model, tenant_id, rate_id,
 
 def _for_each_kind(statement: str) -> str:
     """Fill in what is the same for every kind: whole microseconds, exactly, since ``extract`` of an interval is."""
-    duration = "(extract(epoch FROM coalesce(sum(duration) FILTER (WHERE kind = '{0}'), '0')) * 1000000)::bigint AS {0}"
-    patterns = {"@durations": duration, "@totals": "sum({0})::bigint AS {0}", "@columns": "{0}"}
-    for name, pattern in patterns.items():
-        statement = statement.replace(name, ", ".join(map(pattern.format, KINDS)))
+    for name, (kinds, pattern, separator) in PATTERNS.items():
+        statement = statement.replace(name, separator.join(pattern.replace("KIND", kind) for kind in kinds))
     return statement
 
 
-ACCOUNTS = _for_each_kind(PIECES + RAW + BY_KIND)
+ACCOUNTS = _for_each_kind(PIECES + RAW + WHOLE + BY_KIND)
+RANKED = _for_each_kind(PIECES + RAW + WHOLE + LARGEST)
 SALES = PIECES + BY_TENANT
 KEEP_GPUS = _for_each_kind(PIECES + RAW + INTO_GPU_DAYS)
 KEEP_BLOCK = _for_each_kind(INTO_BLOCKS)

@@ -12,6 +12,7 @@ from jobs.services.moving import (
     fail_lost_job,
     keep_estimates,
     lock_waiting_jobs,
+    price_unpriced_time,
     requeue_lost_job,
     ring_doorbell,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "fail_lost_job",
     "keep_estimates",
     "lock_waiting_jobs",
+    "price_unpriced_time",
     "requeue_lost_job",
     "ring_doorbell",
     "submit_job",

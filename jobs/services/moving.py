@@ -6,7 +6,7 @@ from typing import Any
 
 from django.db import connection, transaction
 from django.db.backends.postgresql.psycopg_any import DateTimeTZRange
-from django.db.models import Func, QuerySet
+from django.db.models import Func, Q, QuerySet
 from django.db.models.functions import Lower
 
 from gpufleet.common.errors import Conflict, DomainError, FieldProblem, InvalidInput, NotFound
@@ -14,7 +14,7 @@ from gpufleet.common.locks import lock_rows
 from gpufleet.common.ports import Port
 from jobs.models import Allocation, Job, JobEvent, JobStatus, StartEstimate, WaitPeriod
 from jobs.placement import WaitCode, sentence
-from jobs.queries import billed_until
+from jobs.queries import LockedRate, billed_until
 from jobs.states import CANCELLED, ENDED, FAILED, QUEUED, RUNNING, WAITING, legal_moves, scheduler_sources
 from tenants.models import Tenant
 
@@ -265,4 +265,22 @@ def note(job: Job, *, from_status: str, actor: str, reason: str, now: datetime) 
     """Put a change of the job's state on record."""
     JobEvent.objects.create(
         job=job, at=now, from_status=from_status, to_status=job.status, actor=actor, reason=reason[:500]
+    )
+
+
+@transaction.atomic
+def price_unpriced_time(
+    *, gpu_model: str, since: datetime, tenant_ids: Collection[int], nobody: bool, rate: LockedRate
+) -> int:
+    """Give a price to time that was sold without one: what these tenants hold or held of a GPU model, from allocations
+    that began at ``since`` or later; with ``nobody``, also what jobs without a tenant did. A price that was locked in
+    is never changed. Returns how many allocations have a price now.
+    """
+    owners = Q(tenant_id__in=tenant_ids) | Q(tenant__isnull=True) if nobody else Q(tenant_id__in=tenant_ids)
+    unpriced = Allocation.objects.filter(
+        owners, rate_id__isnull=True, gpu__model=gpu_model, during__startswith__gte=since
+    )
+    ids = lock_rows(Allocation.objects.filter(rate_id__isnull=True), unpriced.values_list("pk", flat=True))
+    return Allocation.objects.filter(pk__in=ids).update(
+        rate_id=rate.rate_id, price_per_gpu_hour=rate.price_per_gpu_hour, currency=rate.currency
     )

@@ -10,11 +10,12 @@ from django.utils import timezone
 
 from clusters.models import Cluster
 from gpufleet.common.locks import SCHEDULER_LOCK
+from gpufleet.common.tests.processes import PATIENCE_SECONDS, wait_until
 from gpufleet.embedded import Valkey
 from jobs.models import Job, SchedulerCycle
 from jobs.queries import last_cycle_finished_at
 from jobs.tests.test_concurrency import move, submit_one
-from jobs.tests.workers import PATIENCE_SECONDS, ask_for_a_tick, own_valkey, wait_until, worker
+from jobs.tests.workers import ask_for_a_tick, own_valkey, worker
 from jobs.tests.world import breaches, build, leaked_gpus
 from tenants.models import Tenant
 

@@ -13,10 +13,11 @@ import redis
 from django.utils import timezone
 from pytest_django import Settings
 
+from gpufleet.common.tests.processes import wait_until
 from gpufleet.embedded import Valkey
 from jobs import services, tasks
 from jobs.models import Job
-from jobs.tests.workers import ask_for_a_tick, own_valkey, wait_until, worker
+from jobs.tests.workers import ask_for_a_tick, own_valkey, worker
 from jobs.tests.world import build
 
 # A submission must not wait longer for a doorbell that does not answer, and many submissions not each of them.

@@ -49,6 +49,7 @@ def test_a_job_is_submitted_with_the_contracts_defaults(api: APIClient, node: No
         "gpu_ids": [],
         "cost": None,
         "currency": None,
+        "quote": None,
         "started_at": None,
         "ended_at": None,
     }

@@ -4,20 +4,16 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import quote
 
 from celery import current_app
-from django.db import connection
 
+from gpufleet.common.tests.processes import database_url
 from gpufleet.embedded import Valkey
 from gpufleet.env import celery_url
 from jobs import tasks
-
-PATIENCE_SECONDS = 60
 
 
 @contextmanager
@@ -51,18 +47,3 @@ def ask_for_a_tick(broker: Valkey) -> None:
     """What beat does every 30 s."""
     with current_app.connection_for_write(celery_url(broker.url())) as broker_connection:
         tasks.tick.apply_async(connection=broker_connection)
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Look until it is so. Fails after a minute."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain: {what}"
-        time.sleep(0.001)
-
-
-def database_url() -> str:
-    """The test database's own URL, for another process."""
-    values = connection.settings_dict
-    host = values["OPTIONS"].get("host") or values["HOST"]
-    return f"postgres://{values['USER']}:{quote(values['PASSWORD'])}@/{values['NAME']}?host={host}"

@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
     dependencies = [
         ("apikeys", "0001_initial"),
-        ("clusters", "0002_metric_partitions"),
+        ("clusters", "0024_metric_outbox"),
     ]
 
     operations = [

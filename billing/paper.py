@@ -1,0 +1,239 @@
+"""An invoice as a PDF that a customer would pay. The same invoice makes the same bytes."""
+
+import io
+from collections.abc import Iterable
+from datetime import datetime
+from decimal import Decimal
+from importlib.resources import files
+from typing import Any
+from xml.sax.saxutils import escape
+
+from django.http import HttpResponse
+from reportlab.lib import colors
+from reportlab.lib.enums import TA_RIGHT
+from reportlab.lib.pagesizes import A4
+from reportlab.lib.styles import ParagraphStyle
+from reportlab.lib.units import mm
+from reportlab.pdfbase import pdfmetrics
+from reportlab.pdfbase.ttfonts import TTFont
+from reportlab.pdfgen.canvas import Canvas
+from reportlab.platypus import Flowable, KeepTogether, Paragraph, SimpleDocTemplate, Spacer, Table, TableStyle
+
+from billing.models import CreditNote, CreditNoteStatus, Invoice, InvoiceLine, InvoiceStatus, NoteKind
+from billing.pricing import tax_within
+from billing.queries import InvoiceReport, number_of, particulars_of
+from billing.serializers import money
+
+# Open Sans has Latin, Greek and Cyrillic letters; a letter that it lacks is shown as an empty box.
+REGULAR, BOLD = "OpenSans", "OpenSans-Bold"
+MARGIN = 20 * mm
+WIDTH = A4[0] - 2 * MARGIN
+GREY, RULE = colors.HexColor("#5b6470"), colors.HexColor("#d5dae0")
+TEXT = ParagraphStyle("text", fontName=REGULAR, fontSize=9, leading=13)
+SMALL = ParagraphStyle("small", parent=TEXT, fontSize=7.5, leading=10.5, textColor=GREY)
+RIGHT = ParagraphStyle("right", parent=TEXT, alignment=TA_RIGHT)
+TOTAL = ParagraphStyle("total", parent=RIGHT, fontName=BOLD, fontSize=11, leading=16)
+TITLE = ParagraphStyle("title", parent=TEXT, fontName=BOLD, fontSize=20, leading=26, alignment=TA_RIGHT)
+NAME = ParagraphStyle("name", parent=TEXT, fontName=BOLD, fontSize=13, leading=18)
+SMALL_RIGHT = ParagraphStyle("small right", parent=SMALL, alignment=TA_RIGHT)
+PLAIN = TableStyle(
+    [
+        ("VALIGN", (0, 0), (-1, -1), "TOP"),
+        ("LEFTPADDING", (0, 0), (-1, -1), 0),
+        ("RIGHTPADDING", (-1, 0), (-1, -1), 0),
+    ]
+)
+RULED = TableStyle(
+    [
+        ("VALIGN", (0, 0), (-1, -1), "TOP"),
+        ("LINEBELOW", (0, 0), (-1, -1), 0.5, RULE),
+        ("LEFTPADDING", (0, 0), (0, -1), 0),
+        ("RIGHTPADDING", (-1, 0), (-1, -1), 0),
+    ]
+)
+LINE_WIDTHS = [WIDTH * share for share in (0.34, 0.24, 0.13, 0.14, 0.15)]
+
+
+def invoice_pdf(report: InvoiceReport) -> bytes:
+    """The invoice with its lines, its issued notes and what is due. A draft and a void invoice are marked as such."""
+    _use_fonts()
+    invoice, target = report.invoice, io.BytesIO()
+    document = SimpleDocTemplate(
+        target,
+        pagesize=A4,
+        leftMargin=MARGIN,
+        rightMargin=MARGIN,
+        topMargin=MARGIN,
+        bottomMargin=MARGIN + 6 * mm,
+        title=_title(invoice),
+        author=_particulars(invoice)["seller"]["name"],
+        invariant=1,
+    )
+    document.build(_story(report), canvasmaker=lambda *args, **options: _Pages(invoice, *args, **options))
+    return target.getvalue()
+
+
+def pdf_response(report: InvoiceReport) -> HttpResponse:
+    """The PDF as a file to keep."""
+    name = _title(report.invoice).lower().replace(" ", "-")
+    headers = {"Content-Disposition": f'attachment; filename="{name}.pdf"'}
+    return HttpResponse(invoice_pdf(report), content_type="application/pdf", headers=headers)
+
+
+def _use_fonts() -> None:
+    folder = files("ttf_opensans") / "ttf"
+    for name, file in ((REGULAR, "OpenSans-Regular.ttf"), (BOLD, "OpenSans-Bold.ttf")):
+        if name not in pdfmetrics.getRegisteredFontNames():
+            pdfmetrics.registerFont(TTFont(name, str(folder / file)))
+
+
+def _title(invoice: Invoice) -> str:
+    return f"Draft {invoice.pk}" if invoice.number is None else f"Invoice {number_of(invoice)}"
+
+
+def _particulars(invoice: Invoice) -> dict[str, Any]:
+    """As they were when it was finalised; of a draft as they are now."""
+    kept: dict[str, Any] = invoice.particulars
+    return kept or particulars_of(invoice.tenant)
+
+
+def _story(report: InvoiceReport) -> list[Flowable]:
+    invoice = report.invoice
+    particulars = _particulars(invoice)
+    notes = invoice.credit_notes.filter(status=CreditNoteStatus.ISSUED).order_by("number")
+    return [
+        _head(invoice, particulars["seller"]),
+        Spacer(0, 8 * mm),
+        _parties(invoice, particulars),
+        Spacer(0, 8 * mm),
+        _lines(invoice.lines.order_by("pk"), invoice.currency),
+        Spacer(0, 4 * mm),
+        KeepTogether([_totals(report, notes, particulars["tax"]), Spacer(0, 8 * mm), _closing(invoice, particulars)]),
+    ]
+
+
+def _head(invoice: Invoice, seller: dict[str, str]) -> Table:
+    dates = [("Issued", invoice.finalised_at), ("Due", invoice.due_at)]
+    facts = [f"{name}: {_day(moment)}" for name, moment in dates if moment is not None]
+    facts.append(f"Period: {_day(invoice.period.lower)} to {_day(invoice.period.upper)} (UTC)")
+    left = [_paragraph(seller["name"], NAME), *_each_line(seller["address"]), *_each_line(seller["email"])]
+    if seller["tax_id"]:
+        left.append(_paragraph(f"Tax ID: {seller['tax_id']}"))
+    right = [_paragraph(_title(invoice), TITLE), *(_paragraph(fact, RIGHT) for fact in facts)]
+    return Table([[left, right]], colWidths=[WIDTH * 0.45, WIDTH * 0.55], style=PLAIN)
+
+
+def _parties(invoice: Invoice, particulars: dict[str, Any]) -> Table:
+    buyer = particulars["buyer"]
+    to = [_paragraph("Billed to", SMALL), _paragraph(buyer["name"], NAME), *_each_line(buyer["email"])]
+    return Table([[to]], colWidths=[WIDTH], style=PLAIN)
+
+
+def _lines(lines: Iterable[InvoiceLine], currency: str) -> Table:
+    head = ["GPU time", "From – to (UTC)", "GPU-hours", f"{currency} per hour", f"Amount, {currency}"]
+    rows = [[_paragraph(text, SMALL) for text in head[:2]] + [_paragraph(text, SMALL_RIGHT) for text in head[2:]]]
+    rows += [_line(line, currency) for line in lines]
+    return Table(rows, colWidths=LINE_WIDTHS, repeatRows=1, style=RULED)
+
+
+def _line(line: InvoiceLine, currency: str) -> list[Paragraph]:
+    return [
+        _paragraph(line.gpu_model),
+        _paragraph(f"{_day(line.period.lower)} – {_day(line.period.upper)}"),
+        _paragraph(f"{line.billed_seconds / Decimal(3600):,.4f}", RIGHT),
+        _paragraph(_price(line.price_per_gpu_hour), RIGHT),
+        _paragraph(_shown(line.amount, currency), RIGHT),
+    ]
+
+
+def _totals(report: InvoiceReport, notes: Iterable[CreditNote], tax: dict[str, str]) -> Table:
+    invoice, currency = report.invoice, report.invoice.currency
+    rows = [("Total", _shown(invoice.total, currency), RIGHT), _tax_row(invoice, tax)]
+    for note in notes:
+        sign = "+" if note.kind == NoteKind.DEBIT else "−"
+        label = f"{note.get_kind_display()} {note.number}, {_day(note.decided_at)}: {note.reason}"
+        rows.append((label, f"{sign}{_shown(note.amount, currency)}", RIGHT))
+    due = f"{_shown(report.amount_due, currency)} {currency}"
+    rows.append(("Due" if invoice.status == InvoiceStatus.OPEN else f"Due ({invoice.status})", due, TOTAL))
+    cells = [[_paragraph(label, style), _paragraph(amount, style)] for label, amount, style in rows]
+    return Table(cells, colWidths=[WIDTH * 0.7, WIDTH * 0.3], style=RULED)
+
+
+def _tax_row(invoice: Invoice, tax: dict[str, str]) -> tuple[str, str, ParagraphStyle]:
+    percent = Decimal(tax["percent"])
+    amount = tax_within(invoice.total, percent, invoice.currency)
+    return f"of which {tax['label']}, {percent.normalize():f} %", _shown(amount, invoice.currency), RIGHT
+
+
+def _closing(invoice: Invoice, particulars: dict[str, Any]) -> Table:
+    paid_how = particulars["seller"]["payment"] if invoice.status == InvoiceStatus.OPEN else ""
+    closing = [*_each_line(particulars["tax"]["note"]), *_each_line(paid_how)]
+    rounding = "GPU-hours are billed seconds / 3600. Each line is rounded once, half-even, to the smallest unit."
+    proof = f" Proof of every second, SHA-256: {invoice.proof_sha256}" if invoice.proof_sha256 else ""
+    cell = [*closing, Spacer(0, 4 * mm), _paragraph(rounding + proof, SMALL)]
+    return Table([[cell]], colWidths=[WIDTH], style=PLAIN)
+
+
+def _paragraph(text: str, style: ParagraphStyle = TEXT) -> Paragraph:
+    """What people wrote is text, never markup."""
+    return Paragraph(escape(_printable(text)), style)
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def _each_line(text: str) -> list[Flowable]:
+    return [_paragraph(part.strip()) for part in text.split("|") if part.strip()]
+
+
+def _shown(amount: Decimal, currency: str) -> str:
+    """With the currency's decimals, in groups of thousands."""
+    return f"{Decimal(money(amount, currency)):,}"
+
+
+def _price(price: Decimal) -> str:
+    """Two decimals, and more where it has them."""
+    return f"{price:.2f}" if price == round(price, 2) else f"{price.normalize():f}"
+
+
+def _day(moment: datetime | None) -> str:
+    return "" if moment is None else f"{moment:%Y-%m-%d}"
+
+
+class _Pages(Canvas):
+    """Pages that know how many there are, and say what a draft or a void invoice is."""
+
+    def __init__(self, invoice: Invoice, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._invoice, self._states = invoice, list[dict[str, Any]]()
+
+    def showPage(self) -> None:  # reportlab's name
+        """Keep the page until the last one is known."""
+        self._states.append(dict(self.__dict__))
+        self._startPage()  # type: ignore[attr-defined]  # the stubs lack it; it is how pages are counted first
+
+    def save(self) -> None:
+        """Write all pages, each with its number."""
+        for number, state in enumerate(self._states, start=1):
+            self.__dict__.update(state)
+            self._furnish(number, len(self._states))
+            super().showPage()
+        super().save()
+
+    def _furnish(self, number: int, count: int) -> None:
+        self.setFont(REGULAR, 7.5)
+        self.setFillColor(GREY)
+        self.drawString(MARGIN, MARGIN / 2, _title(self._invoice))
+        self.drawRightString(A4[0] - MARGIN, MARGIN / 2, f"Page {number} of {count}")
+        if self._invoice.status in (InvoiceStatus.DRAFT, InvoiceStatus.VOID):
+            self._stamp(self._invoice.status.upper())
+
+    def _stamp(self, word: str) -> None:
+        self.saveState()
+        self.setFont(BOLD, 110)
+        self.setFillColor(colors.HexColor("#c0392b"), alpha=0.12)
+        self.translate(A4[0] / 2, A4[1] / 2)
+        self.rotate(50)
+        self.drawCentredString(0, -40, word)
+        self.restoreState()

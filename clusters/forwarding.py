@@ -1,0 +1,97 @@
+"""Samples on their way to a Prometheus remote-write endpoint, from an outbox that is written with them."""
+
+from typing import Any
+
+import httpx
+import structlog
+from django.conf import settings
+from django.db import connection, transaction
+
+from clusters.remote_write import HEADERS, Series, encode
+
+logger = structlog.stdlib.get_logger(__name__)
+
+FRAMES_A_REQUEST = 500
+REQUESTS_A_RUN = 200
+TIMEOUT_S = 10
+NAMES = ("utilization_pct", "memory_used_mb", "memory_total_mb", "temperature_c", "power_draw_w", "xid")
+
+# The oldest first, since some engines take no sample that is older than the last one of its series.
+CLAIM = """
+SELECT id, node_id, recorded_at FROM clusters_metricoutbox ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED
+"""
+DONE = "DELETE FROM clusters_metricoutbox WHERE id = ANY(%s)"
+SAMPLES = """
+SELECT DISTINCT ON (reading.gpu_id, frame.recorded_at)
+    reading.gpu_id, gpu.uuid, gpu.model, node.hostname, cluster.name, frame.recorded_at,
+    reading.utilization / 1000.0::float8, reading.memory_used, reading.memory_total,
+    reading.temperature / 1000.0::float8, reading.power / 1000.0::float8, reading.xid
+FROM unnest(%s::bigint[], %s::timestamptz[]) AS wanted (node_id, at)
+JOIN clusters_metricframe AS frame ON frame.node_id = wanted.node_id AND frame.recorded_at = wanted.at
+CROSS JOIN LATERAL unnest(
+    frame.gpu_ids, frame.utilization, frame.memory_used, frame.memory_total, frame.temperature, frame.power, frame.xid
+) AS reading (gpu_id, utilization, memory_used, memory_total, temperature, power, xid)
+JOIN clusters_gpu AS gpu ON gpu.id = reading.gpu_id
+JOIN clusters_node AS node ON node.id = gpu.node_id
+JOIN clusters_cluster AS cluster ON cluster.id = node.cluster_id
+ORDER BY reading.gpu_id, frame.recorded_at
+"""
+
+
+def forward_samples() -> int:
+    """Send what waits, a request at a time, until nothing does or the other side refuses. Returns the frames sent.
+
+    A frame leaves the outbox after the other side has taken it; one that is sent twice after a crash is the same
+    samples again, which such engines take once. Two runs at once send different frames.
+    """
+    sent = 0
+    if not settings.REMOTE_WRITE_URL:
+        return sent
+    with httpx.Client(timeout=TIMEOUT_S, headers=HEADERS) as client:
+        for _ in range(REQUESTS_A_RUN):
+            frames = _forward_some(client)
+            sent += frames
+            if frames == 0:
+                break
+    return sent
+
+
+@transaction.atomic
+def _forward_some(client: httpx.Client) -> int:
+    with connection.cursor() as cursor:
+        cursor.execute(CLAIM, [FRAMES_A_REQUEST])
+        rows = cursor.fetchall()
+        if not rows:
+            return 0
+        ids, nodes, times = (list(column) for column in zip(*rows, strict=True))
+        cursor.execute(SAMPLES, [nodes, times])
+        if not _is_taken(client, encode(_series(cursor.fetchall()))):
+            return 0
+        cursor.execute(DONE, [ids])
+    return len(rows)
+
+
+def _is_taken(client: httpx.Client, body: bytes) -> bool:
+    """Whether the frames are done with. By the protocol a 4xx other than 429 will never be taken, and is dropped."""
+    try:
+        answer = client.post(settings.REMOTE_WRITE_URL, content=body)
+    except httpx.HTTPError as error:
+        logger.warning("remote write does not answer", error=str(error))
+        return False
+    if answer.is_success:
+        return True
+    final = answer.is_client_error and answer.status_code != httpx.codes.TOO_MANY_REQUESTS
+    log = logger.error if final else logger.warning
+    log("remote write refused", status=answer.status_code, dropped=final, answer=answer.text[:200])
+    return final
+
+
+def _series(rows: list[tuple[Any, ...]]) -> list[Series]:
+    found: dict[tuple[int, str], Series] = {}
+    for gpu_id, uuid, model, hostname, cluster, at, *values in rows:
+        for name, value in zip(NAMES, values, strict=True):
+            if value is not None:
+                labels = {"gpu_id": str(gpu_id), "uuid": uuid, "model": model, "node": hostname, "cluster": cluster}
+                series = found.setdefault((gpu_id, name), Series(f"gpufleet_gpu_{name}", labels, []))
+                series.samples.append((at, float(value)))
+    return list(found.values())

@@ -1,0 +1,109 @@
+"""The door for metric batches, before Django's own: a batch as most are is stored with those of its moment.
+
+Everything else, and every refusal, is Django's, which gets the request as it came.
+"""
+
+import io
+import json
+import uuid
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import structlog
+from django.conf import settings
+from django.db import close_old_connections
+from django.utils import timezone
+
+from clusters.groups import GroupWriter
+from clusters.telemetry import decode_quickly
+from gpufleet.common.idempotency import fingerprint_of_bytes, is_acceptable
+from gpufleet.common.packing import unpack
+
+logger = structlog.stdlib.get_logger(__name__)
+
+PATH: Final = "/api/clusters/metrics"
+BEARER: Final = "Bearer "
+
+Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+class Intake:
+    """A WSGI application round another one."""
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+        self.writer = GroupWriter()
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Store a plain batch and answer 202; hand on anything else."""
+        if not _is_for_us(environ):
+            return self._application(environ, start_response)
+        body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
+        accepted = self._store(environ, body)
+        if accepted is None:
+            environ["wsgi.input"] = io.BytesIO(body)
+            return self._application(environ, start_response)
+        answer = json.dumps({"accepted": accepted}, separators=(",", ":")).encode()
+        headers = [
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(answer))),
+            ("X-Request-Id", uuid.uuid4().hex),
+            ("Allow", "POST, OPTIONS"),
+            ("X-Content-Type-Options", "nosniff"),
+            ("Referrer-Policy", "same-origin"),
+            ("Cross-Origin-Opener-Policy", "same-origin"),
+            ("X-Frame-Options", "DENY"),
+        ]
+        start_response("202 Accepted", headers)
+        return [answer]
+
+    def _store(self, environ: dict[str, Any], body: bytes) -> int | None:
+        """How many samples are durable, or None where this is for Django."""
+        now = timezone.now()
+        try:
+            raw = unpack(body, environ.get("HTTP_CONTENT_ENCODING", ""), limit=settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
+        except ValueError:
+            return None
+        columns = decode_quickly(raw, now=now)
+        key = environ.get("HTTP_IDEMPOTENCY_KEY")
+        if columns is None or (key is not None and not is_acceptable(key)):
+            return None
+        idempotency = None if key is None else (key, fingerprint_of_bytes("POST", PATH, raw))
+        try:
+            stored = self.writer.store(
+                columns,
+                raw_key=environ["HTTP_AUTHORIZATION"].removeprefix(BEARER).strip(),
+                idempotency=idempotency,
+                now=now,
+            )
+        except Exception:
+            logger.exception("a metric batch goes the ordinary way")
+            close_old_connections()
+            return None
+        return len(columns.gpu_ids) if stored else None
+
+
+def _is_for_us(environ: dict[str, Any]) -> bool:
+    """A POST of JSON with a key and a length within the limit; nothing else that Django would want to see."""
+    length = environ.get("CONTENT_LENGTH") or ""
+    return (
+        environ["REQUEST_METHOD"] == "POST"
+        and environ.get("PATH_INFO") == PATH
+        and not environ.get("QUERY_STRING")
+        and environ.get("CONTENT_TYPE", "").lower() == "application/json"
+        and environ.get("HTTP_AUTHORIZATION", "").startswith(BEARER)
+        and length.isascii()
+        and length.isdigit()
+        and int(length) <= settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+        and "HTTP_TRANSFER_ENCODING" not in environ
+        and _is_secure(environ)
+    )
+
+
+def _is_secure(environ: dict[str, Any]) -> bool:
+    """Whether Django would not send the client to HTTPS first."""
+    if not settings.SECURE_SSL_REDIRECT:
+        return True
+    told_by_proxy: tuple[str, str] | None = getattr(settings, "SECURE_PROXY_SSL_HEADER", None)
+    name, value = told_by_proxy or ("wsgi.url_scheme", "https")
+    return bool(environ.get(name) == value)

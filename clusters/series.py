@@ -1,0 +1,186 @@
+"""One GPU's samples, from whatever holds them: frames for what is fresh, rollups of hours and days for the rest.
+
+Figures are stored as integers (thousandths of a percent, degree and watt; whole megabytes), so that sums, and
+averages of sums of sums, are exact whatever they were added up from.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Literal, cast
+
+from django.db import connection
+
+# Columns of a frame, with what one unit of the API is in them.
+SCALES: Final = {"utilization": 1000, "memory_used": 1, "memory_total": 1, "temperature": 1000, "power": 1000}
+FIELDS: Final = tuple(SCALES)
+HOUR: Final = timedelta(hours=1)
+DAY: Final = timedelta(days=1)
+EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
+
+Level = Literal["raw", "hour", "day"]
+
+# A retry may have stored a sample twice; each (gpu, recorded_at) counts once. Where the two differ, the order of the
+# figures decides, so that every reader sees the same one.
+ONCE = """
+    SELECT DISTINCT ON (reading.gpu_id, frame.recorded_at) frame.recorded_at, reading.*
+    FROM clusters_metricframe AS frame
+    CROSS JOIN LATERAL unnest(
+        frame.gpu_ids, frame.utilization, frame.memory_used, frame.memory_total, frame.temperature, frame.power,
+        frame.xid
+    ) AS reading (gpu_id, utilization, memory_used, memory_total, temperature, power, xid)
+    WHERE {where}
+    ORDER BY reading.gpu_id, frame.recorded_at, utilization, memory_used, memory_total, temperature, power, xid
+"""
+OF_SAMPLES = ", ".join(
+    f"count({field})::int, min({field}), max({field}), sum({field})::bigint,"
+    f" (array_agg({field} ORDER BY recorded_at DESC) FILTER (WHERE {field} IS NOT NULL))[1]"
+    for field in FIELDS
+)
+OF_ROLLUPS = ", ".join(
+    f"sum({field}_count)::int, min({field}_min), max({field}_max), sum({field}_sum)::bigint,"
+    f" (array_agg({field}_last ORDER BY start DESC) FILTER (WHERE {field}_last IS NOT NULL))[1]"
+    for field in FIELDS
+)
+COLUMNS = ", ".join(f"{field}_{part}" for field in FIELDS for part in ("count", "min", "max", "sum", "last"))
+
+OF_GPU = "frame.node_id = %s AND reading.gpu_id = %s AND frame.recorded_at >= %s AND frame.recorded_at < %s"
+READINGS = f"""
+SELECT recorded_at, {", ".join(FIELDS)}, xid FROM ({ONCE.format(where=OF_GPU)}) AS sample ORDER BY recorded_at LIMIT %s
+"""  # noqa: S608  (made of constants)
+BUCKETS = f"""
+SELECT date_bin(%s::interval, recorded_at, %s), count(*)::int, {OF_SAMPLES}
+FROM ({ONCE.format(where=OF_GPU)}) AS sample GROUP BY 1 ORDER BY 1
+"""  # noqa: S608  (made of constants)
+ROLLED = """
+SELECT date_bin(%s::interval, start, %s), sum(samples)::int, {figures}
+FROM {table} WHERE gpu_id = %s AND start >= %s AND start < %s GROUP BY 1 ORDER BY 1
+"""
+UNTIL = """
+SELECT least(
+    (SELECT hours_until FROM clusters_metricrollup), (SELECT min(hour) FROM clusters_metriclate WHERE node_id = %s)
+)
+WHERE EXISTS (SELECT FROM clusters_metricrollup)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """What the samples of a bucket say of one figure, in the integers of the database."""
+
+    count: int
+    least: int | None
+    greatest: int | None
+    total: int | None
+    last: int | None
+
+    def then(self, later: "Spread") -> "Spread":
+        """This spread and a later one of the same bucket as one."""
+        if not later.count:
+            return self
+        if not self.count:
+            return later
+        (least, greatest, total), (other_least, other_greatest, other_total) = self.bounds(), later.bounds()
+        return Spread(
+            self.count + later.count,
+            min(least, other_least),
+            max(greatest, other_greatest),
+            total + other_total,
+            later.last,
+        )
+
+    def bounds(self) -> tuple[int, int, int]:
+        """Least, greatest and total of a spread that counts something."""
+        return cast("tuple[int, int, int]", (self.least, self.greatest, self.total))
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """The samples of one GPU in ``[start, start + step)``, counted once each; a spread for each of ``FIELDS``."""
+
+    start: datetime
+    samples: int
+    spreads: tuple[Spread, ...]
+
+    def then(self, later: "Bucket") -> "Bucket":
+        """This part of a bucket and a later one as one."""
+        spreads = tuple(one.then(other) for one, other in zip(self.spreads, later.spreads, strict=True))
+        return Bucket(self.start, self.samples + later.samples, spreads)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a window, and the level that holds it."""
+
+    level: Level
+    start: datetime
+    end: datetime
+
+
+def floor_to(at: datetime, width: timedelta) -> datetime:
+    """The last boundary of this width at or before an instant. Hours and days are those of UTC."""
+    return at - (at - EPOCH) % width
+
+
+def pieces(
+    start: datetime, end: datetime, *, until: datetime, levels: Sequence[tuple[Level, timedelta]]
+) -> list[Piece]:
+    """Cut ``[start, end)`` so that each part is read from the coarsest level that has it whole.
+
+    ``levels`` go from coarse to fine, and are complete before ``until``; what none of them has is raw.
+    """
+    return [piece for piece in _pieces(start, end, until, levels) if piece.start < piece.end]
+
+
+def _pieces(
+    start: datetime, end: datetime, until: datetime, levels: Sequence[tuple[Level, timedelta]]
+) -> Iterator[Piece]:
+    if not levels:
+        yield Piece("raw", start, end)
+        return
+    (level, width), finer = levels[0], levels[1:]
+    first = start if floor_to(start, width) == start else floor_to(start, width) + width
+    last = floor_to(min(end, until), width)
+    if first >= last:
+        yield from _pieces(start, end, until, finer)
+        return
+    yield from _pieces(start, first, until, finer)
+    yield Piece(level, first, last)
+    yield from _pieces(last, end, until, finer)
+
+
+def readings(*, node_id: int, gpu_id: int, start: datetime, end: datetime, limit: int) -> list[tuple[Any, ...]]:
+    """The samples in ``[start, end)``, oldest first: time, ``FIELDS`` as integers, XID."""
+    with connection.cursor() as cursor:
+        cursor.execute(READINGS, [node_id, gpu_id, start, end, limit])
+        rows: list[tuple[Any, ...]] = cursor.fetchall()
+    return rows
+
+
+def buckets(*, node_id: int, gpu_id: int, start: datetime, end: datetime, width: timedelta) -> list[Bucket]:
+    """The samples in ``[start, end)`` in buckets of this width, oldest first; empty ones are left out.
+
+    Whole hours and days come from the rollups, as far as they are complete; the rest, and edges, from the samples.
+    """
+    levels: list[tuple[Level, timedelta]] = [("day", DAY)] if width >= DAY else []
+    levels += [("hour", HOUR)] if width >= HOUR else []
+    with connection.cursor() as cursor:
+        cursor.execute(UNTIL, [node_id])
+        row = cursor.fetchone()
+        found: dict[datetime, Bucket] = {}
+        for piece in pieces(start, end, until=row[0] if row else EPOCH, levels=levels):
+            for bucket in _read(cursor, piece, node_id, gpu_id, width):
+                earlier = found.get(bucket.start)
+                found[bucket.start] = bucket if earlier is None else earlier.then(bucket)
+    return list(found.values())
+
+
+def _read(cursor: Any, piece: Piece, node_id: int, gpu_id: int, width: timedelta) -> Iterator[Bucket]:
+    window = [gpu_id, piece.start, piece.end]
+    if piece.level == "raw":
+        cursor.execute(BUCKETS, [width, EPOCH, node_id, *window])
+    else:
+        table = "clusters_metricday" if piece.level == "day" else "clusters_metrichour"
+        cursor.execute(ROLLED.format(figures=OF_ROLLUPS, table=table), [width, EPOCH, *window])
+    for at, samples, *figures in cursor.fetchall():
+        yield Bucket(at, samples, tuple(Spread(*figures[5 * n : 5 * n + 5]) for n in range(len(FIELDS))))

@@ -1,0 +1,223 @@
+"""Remote write against a receiver of our own that decodes it, and against VictoriaMetrics where it is installed."""
+
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import cramjam
+import httpx
+import pytest
+from django.conf import LazySettings
+from django.db import connection, transaction
+from django.utils import timezone
+
+from clusters import forwarding, tasks
+from clusters.tests.factories import NOW, make_cluster, make_gpu, make_node, store_sample
+from clusters.tests.threads import in_thread
+
+SECOND = timedelta(seconds=1)
+MS = int(NOW.timestamp() * 1000)
+
+
+def fields(message: bytes) -> Iterator[tuple[int, Any]]:
+    """The fields of a protobuf message, by the specification and not by our encoder."""
+    place = 0
+
+    def varint() -> int:
+        nonlocal place
+        number = shift = 0
+        while True:
+            byte = message[place]
+            place += 1
+            number |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return number
+
+    while place < len(message):
+        key = varint()
+        if key & 7 == 0:
+            yield key >> 3, varint()
+        elif key & 7 == 1:
+            yield key >> 3, struct.unpack("<d", message[place : place + 8])[0]
+            place += 8
+        else:
+            length = varint()
+            yield key >> 3, message[place : place + length]
+            place += length
+
+
+def decoded(body: bytes) -> dict[tuple[tuple[str, str], ...], list[tuple[int, float]]]:
+    """By labels, the samples as (ms, value)."""
+    found = {}
+    for _, series in fields(bytes(cramjam.snappy.decompress_raw(body))):
+        parts = list(fields(series))
+        labels = [tuple(text.decode() for _, text in fields(part)) for number, part in parts if number == 1]
+        samples = [dict(fields(part)) for number, part in parts if number == 2]
+        assert labels == sorted(labels)
+        found[tuple(labels)] = [(sample[2], sample[1]) for sample in samples]
+    return found
+
+
+class Receiver(ThreadingHTTPServer):
+    """Keeps what it is sent, and answers with the next of ``answers``, or 204."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.bodies: list[bytes] = []
+        self.headers: list[dict[str, str]] = []
+        self.answers: list[int] = []
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Receiver
+
+    def do_POST(self) -> None:
+        self.server.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.headers.append(dict(self.headers))
+        self.send_response(self.server.answers.pop(0) if self.server.answers else 204)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def receiver(settings: LazySettings) -> Iterator[Receiver]:
+    with Receiver() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        settings.REMOTE_WRITE_URL = f"http://127.0.0.1:{server.server_port}/api/v1/write"
+        yield server
+        server.shutdown()
+
+
+def waiting() -> int:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM clusters_metricoutbox")
+        return int(cursor.fetchone()[0])
+
+
+@pytest.mark.django_db
+def test_samples_arrive_as_the_protocol_wants_them(receiver: Receiver) -> None:
+    gpu = make_gpu(make_node(make_cluster("north"), "n1"), uuid="GPU-1")
+    store_sample(gpu, NOW, utilization_pct=93.5, xid=13)
+    store_sample(gpu, NOW + SECOND, utilization_pct=12.25)
+    tasks.forward_samples()
+    labels = (("cluster", "north"), ("gpu_id", str(gpu.pk)), ("model", "H100"), ("node", "n1"), ("uuid", "GPU-1"))
+    (body,) = receiver.bodies
+    assert decoded(body) == {
+        (("__name__", "gpufleet_gpu_utilization_pct"), *labels): [(MS, 93.5), (MS + 1000, 12.25)],
+        (("__name__", "gpufleet_gpu_xid"), *labels): [(MS, 13.0)],
+    }
+    (headers,) = receiver.headers
+    assert headers["Content-Encoding"] == "snappy"
+    assert headers["Content-Type"] == "application/x-protobuf"
+    assert headers["X-Prometheus-Remote-Write-Version"] == "0.1.0"
+    assert waiting() == 0
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(("status", "left"), [(500, 1), (503, 1), (429, 1), (400, 0), (204, 0)])
+def test_what_is_not_taken_stays_and_what_never_will_be_goes(receiver: Receiver, status: int, left: int) -> None:
+    store_sample(make_gpu(), utilization_pct=50)
+    receiver.answers = [status]
+    forwarding.forward_samples()
+    assert (len(receiver.bodies), waiting()) == (1, left)
+    forwarding.forward_samples()
+    assert waiting() == 0
+
+
+@pytest.mark.django_db
+def test_an_endpoint_that_is_away_loses_nothing(receiver: Receiver, settings: LazySettings) -> None:
+    there, settings.REMOTE_WRITE_URL = settings.REMOTE_WRITE_URL, "http://127.0.0.1:9/api/v1/write"
+    store_sample(make_gpu(), utilization_pct=50)
+    assert forwarding.forward_samples() == 0
+    settings.REMOTE_WRITE_URL = there
+    assert forwarding.forward_samples() == 1
+
+
+@pytest.mark.django_db
+def test_many_frames_go_in_several_requests(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forwarding, "FRAMES_A_REQUEST", 2)
+    gpu = make_gpu()
+    for second in range(5):
+        store_sample(gpu, NOW + second * SECOND, utilization_pct=second)
+    assert forwarding.forward_samples() == 5
+    times = [at for body in receiver.bodies for samples in decoded(body).values() for at, _ in samples]
+    assert times == [MS + 1000 * second for second in range(5)]
+    assert len(receiver.bodies) == 3
+
+
+@pytest.mark.django_db
+def test_without_an_endpoint_nothing_waits() -> None:
+    store_sample(make_gpu(), utilization_pct=50)
+    assert waiting() == 0
+    assert forwarding.forward_samples() == 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_workers_send_nothing_twice(receiver: Receiver) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("TRUNCATE clusters_metricoutbox")
+    store_sample(make_gpu(), utilization_pct=50)
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(forwarding.CLAIM, [10])
+        assert in_thread(forwarding.forward_samples) == 0
+    assert forwarding.forward_samples() == 1
+    assert len(receiver.bodies) == 1
+
+
+@pytest.fixture
+def victoria(tmp_path: Path) -> Iterator[str]:
+    binary = os.environ.get("VICTORIA_METRICS") or shutil.which("victoria-metrics")
+    if binary is None:
+        pytest.skip("VictoriaMetrics is not installed (Debian: victoria-metrics)")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    flags = [f"-storageDataPath={tmp_path}", f"-httpListenAddr={address}", "-search.latencyOffset=0s"]
+    process = subprocess.Popen([binary, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: httpx.get(f"http://{address}/health").is_success)
+        yield f"http://{address}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def wait_for(true: Any) -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            if true():
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.2)
+    raise AssertionError("it did not come true")
+
+
+@pytest.mark.django_db
+def test_victoria_metrics_takes_and_gives_them_back(victoria: str, settings: LazySettings) -> None:
+    settings.REMOTE_WRITE_URL = f"{victoria}/api/v1/write"
+    gpu, at = make_gpu(), timezone.now().replace(microsecond=0) - timedelta(minutes=1)
+    for second in range(3):
+        store_sample(gpu, at + second * SECOND, utilization_pct=10 * second, power_draw_w=512.25)
+    assert forwarding.forward_samples() == 3
+
+    def given_back(name: str) -> list[float]:
+        match = f'{{__name__="gpufleet_gpu_{name}",gpu_id="{gpu.pk}"}}'
+        lines = httpx.get(f"{victoria}/api/v1/export", params={"match[]": match}).text.splitlines()
+        return [value for line in lines for value in httpx.Response(200, text=line).json()["values"]]
+
+    wait_for(lambda: given_back("utilization_pct") == [0, 10, 20])
+    assert given_back("power_draw_w") == [512.25] * 3

@@ -1,0 +1,119 @@
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.conf import LazySettings
+from rest_framework.test import APIClient
+
+from clusters import services
+from clusters.models import GPU, GPUFault, GPUHealth
+from clusters.tests.factories import NOW, make_gpu, make_node, make_sample
+from clusters.tests.ledger import periods_of
+
+pytestmark = pytest.mark.django_db
+
+MINUTE = timedelta(minutes=1)
+
+
+def report(*gpus: GPU, at: Any = NOW, **figures: Any) -> None:
+    services.record_samples(samples=[make_sample(gpu, at, **figures) for gpu in gpus], now=at)
+
+
+def mark(gpu: GPU, health: str, *, now: Any, fault_id: int | None = None) -> None:
+    services.mark_health(gpu_id=gpu.pk, health=GPUHealth(health), reason="", now=now, fault_id=fault_id)
+
+
+def faults(gpu: GPU) -> list[Any]:
+    return list(gpu.faults.order_by("pk").values_list("cause", "began_at", "ended_at", "held_back"))
+
+
+def register(node: Any, slots: Any, now: Any, uuid: str = "") -> None:
+    services.register_gpus(node_id=node.pk, gpus=[{"gpu_index": slot, "uuid": uuid} for slot in slots], now=now)
+
+
+def test_a_fault_is_a_session_with_a_period_in_the_ledger() -> None:
+    gpu = make_gpu()
+    report(gpu, at=NOW + MINUTE, xid=79)
+    mark(gpu, "healthy", now=NOW + 2 * MINUTE)
+    assert faults(gpu) == [("xid", NOW + MINUTE, NOW + 2 * MINUTE, False)]
+    assert [state for state, *_ in periods_of(gpu)] == ["available", "unhealthy", "available"]
+
+
+def test_an_old_recovery_does_not_end_a_new_fault() -> None:
+    gpu = make_gpu()
+    report(gpu, at=NOW + MINUTE, xid=79)
+    old = GPUFault.objects.get()
+    mark(gpu, "healthy", now=NOW + 2 * MINUTE, fault_id=old.pk)
+    report(gpu, at=NOW + 3 * MINUTE, xid=95)
+    with pytest.raises(services.FaultIsOver):
+        mark(gpu, "healthy", now=NOW + 4 * MINUTE, fault_id=old.pk)
+    gpu.refresh_from_db()
+    assert (gpu.health, gpu.health_cause) == ("unhealthy", "xid")
+    mark(gpu, "healthy", now=NOW + 4 * MINUTE, fault_id=GPUFault.objects.get(ended_at=None).pk)
+    gpu.refresh_from_db()
+    assert gpu.health == "healthy"
+
+
+def test_the_api_names_the_fault_and_takes_its_number(charlie: APIClient) -> None:
+    gpu = make_gpu()
+    report(gpu, xid=79)
+    path = f"/api/clusters/gpus/{gpu.pk}"
+    fault = charlie.get(path).json()["fault"]
+    assert (fault["cause"], fault["reason"]) == ("xid", "XID 79: GPU has fallen off the bus.")
+    stale = charlie.patch(path, {"health": "healthy", "fault_id": fault["id"] + 1})
+    assert (stale.status_code, stale.json()["type"]) == (409, "urn:gpufleet:problem:fault_is_over")
+    assert charlie.patch(path, {"health": "healthy", "fault_id": fault["id"]}).json()["fault"] is None
+
+
+def test_a_worse_cause_is_a_session_of_its_own() -> None:
+    gpu = make_gpu()
+    for second in range(3):
+        report(gpu, at=NOW + timedelta(seconds=second), temperature_c=95)
+    report(gpu, at=NOW + MINUTE, xid=79, temperature_c=50)
+    assert [(cause, ended) for cause, _, ended, _ in faults(gpu)] == [("temperature", NOW + MINUTE), ("xid", None)]
+
+
+def test_a_gpu_that_a_whole_registration_leaves_out_has_vanished_until_it_is_named_again() -> None:
+    node = make_node(total_gpus=3)
+    gpus = [make_gpu(node) for _ in range(4)]
+    register(node, [0, 1], NOW + MINUTE)
+    assert not GPUFault.objects.exists()  # Two of three: it is about these two.
+    register(node, [0, 1, 2], NOW + MINUTE)
+    gpus[3].refresh_from_db()
+    assert (gpus[3].state, gpus[3].health_cause) == ("unhealthy", "vanished")
+    register(node, [3], NOW + 2 * MINUTE)
+    gpus[3].refresh_from_db()
+    assert gpus[3].state == "available"
+    assert faults(gpus[3]) == [("vanished", NOW + MINUTE, NOW + 2 * MINUTE, False)]
+    assert GPUFault.objects.count() == 1
+
+
+def test_what_vanished_for_another_reason_stays_what_it_is() -> None:
+    node = make_node(total_gpus=1)
+    gpu, ill = make_gpu(node), make_gpu(node)
+    report(ill, xid=79)
+    register(node, [gpu.gpu_index], NOW + MINUTE)
+    register(node, [gpu.gpu_index, ill.gpu_index], NOW + 2 * MINUTE)
+    assert faults(ill) == [("xid", NOW, None, False)]
+
+
+def test_the_breaker_keeps_the_rest_of_the_fleet_in_service(settings: LazySettings) -> None:
+    settings.QUARANTINE_MAX_SHARE = 0.5
+    gpus = [make_gpu(make_node()) for _ in range(20)]
+    report(*gpus[:7], xid=79)
+    report(*gpus[7:], at=NOW + MINUTE, xid=79)
+    assert GPU.objects.filter(health="unhealthy").count() == 10
+    assert set(GPUFault.objects.filter(held_back=True).values_list("gpu_id", flat=True)) == {
+        gpu.pk for gpu in gpus[10:]
+    }
+    mark(gpus[19], "unhealthy", now=NOW + 2 * MINUTE)  # A person's word is always taken.
+    assert GPU.objects.filter(health="unhealthy").count() == 11
+
+
+def test_another_card_in_the_slot_starts_its_own_history() -> None:
+    node = make_node(total_gpus=1)
+    old = make_gpu(node, uuid="GPU-old")
+    report(old, xid=79)
+    register(node, [0], NOW + MINUTE, uuid="GPU-new")
+    new = GPU.objects.get(retired_at=None)
+    assert (new.pk != old.pk, new.health, new.state, faults(new)) == (True, "healthy", "available", [])
