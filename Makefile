@@ -22,8 +22,7 @@ PRODUCTION = SECRET_KEY=$$($(DEV) -c 'import secrets; print(secrets.token_urlsaf
 	DATABASE_URL=postgres://nobody@127.0.0.1:9/none HTTPS_ONLY=1 ALLOWED_HOSTS=gpufleet.example
 
 .DEFAULT_GOAL := help
-.PHONY: help up reset test lint bench-leakage bench-ingest bench-series reconcile format coverage manage install \
-	install-dev python
+.PHONY: help up reset test lint bench-leakage bench-scheduler bench-ingest bench-series reconcile format coverage manage install install-dev python
 
 help:  ## Show what there is
 	@echo "gpufleet: the control plane of a GPU cloud. Start with \`make up\`."
@@ -60,6 +59,11 @@ lint: install-dev  ## Style, types, import rules, migrations, deployment setting
 
 bench-leakage: install-dev  ## Time the leakage report of 90 days over 10,000 GPUs and a million allocations
 	@$(WITH_SERVERS) $(DEV) -m benchmarks.bench_leakage
+
+# All of the scheduler's benchmark, or with SCALE=0.1 a tenth of it.
+SCALE ?= 1
+bench-scheduler: install-dev  ## Time the scheduler's cycles at 10,000 and 100,000 GPUs with 100,000 queued jobs
+	@$(WITH_SERVERS) $(DEV) -m benchmarks.bench_scheduler --scale $(SCALE)
 
 reconcile: install-dev  ## Compare 10,000 simulated tenant-months of billing with an oracle, to the cent
 	@$(WITH_SERVERS) $(DEV) -m benchmarks.reconcile --seed $(SEED) --tenant-months $(TENANT_MONTHS) --workers $(WORKERS)

@@ -18,12 +18,23 @@ class ClusterStatus(models.TextChoices):
     MAINTENANCE = "maintenance", "Maintenance"
 
 
+class OnNodeLoss(models.TextChoices):
+    """What becomes of a job whose node falls silent or whose GPU is retired."""
+
+    FAIL = "fail", "Fail"
+    REQUEUE = "requeue", "Requeue"
+
+
 class Cluster(models.Model):
     """GPUs that are scheduled together. A deleted cluster keeps its row, since the ledger speaks of it."""
 
     name = models.CharField(max_length=200)
     region = models.CharField(max_length=100, blank=True, default="")
     status = models.CharField(max_length=16, choices=ClusterStatus, default=ClusterStatus.ACTIVE)
+    on_node_loss = models.CharField(
+        max_length=16, choices=OnNodeLoss, default=OnNodeLoss.FAIL, help_text="What becomes of a job that loses a node."
+    )
+    enforce_time_limit = models.BooleanField(default=False, help_text="Fail a job that runs past its own estimate.")
     key = models.OneToOneField(
         ApiKey, on_delete=models.PROTECT, related_name="+", help_text="The key of the cluster's node agents."
     )
@@ -37,6 +48,7 @@ class Cluster(models.Model):
                 fields=["name"], condition=Q(decommissioned_at__isnull=True), name="cluster_name_unique"
             ),
             models.CheckConstraint(condition=Q(status__in=ClusterStatus.values), name="cluster_status_known"),
+            models.CheckConstraint(condition=Q(on_node_loss__in=OnNodeLoss.values), name="cluster_on_node_loss_known"),
         ]
 
     def __str__(self) -> str:

@@ -9,7 +9,7 @@ import msgspec
 from drf_spectacular.utils import PolymorphicProxySerializer, extend_schema_field
 from rest_framework import serializers
 
-from clusters.models import ClusterStatus, GPUHealth, GPUState, HealthCause, NodeIntent, NodeStatus
+from clusters.models import ClusterStatus, GPUHealth, GPUState, HealthCause, NodeIntent, NodeStatus, OnNodeLoss
 from clusters.queries import STEPS, Series
 from clusters.series import SCALES, Bucket, Spread
 from clusters.telemetry import MAX_SAMPLES
@@ -39,6 +39,8 @@ class ClusterChangesSerializer(StrictSerializer):
     name = serializers.CharField(max_length=200, required=False)
     region = serializers.CharField(max_length=100, allow_blank=True, required=False)
     status = serializers.ChoiceField(choices=ClusterStatus.choices, required=False)
+    on_node_loss = serializers.ChoiceField(choices=OnNodeLoss.choices, required=False)
+    enforce_time_limit = serializers.BooleanField(required=False)
 
 
 class NodeInputSerializer(StrictSerializer):
@@ -93,6 +95,8 @@ class ClusterSerializer(serializers.Serializer[Any]):
     name = serializers.CharField(source="cluster.name")
     region = serializers.CharField(source="cluster.region", allow_blank=True)
     status = serializers.ChoiceField(source="cluster.status", choices=ClusterStatus.choices)
+    on_node_loss = serializers.ChoiceField(source="cluster.on_node_loss", choices=OnNodeLoss.choices)
+    enforce_time_limit = serializers.BooleanField(source="cluster.enforce_time_limit")
     node_count = serializers.IntegerField(source="cluster.node_count")
     gpu_count = serializers.IntegerField(source="cluster.gpu_count")
     idle_gpus = serializers.IntegerField(source="cluster.idle_gpus", help_text="Available, and held by no job.")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Protocol
 
@@ -117,11 +117,13 @@ class EstimateScore:
 
 @dataclass(frozen=True, slots=True)
 class JobReport:
-    """A job, the GPUs it holds, and what it has cost so far; None where nothing it held has a price."""
+    """A job, the GPUs it holds, and what it has cost so far; None where nothing it held has a price. ``overdue``: it
+    runs, and is past its own estimate."""
 
     job: Job
     gpu_ids: list[int]
     cost: Cost | None
+    overdue: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +179,13 @@ def describe(jobs: Collection[Job], *, now: datetime) -> list[JobReport]:
         .annotate(gpus=ArrayAgg("gpu_id", order_by="gpu_id"))
     )
     costs = job_costs.ask(ids, now=now)
-    return [JobReport(job, held.get(job.pk, []), costs.get(job.pk)) for job in jobs]
+    return [JobReport(job, held.get(job.pk, []), costs.get(job.pk), _is_overdue(job, now)) for job in jobs]
+
+
+def _is_overdue(job: Job, now: datetime) -> bool:
+    if job.status != JobStatus.RUNNING or job.started_at is None or job.estimated_duration_min is None:
+        return False
+    return job.started_at + timedelta(minutes=job.estimated_duration_min) < now
 
 
 def list_events(job_id: int, *, of_tenant: int | None) -> QuerySet[JobEvent]:

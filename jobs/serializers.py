@@ -5,12 +5,14 @@ from typing import Any
 from django.utils import timezone
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
+from rest_framework.request import Request
 
 from gpufleet.common.serializers import IdField, StrictSerializer
-from jobs import queries
+from jobs import queries, services
 from jobs.models import Job, JobStatus
 
 MOST_GPUS = 100_000
+MOST_JOBS = 1_000
 LONGEST_MINUTES = 60 * 24 * 366
 
 
@@ -49,6 +51,12 @@ class JobInputSerializer(StrictSerializer):
         return env
 
 
+class JobChangesSerializer(StrictSerializer):
+    """What may be changed of a job that waits."""
+
+    priority = serializers.IntegerField(min_value=1, max_value=10, help_text="1 is the highest.")
+
+
 class JobSerializer(serializers.Serializer[Any]):
     """A job as it is shown, made of a ``JobReport``."""
 
@@ -68,6 +76,7 @@ class JobSerializer(serializers.Serializer[Any]):
     command = serializers.ListField(source="job.command", child=serializers.CharField(), allow_null=True)
     image = serializers.CharField(source="job.image", allow_blank=True)
     env = serializers.DictField(source="job.env", child=serializers.CharField(allow_blank=True))
+    overdue = serializers.BooleanField(help_text="It runs, and is past its own estimate.")
     gpu_ids = serializers.ListField(child=serializers.IntegerField(), help_text="The GPUs it holds now.")
     cost = serializers.SerializerMethodField(help_text="So far; null where nothing it held has a price.")
     currency = serializers.SerializerMethodField(help_text="ISO 4217, of the cost.")
@@ -188,6 +197,16 @@ class ExplanationSerializer(serializers.Serializer[Any]):
     holders = HoldingSerializer(many=True)
     waited = WaitedSerializer(many=True)
     placed_on = serializers.ListField(child=serializers.CharField(), help_text="Host names.")
+
+
+def checked_jobs(request: Request) -> list[services.JobWish]:
+    """The jobs of an array, after each one's checks. Raises ``ValidationError`` (400), with the places."""
+    checks: serializers.ListSerializer[Any] = serializers.ListSerializer(
+        data=request.data, child=JobInputSerializer(), allow_empty=False, max_length=MOST_JOBS
+    )
+    checks.is_valid(raise_exception=True)
+    wishes: list[services.JobWish] = checks.validated_data
+    return wishes
 
 
 def show(*jobs: Job) -> list[dict[str, Any]]:

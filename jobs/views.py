@@ -1,5 +1,6 @@
 """The routes of jobs: each calls one service or query and translates."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from django.utils import timezone
@@ -17,11 +18,13 @@ from jobs.filters import JobFilter
 from jobs.models import Job
 from jobs.serializers import (
     ExplanationSerializer,
+    JobChangesSerializer,
     JobDetailSerializer,
     JobEventSerializer,
     JobInputSerializer,
     JobSerializer,
     StatusInputSerializer,
+    checked_jobs,
     show,
     show_in_detail,
 )
@@ -35,7 +38,15 @@ class JobViewSet(ApiViewSet):
     queryset = Job.objects.none()
     serializer_class = JobSerializer
     filterset_class = JobFilter
-    access = {"list": READ, "retrieve": READ, "create": WRITE, "change_status": WRITE, "events": READ, "explain": READ}
+    access = {
+        "list": READ,
+        "retrieve": READ,
+        "create": WRITE,
+        "partial_update": WRITE,
+        "change_status": WRITE,
+        "events": READ,
+        "explain": READ,
+    }
     action_parameters = {"events": ("limit", "cursor")}
 
     def list(self, request: Request) -> Response:
@@ -51,17 +62,38 @@ class JobViewSet(ApiViewSet):
     @extend_schema(request=JobInputSerializer, responses={201: JobDetailSerializer})
     @idempotent()
     def create(self, request: Request) -> Response:
-        """Submit a job. One that could never start is a 409; one that can't start now waits, with its reason."""
+        """Submit a job, or an array of up to 1,000, all or none. One that could never start is a 409; one that can't
+        start now waits, with its reason. The answer to an array is an array, in its order."""
+        if isinstance(request.data, list):
+            return self._create_many(request)
         values = checked_body(JobInputSerializer, request)
         caller = caller_of(request)
         values["tenant_id"] = _tenant_of(values, caller)
         job = services.submit_job(**values, actor=caller.actor, now=timezone.now())
         return Response(show_in_detail(job), status=201)
 
+    def _create_many(self, request: Request) -> Response:
+        caller = caller_of(request)
+        wishes = checked_jobs(request)
+        for index, values in enumerate(wishes):
+            values["tenant_id"] = _tenant_of(values, caller, f"#/{index}/tenant_id")
+        jobs = services.submit_jobs(wishes=wishes, actor=caller.actor, now=timezone.now())
+        return Response(show(*jobs), status=201)
+
+    @extend_schema(request=JobChangesSerializer, responses=JobSerializer)
+    def partial_update(self, request: Request, pk: str) -> Response:
+        """Change the priority of a job that waits."""
+        values = checked_body(JobChangesSerializer, request)
+        caller = caller_of(request)
+        job = services.change_priority(
+            job_id=int(pk), **values, actor=caller.actor, tenant_id=caller.tenant_id, now=timezone.now()
+        )
+        return Response(show(job)[0])
+
     @extend_schema(request=StatusInputSerializer, responses=JobSerializer)
     @action(detail=True, methods=["patch"], url_path="status")
     def change_status(self, request: Request, pk: str) -> Response:
-        """Hold, release, cancel or end a job. An illegal move is a 409 that names the legal ones."""
+        """Hold, release, requeue, cancel or end a job. An illegal move is a 409 that names the legal ones."""
         values = checked_body(StatusInputSerializer, request)
         caller = caller_of(request)
         job = services.change_status(
@@ -91,11 +123,11 @@ class JobViewSet(ApiViewSet):
         return Response(ExplanationSerializer(explanation).data)
 
 
-def _tenant_of(values: dict[str, Any], caller: Caller) -> int | None:
+def _tenant_of(values: Mapping[str, Any], caller: Caller, pointer: str = "#/tenant_id") -> int | None:
     """A tenant's key submits for its own tenant; another's is told as one that is not there."""
     wanted: int | None = values.get("tenant_id")
     if caller.tenant_id is None or wanted == caller.tenant_id:
         return wanted
     if wanted is None:
         return caller.tenant_id
-    raise InvalidInput(FieldProblem("#/tenant_id", "does_not_exist", f"There is no tenant {wanted}."))
+    raise InvalidInput(FieldProblem(pointer, "does_not_exist", f"There is no tenant {wanted}."))

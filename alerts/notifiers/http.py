@@ -64,7 +64,7 @@ class _Exchange:
                 raise TimeoutError
             return status
         except (OSError, http.client.HTTPException, ValueError) as error:
-            if self.late:
+            if self.late or isinstance(error, TimeoutError):
                 raise NotDelivered(f"No answer within {self.limit_s:g} s.") from error
             raise
         finally:

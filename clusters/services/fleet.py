@@ -46,6 +46,8 @@ class ClusterChanges(TypedDict, total=False):
     name: str
     region: str
     status: str
+    on_node_loss: str
+    enforce_time_limit: bool
 
 
 @transaction.atomic

@@ -29,6 +29,8 @@ def test_a_new_cluster_shows_its_key_once_and_the_key_works(admin: APIClient) ->
         "name": "north",
         "region": "eu-north-1",
         "status": "active",
+        "on_node_loss": "fail",
+        "enforce_time_limit": False,
         "node_count": 0,
         "gpu_count": 0,
         "idle_gpus": 0,
@@ -40,6 +42,14 @@ def test_a_new_cluster_shows_its_key_once_and_the_key_works(admin: APIClient) ->
     agent.credentials(HTTP_AUTHORIZATION=f"Bearer {raw}")
     assert agent.post("/api/clusters/nodes", {"cluster_id": body["id"], "hostname": "n1"}).status_code == 201
     assert raw not in admin.get(f"/api/clusters/{body['id']}").content.decode()
+
+
+def test_what_becomes_of_jobs_that_cannot_go_on_is_the_clusters_choice(admin: APIClient) -> None:
+    url = f"/api/clusters/{admin.post('/api/clusters', {'name': 'north'}).json()['id']}"
+    rules = {"on_node_loss": "requeue", "enforce_time_limit": True}
+    assert admin.patch(url, rules).status_code == 200
+    assert {name: admin.get(url).json()[name] for name in rules} == rules
+    assert admin.patch(url, {"on_node_loss": "hope"}).json()["errors"][0]["pointer"] == "#/on_node_loss"
 
 
 def test_a_repeated_request_gets_the_first_answer_without_the_key(admin: APIClient) -> None:

@@ -112,6 +112,7 @@ API = [
     Row("GET", "/api/jobs", READERS),
     Row("POST", "/api/jobs", "A B write admin", body={"cluster_id": "@clusters", "name": "train"}),
     Row("GET", "/api/jobs/{id}", "demo A read admin", hidden="B"),
+    Row("PATCH", "/api/jobs/{id}", "A write admin", hidden="B", of="waiting job", body={"priority": 3}),
     Row("GET", "/api/jobs/{id}/explain", "demo A read admin", hidden="B"),
     Row("GET", "/api/jobs/{id}/events", "demo A read admin", hidden="B"),
     Row("PATCH", "/api/jobs/{id}/status", "A write admin", hidden="B", body={"status": "completed"}),

@@ -24,6 +24,7 @@ from billing.tests.factories import make_rate, sell
 from clusters.models import Cluster
 from clusters.tests.factories import make_cluster_and_key, make_gpu, make_node
 from jobs.models import SchedulerCycle
+from jobs.tests.factories import make_job
 from tenants.models import Tenant
 from tenants.tests.factories import make_tenant
 
@@ -81,6 +82,7 @@ def _add_work(world: World, acme: Tenant, cluster: Cluster, now: datetime) -> No
     sell(unbilled, now - timedelta(hours=2), now - timedelta(hours=1), rate=rate, gpu=sold)
     world.ids |= {"clusters/nodes": node.pk, "clusters/gpus": held.pk, "jobs": running.pk}
     world.ids |= {"billing/invoices": invoice.pk, "unbilled tenant": unbilled.pk}
+    world.ids["waiting job"] = make_job(f"{MARK}-waits", cluster=cluster, tenant=acme, submitted_at=now).pk
 
 
 def _add_notes(world: World, acme: Tenant, now: datetime) -> None:

@@ -19,6 +19,9 @@ from jobs.services import keep_estimates
 # A plan is made anew when some of it could not be written, so that the GPUs it meant for a job that can't have them
 # go to the next one. Jobs that the database refuses are left out of it; whatever else came between may come again.
 MOST_PLANS = 3
+# So many jobs at the head of the queue show the figures of this very cycle; those behind them show the figures as they
+# were when their reason was last written. An explanation gives everybody's figures as they are now.
+FIGURES_UP_TO_DATE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,8 @@ def run_cycle(*, now: datetime) -> CycleResult:
     began = time.monotonic()
     failed = reap(now)
     started, decided = _start_what_can(now)
-    write_waits(decided.waits, now)
+    head = {job.job_id for job in decided.waiting[:FIGURES_UP_TO_DATE]}
+    write_waits(decided.waits, now, up_to_date=head)
     kept = decided.reservations.values()
     keep_estimates(estimates={one.job.job_id: one.at for one in kept if one.at is not None}, now=now)
     waiting = sum(len(wait.job_ids) for wait in decided.waits)

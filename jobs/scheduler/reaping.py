@@ -1,21 +1,23 @@
-"""Jobs whose hardware is gone: the running ones fail, the waiting ones are cancelled."""
+"""Jobs that can't go on: what lost its hardware fails or is queued again, as its cluster has it; what waits for a
+cluster that is gone is cancelled; and where the cluster enforces it, what is past its own time limit fails."""
 
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
 
-from django.db.models import Q
+from django.db.models import DurationField, F, Func, Q
 
+from clusters.models import OnNodeLoss
 from jobs.models import Allocation, Job, JobStatus
 from jobs.scheduler.pieces import write_in_pieces
-from jobs.services import cancel_waiting_jobs, fail_lost_job
+from jobs.services import cancel_waiting_jobs, fail_lost_job, requeue_lost_job
 from jobs.states import scheduler_sources
 
 JOBS_IN_ONE_TRANSACTION = 500
 
 
 def reap(now: datetime) -> int:
-    """Cancel what waits for a cluster that is gone, and fail what lost a GPU. Returns how many failed."""
+    """End or requeue what can't go on. Returns how many running jobs it was."""
     stranded = Job.objects.filter(
         status__in=scheduler_sources(JobStatus.CANCELLED), cluster__decommissioned_at__isnull=False
     )
@@ -24,24 +26,41 @@ def reap(now: datetime) -> int:
         JOBS_IN_ONE_TRANSACTION,
         lambda ids: cancel_waiting_jobs(job_ids=ids, reason="The cluster was decommissioned.", now=now),
     )
-    failed, _ = write_in_pieces(_lost_gpus(), 1, lambda jobs: sum(_fail(losses, now) for losses in jobs))
-    return failed
+    failed, _ = write_in_pieces(_lost_gpus(), 1, lambda jobs: sum(_end(losses, now) for losses in jobs))
+    overdue, _ = write_in_pieces(_past_their_limit(now), 1, lambda jobs: sum(_stop(job, now) for job in jobs))
+    return failed + overdue
+
+
+def _past_their_limit(now: datetime) -> list[Job]:
+    """Running jobs past their own estimate, on clusters that hold them to it."""
+    limit = F("started_at") + Func(
+        "estimated_duration_min", template="make_interval(mins => %(expressions)s)", output_field=DurationField()
+    )
+    running = Job.objects.filter(status=JobStatus.RUNNING, cluster__enforce_time_limit=True)
+    return list(running.filter(estimated_duration_min__isnull=False).alias(limit=limit).filter(limit__lt=now))
+
+
+def _stop(job: Job, now: datetime) -> bool:
+    reason = f"Ran past its limit of {job.estimated_duration_min} minutes."
+    return fail_lost_job(job_id=job.pk, reason=reason, lost_at={}, now=now)
 
 
 def _lost_gpus() -> list[list[Allocation]]:
     """Open allocations whose node is silent or whose GPU is retired, a list for each job."""
     lost = Allocation.objects.filter(
         Q(gpu__retired_at__isnull=False) | Q(gpu__node__silent=True), during__upper_inf=True
-    ).select_related("gpu__node")
+    ).select_related("gpu__node__cluster")
     by_job: dict[int, list[Allocation]] = defaultdict(list)
     for allocation in lost.order_by("job_id", "gpu_id"):
         by_job[allocation.job_id].append(allocation)
     return list(by_job.values())
 
 
-def _fail(losses: Sequence[Allocation], now: datetime) -> bool:
+def _end(losses: Sequence[Allocation], now: datetime) -> bool:
     lost_at = {loss.gpu_id: loss.gpu.retired_at or loss.gpu.node.last_heartbeat_at for loss in losses}
     gpu = losses[0].gpu
     what = f"GPU {gpu.gpu_index} was retired" if gpu.retired_at else "the node went silent"
     reason = f"Lost {len(losses)} of its GPUs: {what} ({gpu.node.hostname})."
-    return fail_lost_job(job_id=losses[0].job_id, reason=reason, lost_at=lost_at, now=now)
+    requeue = gpu.node.cluster.on_node_loss == OnNodeLoss.REQUEUE
+    end = requeue_lost_job if requeue else fail_lost_job
+    return end(job_id=losses[0].job_id, reason=reason, lost_at=lost_at, now=now)

@@ -1,7 +1,7 @@
 """Writing down why jobs wait: only where it changed, set-based, in short transactions."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -25,7 +25,7 @@ WITH decided AS (
            AS reason (code, figures, sentence, number) USING (number))
 """
 CHANGED = f"""{DECIDED}
-SELECT decided.job_id
+SELECT decided.job_id, period.code IS NOT DISTINCT FROM decided.code
   FROM decided
   LEFT JOIN jobs_waitperiod AS period ON period.job_id = decided.job_id AND upper_inf(period.during)
  WHERE period.id IS NULL OR period.code <> decided.code OR period.figures <> decided.figures
@@ -69,8 +69,12 @@ class _Waiter:
     number: int
 
 
-def write_waits(waits: Sequence[Wait], now: datetime) -> None:
-    """Give every job its reason from ``now`` on. A job whose reason is on record as it is costs no write."""
+def write_waits(waits: Sequence[Wait], now: datetime, *, up_to_date: Collection[int]) -> None:
+    """Give every job its reason from ``now`` on. A job whose reason is on record as it is costs no write.
+
+    One that waits for the same reason with other figures gets them only if it is among those ``up_to_date``: a GPU that
+    comes free changes the figures of a whole queue, and would cost a write for each job of it.
+    """
     if not waits:
         return
     reasons = _columns([wait.reason for wait in waits])
@@ -78,7 +82,10 @@ def write_waits(waits: Sequence[Wait], now: datetime) -> None:
     everyone = [_Waiter(*item) for item in number_of.items()]
     with connection.cursor() as cursor:
         cursor.execute(CHANGED, {**reasons, **_pairs(everyone)})
-        changed = [_Waiter(job_id, number_of[job_id]) for (job_id,) in cursor.fetchall()]
+        rows = cursor.fetchall()
+    changed = [
+        _Waiter(job_id, number_of[job_id]) for job_id, same_code in rows if not same_code or job_id in up_to_date
+    ]
     write_in_pieces(changed, JOBS_IN_ONE_TRANSACTION, lambda piece: _write(piece, reasons, now))
 
 

@@ -111,6 +111,22 @@ def test_new_figures_of_the_same_reason_make_no_new_period(node: Node) -> None:
     assert (period.during.lower, period.figures["free"]) == (NOW + MINUTE, 0)
 
 
+def test_behind_the_head_of_the_queue_new_figures_are_not_written_and_new_reasons_are(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.scheduler.cycle.FIGURES_UP_TO_DATE", 1)
+    jobs = [make_job(cluster=node.cluster, gpu_count=5) for _ in range(2)]
+    cycle(1)
+    GPU.objects.filter(gpu_index=0).update(state="draining")
+    cycle(2)
+    figures = [job.wait_periods.get(during__upper_inf=True).figures["free"] for job in jobs]
+    assert figures == [3, 4]
+    Cluster.objects.filter(pk=node.cluster_id).update(status="maintenance")
+    cycle(3)
+    codes = [job.wait_periods.get(during__upper_inf=True).code for job in jobs]
+    assert codes == ["cluster_maintenance"] * 2
+
+
 @pytest.mark.parametrize("change", [{"state": "draining"}, {"state": "unhealthy"}, {"registered_at": NOW + 9 * MINUTE}])
 def test_what_is_out_of_service_takes_nothing(change: dict[str, object]) -> None:
     node = make_node(make_cluster())
@@ -147,6 +163,34 @@ def test_a_job_on_a_silent_node_fails_and_its_seconds_end_at_the_last_heartbeat(
     ends = dict(Allocation.objects.values_list("gpu_id", Upper("during")))
     assert ends == {node.gpus.all()[0].pk: NOW + MINUTE, far.pk: NOW - 4 * MINUTE}
     assert other.hostname in JobEvent.objects.get().reason
+
+
+def test_where_the_cluster_has_it_so_a_lost_job_is_queued_again_and_runs_elsewhere(node: Node) -> None:
+    Cluster.objects.filter(pk=node.cluster_id).update(on_node_loss="requeue")
+    other = make_node(node.cluster, last_heartbeat_at=NOW)
+    job = make_job(cluster=node.cluster, status="running", started_at=NOW - 10 * MINUTE)
+    allocate(job, [make_gpu(other)], start=NOW - 10 * MINUTE)
+    Node.objects.filter(pk=other.pk).update(silent=True, last_heartbeat_at=NOW - 4 * MINUTE)
+    GPU.objects.filter(node=other).update(state="offline")
+    assert cycle(1).started == 1
+    job.refresh_from_db()
+    assert (job.status, job.started_at) == ("running", NOW + MINUTE)
+    assert ranges(Allocation) == [(NOW - 10 * MINUTE, NOW - 4 * MINUTE), (NOW + MINUTE, None)]
+    assert other.hostname in JobEvent.objects.get(to_status="queued").reason
+
+
+def test_a_job_past_its_limit_fails_only_where_the_cluster_enforces_it(node: Node) -> None:
+    lenient = make_node(make_cluster())
+    jobs = []
+    for home in (node, lenient):
+        for minutes in (9, 11):
+            job = make_job(cluster=home.cluster, status="running", estimated_duration_min=minutes)
+            allocate(job, [make_gpu(home)])
+            jobs.append(job)
+    Cluster.objects.filter(pk=node.cluster_id).update(enforce_time_limit=True)
+    assert cycle(10).failed == 1
+    assert [Job.objects.get(pk=job.pk).status for job in jobs] == ["failed", "running", "running", "running"]
+    assert JobEvent.objects.get().reason == "Ran past its limit of 9 minutes."
 
 
 def test_a_job_that_started_after_the_last_heartbeat_held_nothing_of_the_lost_node(node: Node) -> None:

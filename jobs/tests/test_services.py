@@ -163,6 +163,21 @@ def test_a_clients_clock_behind_the_schedulers_is_no_error(node: Node, status: s
     assert periods[1:] == ([("held", NOW + 2 * MINUTE, None)] if status == "blocked" else [])
 
 
+def test_a_requeued_job_gives_its_gpus_back_and_waits_anew_with_its_age(node: Node) -> None:
+    job = make_job(cluster=node.cluster, gpu_count=2)
+    run_cycle(now=NOW + MINUTE)
+    moved = move(job, "queued", "a newer image", minutes=5)
+    assert (moved.status, moved.started_at, moved.submitted_at) == ("queued", None, NOW)
+    during = list(Allocation.objects.values_list(Lower("during"), Upper("during")))
+    assert during == [(NOW + MINUTE, NOW + 5 * MINUTE)] * 2
+    periods = list(WaitPeriod.objects.order_by("pk").values_list("code", Lower("during"), Upper("during")))
+    assert periods == [("scheduler", NOW, NOW + MINUTE), ("scheduler", NOW + 5 * MINUTE, None)]
+    last = JobEvent.objects.order_by("pk").last()
+    assert (last.from_status, last.to_status, last.reason) == ("running", "queued", "a newer image")  # type: ignore[union-attr]  # it is there
+    run_cycle(now=NOW + 6 * MINUTE)
+    assert Job.objects.get().started_at == NOW + 6 * MINUTE
+
+
 def test_no_job_ends_before_it_starts(node: Node) -> None:
     job = make_job(cluster=node.cluster)
     run_cycle(now=NOW + 2 * MINUTE)

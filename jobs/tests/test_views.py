@@ -45,9 +45,11 @@ def test_a_job_is_submitted_with_the_contracts_defaults(api: APIClient, node: No
         "command": None,
         "image": "",
         "env": {},
+        "overdue": False,
         "gpu_ids": [],
         "cost": None,
         "currency": None,
+        "quote": None,
         "started_at": None,
         "ended_at": None,
     }
@@ -143,6 +145,70 @@ def test_moves_are_legal_or_a_conflict_that_names_the_legal_ones(api: APIClient,
     ]
     assert len(api.get(f"/api/jobs/{job.pk}/events?limit=1").json()) == 1
     assert api.get(f"/api/jobs/{job.pk}/events?status=queued").status_code == 400
+
+
+def test_an_array_is_submitted_whole_in_its_order(api: APIClient, node: Node) -> None:
+    wishes = [{"cluster_id": node.cluster_id, "name": f"job-{number}", "gpu_count": number} for number in (3, 1, 2)]
+    answer = api.post("/api/jobs", wishes, headers={"Idempotency-Key": "batch"})
+    assert answer.status_code == 201
+    assert [(job["name"], job["gpu_count"], job["status"]) for job in answer.json()] == [
+        ("job-3", 3, "queued"),
+        ("job-1", 1, "queued"),
+        ("job-2", 2, "queued"),
+    ]
+    assert api.post("/api/jobs", wishes, headers={"Idempotency-Key": "batch"}).json() == answer.json()
+    assert [job.events.get().reason for job in Job.objects.all()] == ["submitted"] * 3
+    assert [job.wait_periods.get().code for job in Job.objects.all()] == ["scheduler"] * 3
+
+
+def test_an_array_with_one_bad_job_is_refused_whole(api: APIClient, node: Node) -> None:
+    good = {"cluster_id": node.cluster_id, "name": "train"}
+    for change, pointer in [
+        ({"priority": 11}, "#/1/priority"),
+        ({"gpu_cout": 1}, "#/1/gpu_cout"),
+        ({"cluster_id": 10**9}, "#/1/cluster_id"),
+        ({"tenant_id": 10**9}, "#/1/tenant_id"),
+    ]:
+        answer = api.post("/api/jobs", [good, {**good, **change}])
+        assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (400, pointer)
+    refused = api.post("/api/jobs", [good, good, {**good, "gpu_count": 5}])
+    assert (refused.status_code, refused.json()["index"], refused.json()["needs"]) == (409, 2, 5)
+    assert api.post("/api/jobs", []).status_code == 400
+    assert api.post("/api/jobs", [good] * 1_001).status_code == 400
+    assert api.post("/api/jobs", [good, 7]).status_code == 400
+    assert not Job.objects.exists()
+
+
+def test_a_tenants_array_is_its_own(node: Node) -> None:
+    acme, bluefin = alice(), bob()
+    good = {"cluster_id": node.cluster_id, "name": "train"}
+    api = client_with(make_key(acme))
+    assert [job["tenant_id"] for job in api.post("/api/jobs", [good, good]).json()] == [acme.pk] * 2
+    refused = api.post("/api/jobs", [good, {**good, "tenant_id": bluefin.pk}])
+    assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (400, "#/1/tenant_id")
+
+
+def test_the_priority_of_a_waiting_job_may_change_and_is_on_record(api: APIClient, node: Node) -> None:
+    job = make_job(cluster=node.cluster)
+    url = f"/api/jobs/{job.pk}"
+    assert api.patch(url, {"priority": 1}).json()["priority"] == 1
+    assert [event["reason"] for event in api.get(f"{url}/events").json()] == ["priority 5 → 1"]
+    assert api.patch(url, {"priority": 11}).json()["errors"][0]["pointer"] == "#/priority"
+    assert api.patch(url, {"name": "x"}).status_code == 400
+    assert api.patch(url, {}).status_code == 400
+    running = make_job(cluster=node.cluster, status="running")
+    refused = api.patch(f"/api/jobs/{running.pk}", {"priority": 1})
+    assert (refused.status_code, refused.json()["current"]) == (409, "running")
+    assert "completed" in refused.json()["legal"]
+
+
+def test_a_job_past_its_estimate_is_flagged(api: APIClient, node: Node) -> None:
+    since = timezone.now() - timedelta(minutes=30)
+    late, fine = (
+        make_job(cluster=node.cluster, status="running", started_at=since, estimated_duration_min=minutes)
+        for minutes in (29, 31)
+    )
+    assert [api.get(f"/api/jobs/{job.pk}").json()["overdue"] for job in (late, fine)] == [True, False]
 
 
 def test_a_list_is_filtered_and_paged(api: APIClient, node: Node) -> None:
