@@ -22,8 +22,7 @@ PRODUCTION = SECRET_KEY=$$($(DEV) -c 'import secrets; print(secrets.token_urlsaf
 	DATABASE_URL=postgres://nobody@127.0.0.1:9/none HTTPS_ONLY=1 ALLOWED_HOSTS=gpufleet.example
 
 .DEFAULT_GOAL := help
-.PHONY: help up reset test lint bench-leakage bench-ingest bench-series reconcile format coverage manage install \
-	install-dev python
+.PHONY: help up reset test lint bench-leakage bench-ingest bench-series reconcile format coverage manage install install-dev python
 
 help:  ## Show what there is
 	@echo "gpufleet: the control plane of a GPU cloud. Start with \`make up\`."
