@@ -234,5 +234,8 @@ CONSOLE_PAGES = {
     "password_change",
     "password_change_done",
     "auth_user_password_change",
+    "billing_invoice_pdf",
+    "billing_invoice_proof_csv",
+    "billing_invoice_proof_json",
 }
 CONSOLE_DOORS = {"login", "logout"}
