@@ -7,9 +7,12 @@ from decimal import Decimal
 from django.conf import settings
 from django.db.models import QuerySet, Sum
 
-from billing.ledger import unbilled_lines, unpriced_seconds
+from billing.ledger import unbilled_lines
 from billing.models import Invoice, InvoiceLine, InvoiceStatus, NoteKind
+from billing.pricing import MICROSECONDS
 from billing.queries import DEFAULT_CURRENCY, InvoiceReport, list_invoices, note_sums, sum_of_issued
+from jobs import ledger
+from jobs.ledger import By, Scope
 from tenants.callers import Caller
 from tenants.models import Tenant
 
@@ -71,7 +74,7 @@ def summarise(caller: Caller, *, start: datetime, end: datetime, currency: str |
     total = Figures()
     for figures in by_tenant.values():
         total.add(figures)
-    unpriced = unpriced_seconds(start=start, end=end, tenant_ids=tenant_ids)
+    unpriced = _unpriced_seconds(Scope(start, end), tenant_ids)
     return Summary(start, end, currency, tuple(sorted(codes)), total, by_tenant, by_model, unpriced)
 
 
@@ -114,3 +117,10 @@ def _line_figures(invoices: QuerySet[Invoice], start: datetime, end: datetime) -
     finalised = invoices.exclude(status=InvoiceStatus.VOID).filter(finalised_at__gte=start, finalised_at__lt=end)
     lines = InvoiceLine.objects.filter(invoice__in=finalised).order_by()
     return {model: Figures(billed=billed) for model, billed in lines.values_list("gpu_model").annotate(Sum("amount"))}
+
+
+def _unpriced_seconds(scope: Scope, tenant_ids: list[int] | None) -> Decimal:
+    """GPU-seconds of tenants that started without a rate in force, and so are on no invoice."""
+    sold = ledger.sales(scope, [By.TENANT, By.RATE], tenants=tenant_ids)
+    held = sum(row.held for row in sold if row.tenant_id is not None and row.price_per_gpu_hour is None)
+    return Decimal(held) / MICROSECONDS

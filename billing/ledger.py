@@ -53,14 +53,14 @@ OF_JOBS = """
      ORDER BY 1, 2, 3, 4, 5, allocation.id
 """
 
-# All that a tenant held in the window, priced or not, cut at UTC midnights, with the day in the tenant's place.
+# All that a tenant held in the window with a price, cut at UTC midnights, with the day in the tenant's place.
 OF_TENANT = """
     SELECT day::date, gpu.model, rate.id, allocation.price_per_gpu_hour, allocation.currency,
            rate.minimum_seconds, rate.increment_seconds,
            allocation.id, lower(allocation.during), lower(piece), upper(piece)
       FROM jobs_allocation AS allocation
       JOIN clusters_gpu AS gpu ON gpu.id = allocation.gpu_id
-      LEFT JOIN billing_rate AS rate ON rate.id = allocation.rate_id
+      JOIN billing_rate AS rate ON rate.id = allocation.rate_id
      CROSS JOIN LATERAL (SELECT allocation.during * tstzrange(%(start)s, %(end)s) AS held) AS clipped
      CROSS JOIN LATERAL generate_series(
            date_trunc('day', lower(held), 'UTC') AT TIME ZONE 'UTC', upper(held) AT TIME ZONE 'UTC', '1 day') AS day
@@ -71,15 +71,6 @@ OF_TENANT = """
        AND allocation.during && tstzrange(%(start)s, %(end)s)
        AND NOT isempty(piece)
      ORDER BY gpu.model, rate.id, day, allocation.id
-"""
-
-UNPRICED_SECONDS = """
-    SELECT coalesce(sum(extract(epoch FROM upper(held) - lower(held))), 0)
-      FROM jobs_allocation AS allocation
-     CROSS JOIN LATERAL (SELECT allocation.during * tstzrange(%(start)s, %(end)s) AS held) AS clipped
-     WHERE allocation.during && tstzrange(%(start)s, %(end)s)
-       AND allocation.tenant_id IS NOT NULL AND allocation.rate_id IS NULL
-       AND (%(tenants)s::bigint[] IS NULL OR allocation.tenant_id = ANY (%(tenants)s))
 """
 
 
@@ -117,21 +108,20 @@ class MeteredLine:
 
 @dataclass(frozen=True, slots=True)
 class UsedPiece:
-    """Time of one allocation within one UTC day. ``terms`` is None where the model had no price."""
+    """Priced time of one allocation within one UTC day."""
 
     day: date
     gpu_model: str
-    terms: Terms | None
+    terms: Terms
     stretch: Stretch
 
 
 def used_pieces(*, tenant_id: int, start: datetime, end: datetime) -> list[UsedPiece]:
-    """All that a tenant held in the window, billed or not, cut at UTC midnights; one query."""
+    """All that a tenant held in the window with a price, billed or not, cut at UTC midnights; one query."""
     rows = _rows(OF_TENANT, {"tenant": tenant_id, "start": start, "end": end})
     return [
-        UsedPiece(day, model, None if rate_id is None else Terms(*terms), Stretch(*stretch))
-        for day, model, rate_id, *terms, _, began, low, high in rows
-        for stretch in [(began, low, high)]
+        UsedPiece(day, model, Terms(*terms), Stretch(began, low, high))
+        for day, model, _, *terms, _, began, low, high in rows
     ]
 
 
@@ -144,13 +134,6 @@ def unbilled_lines(*, start: datetime, end: datetime, tenant_ids: Collection[int
 def job_lines(*, job_ids: Collection[int], now: datetime) -> list[MeteredLine]:
     """All that these jobs have held with a price up to ``now``, billed or not; one query."""
     return _lines(_rows(OF_JOBS, {"jobs": list(job_ids), "now": now}))
-
-
-def unpriced_seconds(*, start: datetime, end: datetime, tenant_ids: Collection[int] | None = None) -> Decimal:
-    """GPU-seconds of tenants in the window that started without a rate in force, and so are on no invoice."""
-    tenants = None if tenant_ids is None else list(tenant_ids)
-    ((seconds,),) = _rows(UNPRICED_SECONDS, {"start": start, "end": end, "tenants": tenants})
-    return Decimal(seconds)
 
 
 def _rows(sql: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:

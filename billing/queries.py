@@ -1,11 +1,11 @@
 """Reads of rates, invoices and what is billed."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from itertools import repeat
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from django.conf import settings
 from django.db import connection
@@ -25,8 +25,10 @@ from billing.models import (
     Rate,
     ServiceLevel,
 )
-from billing.pricing import Stretch, Terms, minor_unit, price
+from billing.pricing import MICROSECONDS, Stretch, Terms, minor_unit, price
 from gpufleet.common.errors import NotFound
+from jobs import ledger
+from jobs.ledger import By, Scope
 from jobs.queries import Cost, count_jobs
 from tenants.callers import Caller, visible_to
 from tenants.models import Tenant
@@ -34,6 +36,8 @@ from tenants.queries import get_tenant
 
 # What GPU time without a tenant is priced in; the currency of the demo's list prices and of new tenants.
 DEFAULT_CURRENCY = "USD"
+
+Key = TypeVar("Key", str, date)
 
 # A tenant (or nobody) and a GPU model, exactly as the GPU's row has it.
 RateKey = tuple[int | None, str]
@@ -298,8 +302,9 @@ def usage_of(tenant_id: int, caller: Caller, *, start: datetime, end: datetime) 
     """What a tenant used in ``[start, end)``. Raises ``NotFound`` when the caller may not know of it."""
     tenant = get_tenant(tenant_id, of_tenant=caller.tenant_id)
     pieces = used_pieces(tenant_id=tenant_id, start=start, end=end)
-    by_model = {model: _used(group) for model, group in _grouped(pieces, lambda piece: piece.gpu_model).items()}
-    by_day = {day: _used(group) for day, group in sorted(_grouped(pieces, lambda piece: piece.day).items())}
+    sold = ledger.sales(Scope(start, end), [By.DAY, By.MODEL], tenants=[tenant_id])
+    by_model = _used([(str(row.group.model), row.held) for row in sold], pieces, lambda piece: piece.gpu_model)
+    by_day = _used([(cast("date", row.group.day), row.held) for row in sold], pieces, lambda piece: piece.day)
     total = Used(
         sum((used.gpu_seconds for used in by_model.values()), Decimal(0)),
         sum((used.cost for used in by_model.values()), Decimal(0)),
@@ -308,18 +313,21 @@ def usage_of(tenant_id: int, caller: Caller, *, start: datetime, end: datetime) 
     return Usage(tenant, start, end, total, by_day, by_model, jobs)
 
 
-def _grouped(pieces: Iterable[UsedPiece], key: Callable[[UsedPiece], Any]) -> dict[Any, list[UsedPiece]]:
-    groups: dict[Any, list[UsedPiece]] = {}
+def _used(
+    held: Iterable[tuple[Key, int]], pieces: Iterable[UsedPiece], key_of: Callable[[UsedPiece], Key]
+) -> dict[Key, Used]:
+    """By key, in its order: the ledger's microseconds, and their cost, each of the terms as a line of its own."""
+    microseconds: dict[Key, int] = {}
+    for key, more in held:
+        microseconds[key] = microseconds.get(key, 0) + more
+    stretches: dict[Key, dict[Terms, list[Stretch]]] = {}
     for piece in pieces:
-        groups.setdefault(key(piece), []).append(piece)
-    return groups
+        stretches.setdefault(key_of(piece), {}).setdefault(piece.terms, []).append(piece.stretch)
+    return {
+        key: Used(Decimal(microseconds[key]) / MICROSECONDS, _cost(stretches.get(key, {})))
+        for key in sorted(microseconds)
+    }
 
 
-def _used(pieces: Iterable[UsedPiece]) -> Used:
-    """Each of the terms is a line of its own, by the function that prices invoices."""
-    seconds, stretches = Decimal(0), dict[Terms, list[Stretch]]()
-    for piece in pieces:
-        seconds += piece.stretch.held_seconds
-        if piece.terms is not None:
-            stretches.setdefault(piece.terms, []).append(piece.stretch)
-    return Used(seconds, sum((price(group, terms).amount for terms, group in stretches.items()), Decimal(0)))
+def _cost(stretches: Mapping[Terms, Iterable[Stretch]]) -> Decimal:
+    return sum((price(group, terms).amount for terms, group in stretches.items()), Decimal(0))
