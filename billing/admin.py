@@ -162,12 +162,13 @@ class InvoiceAdmin(PapersAdmin):
         """The question's fields, or everything about the invoice."""
         if obj is None:
             return ["tenants", "window", "days"]
-        fields = [field.name for field in Invoice._meta.fields if field.name != "id"]
-        return [*self.paper_fields, "shown_sending", *fields]
+        apart = {"id": "", "particulars": "", "total": "shown_total"}  # The papers show the particulars.
+        fields = [apart.get(field.name, field.name) for field in Invoice._meta.fields]
+        return [*self.paper_fields, "shown_sending", *filter(None, fields)]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Invoice | None = None) -> list[str]:
         """What is computed."""
-        return [] if obj is None else [*self.paper_fields, "shown_sending"]
+        return [] if obj is None else [*self.paper_fields, "shown_sending", "shown_total"]
 
     def get_inlines(self, request: HttpRequest, obj: Invoice | None = None) -> list[Any]:
         """Lines, once there is an invoice."""

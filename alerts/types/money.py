@@ -70,7 +70,7 @@ class InvoiceSyncFailed(AlertType):
 
     code = RuleType.INVOICE_SYNC_FAILED
     scopes = frozenset()
-    sentence = "{name} has not reached Stripe for {value:.0f} min (limit {threshold:g} min)."
+    sentence = "{name} has not reached Stripe within {threshold:g} min, or Stripe has refused it."
     remedy = "The invoice's outbox says what Stripe answered; mend it and try the step again from the console."
 
     def read(self, now: datetime) -> list[Reading]:
