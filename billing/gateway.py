@@ -37,6 +37,10 @@ class Refused(GatewayError):
     """It understood and said no; asking again changes nothing."""
 
 
+class Missing(Refused):
+    """What the call is about is not there (any longer)."""
+
+
 class BadSignature(GatewayError):
     """A webhook that the service did not sign, or signed too long ago."""
 

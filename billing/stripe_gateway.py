@@ -19,6 +19,7 @@ from billing.gateway import (
     Draft,
     Gateway,
     Item,
+    Missing,
     Refused,
     RemoteEvent,
     RemoteInvoice,
@@ -102,10 +103,8 @@ class StripeGateway:
         try:
             with _translated():
                 return _remote(self._stripe.invoices.retrieve(stripe_invoice_id))
-        except Refused as refusal:
-            if isinstance(refusal.__cause__, stripe.StripeError) and refusal.__cause__.code == "resource_missing":
-                return None
-            raise
+        except Missing:
+            return None
 
     def list_invoices(self, *, since: datetime) -> Iterator[RemoteInvoice]:
         """See ``Gateway``."""
@@ -222,7 +221,7 @@ def _translation(error: stripe.StripeError) -> Exception:
     # An IdempotencyError says that this key was used with other parameters: what it did then can be found.
     if isinstance(error, stripe.IdempotencyError) or status is None or status >= 500:
         return Uncertain(says)
-    return Refused(says)
+    return Missing(says) if error.code == "resource_missing" else Refused(says)
 
 
 def _carrying(reference: UUID, found: Iterable[Any]) -> str | None:

@@ -5,10 +5,11 @@ have acted, when Stripe may have forgotten the key, and when Stripe refuses: wha
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
 
-from billing.gateway import Credit, Customer, Draft, Gateway, Item, Refused, RemoteInvoice, units_of
+from billing.gateway import Credit, Customer, Draft, Gateway, Item, Missing, Refused, RemoteInvoice, units_of
 from billing.models import CreditNote, Invoice, InvoiceLine, InvoiceStatus, OutboxMessage, OutboxStep, StripeCustomer
 from billing.queries import number_of
 
@@ -60,12 +61,31 @@ def _closed_before_it_was_tried(message: OutboxMessage) -> str:
 def _put_customer(gateway: Gateway, message: OutboxMessage, now: datetime) -> str:
     """The tenant's customer as the tenant is now. All of a tenant's invoices create it under one reference, so that
     two at once make one; a change is each invoice's own call."""
-    tenant, known = message.invoice.tenant, _customer(message).stripe_id
+    tenant, customer = message.invoice.tenant, _customer(message)
+    known = customer.stripe_id
+    if message.reference != customer.reference:  # Another invoice's step has begun anew.
+        _refer_to(message, customer.reference)
     who = Customer(message.reference, tenant.pk, tenant.name, tenant.contact_email)
-    if not known:
-        return gateway.create_customer(who, key=message.idempotency_key)
-    gateway.update_customer(known, who, key=f"{message.idempotency_key}:{message.pk}")
-    return known
+    if known:
+        try:
+            gateway.update_customer(known, who, key=f"{message.idempotency_key}:{message.pk}")
+            return known
+        except Missing:  # It was deleted in Stripe's dashboard.
+            who = replace(who, reference=_begin_anew(message))
+    return gateway.create_customer(who, key=message.idempotency_key)
+
+
+def _begin_anew(message: OutboxMessage) -> UUID:
+    """Another reference, committed before it is used: under the old one Stripe would answer with what is gone."""
+    reference = uuid4()
+    StripeCustomer.objects.filter(pk=_customer(message).pk).update(reference=reference, stripe_id="")
+    _refer_to(message, reference)
+    return reference
+
+
+def _refer_to(message: OutboxMessage, reference: UUID) -> None:
+    message.reference = reference
+    message.save(update_fields=["reference"])
 
 
 def _find_customer(gateway: Gateway, message: OutboxMessage) -> str | None:

@@ -1,6 +1,6 @@
 """Invoices on their way through Stripe: the outbox, its sender, and what Stripe has in the end."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -39,6 +39,12 @@ def draft(tenant: Tenant | None = None) -> Invoice:
         rate = make_rate(model, price, currency=tenant.currency)
         sell(tenant, end - timedelta(hours=length), end, rate=rate)
     start = now - timedelta(days=1)
+    return services.create_invoice(tenant_id=tenant.pk, start=start, end=now, created_by="test", now=now)
+
+
+def draft_of_an_hour(tenant: Tenant, model: str, now: datetime) -> Invoice:
+    sell(tenant, now - timedelta(hours=30), now - timedelta(hours=29), rate=make_rate(model))
+    start = now - timedelta(days=2)
     return services.create_invoice(tenant_id=tenant.pk, start=start, end=now, created_by="test", now=now)
 
 
@@ -215,17 +221,33 @@ def test_a_tenant_is_one_customer_and_keeps_its_name_and_mail_up_to_date(stripe:
     send()
     Tenant.objects.filter(pk=acme.pk).update(contact_email="new@acme.example")
     acme.refresh_from_db()
-    sell(acme, timezone.now() - timedelta(hours=30), timezone.now() - timedelta(hours=29), rate=make_rate("B200"))
     now = timezone.now()
-    again = services.create_invoice(
-        tenant_id=acme.pk, start=now - timedelta(days=2), end=now, created_by="test", now=now
-    )
+    again = draft_of_an_hour(acme, "B200", now)
     move(again, "open")
     send()
     (customer,) = stripe.of("customer")
     assert customer["email"] == "new@acme.example"
     assert StripeCustomer.objects.get().stripe_id == customer["id"]
     assert {invoice["customer"] for invoice in stripe.of("invoice")} == {customer["id"]}
+
+
+def test_a_customer_that_was_deleted_at_stripe_is_made_anew(stripe: FakeStripe) -> None:
+    acme = alice(contact_email=MAIL)
+    move(draft(acme), "open")
+    send()
+    (gone,) = stripe.of("customer")
+    del stripe.things[gone["id"]]
+    now = timezone.now()
+    again = draft_of_an_hour(acme, "B200", now)
+    move(again, "open")
+    move(draft_of_an_hour(acme, "L40S", now), "open")
+    stripe.fail("customers$", "cut")
+    send()
+    send(after=timedelta(minutes=5))
+    (customer,) = stripe.of("customer")
+    assert customer["id"] != gone["id"]
+    assert [invoice["customer"] for invoice in stripe.of("invoice")] == [gone["id"], customer["id"], customer["id"]]
+    assert StripeCustomer.objects.get().stripe_id == customer["id"]
 
 
 @pytest.mark.parametrize(("to", "there"), [("paid", "paid"), ("uncollectible", "uncollectible"), ("void", "void")])
