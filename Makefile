@@ -22,7 +22,7 @@ PRODUCTION = SECRET_KEY=$$($(DEV) -c 'import secrets; print(secrets.token_urlsaf
 	DATABASE_URL=postgres://nobody@127.0.0.1:9/none HTTPS_ONLY=1 ALLOWED_HOSTS=gpufleet.example
 
 .DEFAULT_GOAL := help
-.PHONY: help up reset test lint bench-leakage bench-scheduler bench-ingest bench-series reconcile format coverage manage install install-dev python
+.PHONY: help up reset test lint bench-leakage bench-scheduler bench-ingest bench-series bench-alerts reconcile format coverage manage install install-dev python
 
 help:  ## Show what there is
 	@echo "gpufleet: the control plane of a GPU cloud. Start with \`make up\`."
@@ -73,6 +73,9 @@ bench-ingest: install-dev  ## Samples a second over HTTP, beside a bare COPY, a 
 
 bench-series: install-dev  ## Time the reads of metrics of 10,000 GPUs: an hour, 90 days, the fleet
 	@$(WITH_SERVERS) $(DEV) -m benchmarks.bench_series
+
+bench-alerts: install-dev  ## Time an evaluation of 1,000 alert rules over 10,000 GPUs
+	@$(WITH_SERVERS) $(DEV) -m benchmarks.bench_alerts
 
 format: install-dev  ## Let ruff put imports and layout in order
 	@$(DEV) -m ruff check --fix --quiet . ; $(DEV) -m ruff format .

@@ -7,7 +7,8 @@ from decimal import Decimal
 
 from django.db.models import Prefetch, Q, QuerySet
 
-from alerts.models import AlertEvent, AlertRule, Channel, EventStatus, MaintenanceWindow
+from alerts.models import AlertEvent, AlertRule, Channel, EventStatus, MaintenanceWindow, RuleType
+from alerts.types import TYPES
 from gpufleet.common.errors import NotFound
 
 HOUR = timedelta(hours=1)
@@ -31,6 +32,13 @@ def list_events(*, tenant_id: int | None) -> QuerySet[AlertEvent]:
     """Incidents that have fired; of one tenant where the caller is bound to it."""
     events = AlertEvent.objects.exclude(status=EventStatus.PENDING).select_related("rule")
     return events if tenant_id is None else events.filter(tenant_id=tenant_id)
+
+
+def unsold_per_hour(*, now: datetime) -> Decimal:
+    """What is in service and not sold, or sold without a price, is worth an hour at list price: the whole fleet's, in
+    the currency of the list prices that alerts rank by."""
+    fleet = [reading for reading in TYPES[RuleType.LEAKAGE_RATE].read(now) if reading.subject == "fleet"]
+    return sum((reading.hourly or Decimal() for reading in fleet), Decimal())
 
 
 def list_channels() -> QuerySet[Channel]:

@@ -58,6 +58,8 @@ INVOICE_NUMBER_PREFIX: str = env.str("INVOICE_NUMBER_PREFIX", default="GF-")
 STRIPE_API_KEY: str = env.str("STRIPE_API_KEY", default="")
 STRIPE_API_BASE: str = env.str("STRIPE_API_BASE", default="https://api.stripe.com")
 STRIPE_WEBHOOK_SECRET: str = env.str("STRIPE_WEBHOOK_SECRET", default="")
+# On: /metrics answers without a key. Else it wants one with the scope `read` that is bound to no tenant.
+METRICS_OPEN: bool = env.bool("METRICS_OPEN", default=False)
 # The console's address as people reach it, for the links in messages; empty: links are paths.
 PUBLIC_URL: str = env.str("PUBLIC_URL", default="")
 # Hosts and networks that a webhook of an alert may lead to though they are not public, or speak plain HTTP.

@@ -5,6 +5,7 @@ from django.urls import include, path
 
 from gpufleet import probes
 from gpufleet.common.docs import DocsView, SchemaView
+from gpufleet.metrics import MetricsViewSet
 
 handler400 = "gpufleet.common.api.handle_bad_request"
 handler404 = "gpufleet.common.api.handle_not_found"
@@ -13,6 +14,7 @@ handler500 = "gpufleet.common.api.handle_server_error"
 urlpatterns = [
     path("healthz", probes.healthz, name="healthz"),
     path("readyz", probes.readyz, name="readyz"),
+    path("metrics", MetricsViewSet.as_view({"get": "list"}), name="metrics"),
     path("admin/", admin.site.urls),
     path("api/schema", SchemaView.as_view(), name="schema"),
     path("api/docs", DocsView.as_view(url_name="schema"), name="docs"),

@@ -6,10 +6,9 @@ one's work is done by the next, and a type whose query fails holds up no other.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import partial
 
 import structlog
 from django.db import DatabaseError, transaction
@@ -33,12 +32,7 @@ def evaluate_rules(*, now: datetime) -> int:
 
     Returns how many rows changed. Several may run at once: each type is evaluated by one.
     """
-    in_use = set(AlertRule.objects.filter(enabled=True).order_by().values_list("type", flat=True).distinct())
-    steps: list[tuple[str, Callable[[], int]]] = [
-        (code, partial(_evaluate_type, kind, now)) for code, kind in TYPES.items() if code in in_use
-    ]
-    steps += [("explain", explain_incidents), ("tell", partial(tell, now=now))]
-    return sum(_guarded(name, step) for name, step in steps)
+    return sum(_guarded(kind, now) for kind in TYPES.values())
 
 
 def condition_of(rule: AlertRule) -> Condition:
@@ -47,23 +41,28 @@ def condition_of(rule: AlertRule) -> Condition:
     return Condition(direction, rule.threshold, rule.recovery_threshold, timedelta(seconds=rule.for_seconds))
 
 
-def _guarded(name: str, step: Callable[[], int]) -> int:
-    """The other steps go on when one fails; that it did shows in its rules' ``evaluated_at``, and in /metrics."""
+def _guarded(kind: AlertType, now: datetime) -> int:
+    """The other types go on when one fails; that it did shows in its rules' ``evaluated_at``, and in /metrics."""
     try:
-        return step()
+        return _evaluate_type(kind, now)
     except DatabaseError:
-        logger.exception("a step of the evaluation failed", step=name)
+        logger.exception("a type of rules could not be evaluated", type=kind.code)
         return 0
 
 
 @transaction.atomic
 def _evaluate_type(kind: AlertType, now: datetime) -> int:
+    """What fires is told in the same transaction, so that nothing ends before it was told of."""
     if not try_lock_name(f"alerts.evaluate.{kind.code}"):
         return 0
     # Locked, so that a rule is not disabled while incidents open under it.
     rules = list(AlertRule.objects.filter(enabled=True, type=kind.code).order_by("pk").select_for_update(no_key=True))
-    book = ReadingBook(kind.read(now), sums=kind.sums)
-    turn = _Turn(kind, book, now, _open_incidents(rules))
+    changes = _move_incidents(kind, rules, now) if rules else 0
+    return changes + explain_incidents(kind.code) + tell(kind.code, now=now)
+
+
+def _move_incidents(kind: AlertType, rules: Sequence[AlertRule], now: datetime) -> int:
+    turn = _Turn(kind, ReadingBook(kind.read(now), sums=kind.sums), now, _open_incidents(rules))
     seen = [turn.evaluate(rule) for rule in rules]
     turn.mark_flapping(rules)
     RuleEvaluation.objects.bulk_create(

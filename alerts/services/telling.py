@@ -1,16 +1,15 @@
-"""Telling: which incidents are news, to whom, in which words. Each message goes into the outbox in the transaction that
-marks its incidents as told, so that nobody is told twice by one event, nor of one that does not exist.
+"""Telling: which incidents are news, to whom, in which words. Each message goes into the outbox in the transaction in
+which its incidents fire or end, so that nobody is told twice, and nobody of an incident that does not exist.
 
 What a silence, a maintenance window or a silent node covers is told when the cover ends, if it still fires then.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 
 import structlog
-from django.db import transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from alerts.letters import Letter, compose
@@ -26,7 +25,6 @@ from alerts.models import (
     Severity,
 )
 from alerts.queries import silence_costs
-from gpufleet.common.locks import try_lock_name
 
 logger = structlog.stdlib.get_logger(__name__)
 
@@ -36,13 +34,10 @@ SILENCE_WARNING = timedelta(minutes=15)
 ASCENDING = [Severity.INFO, Severity.WARNING, Severity.CRITICAL]
 
 
-@transaction.atomic
-def tell(*, now: datetime) -> int:
-    """Put messages about what is new into the outbox. Returns how many; 0 while somebody else does it."""
-    if not try_lock_name("alerts.tell"):
-        return 0
+def tell(kind: str, *, now: datetime) -> int:
+    """Put messages about what is new of one type into the outbox, under the type's lock. Returns how many."""
     channels = list(Channel.objects.filter(enabled=True).order_by("pk"))
-    return _tell_firing(channels, now) + _tell_ends(now) + _tell_silences_ending(channels, now)
+    return _tell_firing(kind, channels, now) + _tell_ends(kind, now) + _tell_silences_ending(kind, channels, now)
 
 
 def covered(now: datetime) -> Q:
@@ -52,53 +47,58 @@ def covered(now: datetime) -> Q:
     return Q(rule__silenced_until__gt=now) | Q(parent__isnull=False) | Q(Exists(of_cluster)) | Q(Exists(of_node))
 
 
-def _tell_firing(channels: Sequence[Channel], now: datetime) -> int:
-    fresh = AlertEvent.objects.filter(status=EventStatus.FIRING, told_at=None).exclude(covered(now))
-    told = 0
-    for rule, events in _by_rule(fresh):
-        for channel in _audience(rule, channels):
-            told += _put(channel, rule, DeliveryKind.FIRING, [e for e in events if _in_route(channel, e)], now)
-        AlertEvent.objects.filter(pk__in=[event.pk for event in events]).update(told_at=now)
-    return told
+def _tell_firing(kind: str, channels: Sequence[Channel], now: datetime) -> int:
+    untold = AlertEvent.objects.filter(rule__type=kind, status=EventStatus.FIRING, told_at=None)
+    news = _by_rule(untold.exclude(covered(now)))
+    audiences = _audiences([rule for rule, _ in news], channels)
+    AlertEvent.objects.filter(pk__in=[event.pk for _, events in news for event in events]).update(told_at=now)
+    return sum(
+        _put(channel, rule, DeliveryKind.FIRING, [event for event in events if _in_route(channel, event)], now)
+        for rule, events in news
+        for channel in audiences[rule.pk]
+    )
 
 
-def _tell_ends(now: datetime) -> int:
+def _tell_ends(kind: str, now: datetime) -> int:
     """Whoever was told that it fires is told that it has ended."""
-    ended = AlertEvent.objects.filter(status=EventStatus.RESOLVED, told_at__isnull=False, end_told_at=None)
-    told = 0
-    for rule, events in _by_rule(ended):
-        ids = [event.pk for event in events]
-        knowing: dict[int, set[int]] = defaultdict(set)
-        heard = Delivery.objects.filter(events__in=ids, kind=DeliveryKind.FIRING, channel__enabled=True)
-        for channel_id, event_id in heard.values_list("channel_id", "events"):
-            knowing[channel_id].add(event_id)
-        for channel in Channel.objects.filter(pk__in=knowing).order_by("pk"):
-            about = [event for event in events if event.pk in knowing[channel.pk]]
-            told += _put(channel, rule, DeliveryKind.RESOLVED, about, now)
-        AlertEvent.objects.filter(pk__in=ids).update(end_told_at=now)
-    return told
+    resolved = AlertEvent.objects.filter(rule__type=kind, status=EventStatus.RESOLVED)
+    news = _by_rule(resolved.filter(told_at__isnull=False, end_told_at=None))
+    ids = [event.pk for _, events in news for event in events]
+    AlertEvent.objects.filter(pk__in=ids).update(end_told_at=now)
+    knowing: dict[int, set[int]] = defaultdict(set)
+    heard = Delivery.objects.filter(events__in=ids, kind=DeliveryKind.FIRING, channel__enabled=True)
+    for channel_id, event_id in heard.values_list("channel_id", "events"):
+        knowing[channel_id].add(event_id)
+    listeners = Channel.objects.filter(pk__in=knowing).order_by("pk")
+    return sum(
+        _put(channel, rule, DeliveryKind.RESOLVED, [event for event in events if event.pk in knowing[channel.pk]], now)
+        for channel in listeners
+        for rule, events in news
+    )
 
 
-def _tell_silences_ending(channels: Sequence[Channel], now: datetime) -> int:
+def _tell_silences_ending(kind: str, channels: Sequence[Channel], now: datetime) -> int:
     """A silence with something under it is spoken of before it ends, with what it has cost so far."""
     ending = AlertRule.objects.filter(
+        type=kind,
         enabled=True,
         silenced_until__gt=now,
         silenced_until__lte=now + SILENCE_WARNING,
         silence_end_told_at=None,
     )
-    told = 0
-    for rule in ending.order_by("pk").select_for_update(no_key=True):
+    told, rules = 0, list(ending.order_by("pk").select_for_update(no_key=True))
+    audiences = _audiences(rules, channels)
+    for rule in rules:
         firing = list(rule.events.filter(status=EventStatus.FIRING).order_by("pk"))
         costs = silence_costs([rule], now=now)[rule.pk]
-        for channel in _audience(rule, channels) if firing else []:
+        for channel in audiences[rule.pk] if firing else []:
             about = [event for event in firing if _in_route(channel, event)]
             told += _put(channel, rule, DeliveryKind.SILENCE_ENDING, about, now, costs)
         AlertRule.objects.filter(pk=rule.pk).update(silence_end_told_at=now)
     return told
 
 
-def _by_rule(events: QuerySet[AlertEvent]) -> Iterable[tuple[AlertRule, list[AlertEvent]]]:
+def _by_rule(events: QuerySet[AlertEvent]) -> list[tuple[AlertRule, list[AlertEvent]]]:
     """The events, locked, of each rule; the costliest first."""
     locked = events.select_related("rule").select_for_update(of=("self",), no_key=True).order_by("pk")
     rules: dict[int, AlertRule] = {}
@@ -113,15 +113,26 @@ def _costliest_first(event: AlertEvent) -> tuple[Decimal, int]:
     return -(event.cost_per_hour or Decimal()), event.pk
 
 
-def _audience(rule: AlertRule, channels: Sequence[Channel]) -> list[Channel]:
-    """The channels that the rule names, else those whose route takes its severity."""
-    named = set(rule.channels.values_list("pk", flat=True))
-    if named:
-        return [channel for channel in channels if channel.pk in named]
-    return [channel for channel in channels if channel.min_severity and _severe_enough(rule, channel)]
+def _audiences(rules: Sequence[AlertRule], channels: Sequence[Channel]) -> dict[int, list[Channel]]:
+    """By rule the channels that it names, else those whose route takes its severity. One query."""
+    named: dict[int, set[int]] = defaultdict(set)
+    for rule_id, channel_id in AlertRule.channels.through.objects.filter(alertrule__in=rules).values_list(
+        "alertrule_id", "channel_id"
+    ):
+        named[rule_id].add(channel_id)
+    return {
+        rule.pk: [
+            channel
+            for channel in channels
+            if (channel.pk in named[rule.pk] if named[rule.pk] else _severe_enough(rule, channel))
+        ]
+        for rule in rules
+    }
 
 
 def _severe_enough(rule: AlertRule, channel: Channel) -> bool:
+    if not channel.min_severity:
+        return False
     return ASCENDING.index(Severity(rule.severity)) >= ASCENDING.index(Severity(channel.min_severity))
 
 

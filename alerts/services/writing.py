@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from django.db import connection, transaction
+from django.db import connection
 
 from alerts.models import AlertEvent, EventStatus
 
@@ -38,13 +38,14 @@ EXPLAIN = """
              WHERE event.status = 'firing' AND rule.type = 'node_silent'
              GROUP BY node_id) AS silence, alerts_alertrule AS rule
      WHERE child.status = 'firing' AND child.node_id = silence.node_id AND child.parent_id IS NULL
-       AND rule.id = child.rule_id AND rule.type <> 'node_silent'
+       AND rule.id = child.rule_id AND rule.type = %(type)s AND rule.type <> 'node_silent'
 """
 RELEASE = """
     UPDATE alerts_alertevent AS child
        SET parent_id = NULL
-      FROM alerts_alertevent AS parent
-     WHERE parent.id = child.parent_id AND child.status = 'firing' AND parent.status <> 'firing'
+      FROM alerts_alertevent AS parent, alerts_alertrule AS rule
+     WHERE rule.id = child.rule_id AND rule.type = %(type)s
+       AND parent.id = child.parent_id AND child.status = 'firing' AND parent.status <> 'firing'
 """
 
 
@@ -58,13 +59,12 @@ def write_changes(
     return len(opened) + _change(changed) + gone.delete()[0]
 
 
-@transaction.atomic
-def explain_incidents() -> int:
-    """Hang the incidents of silent nodes' hardware under the nodes' own, and let go of those whose node is back."""
+def explain_incidents(kind: str) -> int:
+    """Hang a type's incidents on silent nodes under the nodes' own, and let go of those whose node is back."""
     with connection.cursor() as cursor:
-        cursor.execute(RELEASE)
+        cursor.execute(RELEASE, {"type": kind})
         released: int = cursor.rowcount
-        cursor.execute(EXPLAIN)
+        cursor.execute(EXPLAIN, {"type": kind})
         explained: int = cursor.rowcount
     return released + explained
 

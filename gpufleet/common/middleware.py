@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import structlog
 from django.conf import settings
+from django.contrib.auth.base_user import AbstractBaseUser
 from django.http import HttpRequest, HttpResponse
 
 from gpufleet.common.senders import actor_of
@@ -67,7 +68,8 @@ class AccessLogMiddleware:
 def _who(request: HttpRequest) -> str:
     """The sender of an API request, or the person behind a page of the console."""
     user = None if is_api_path(request.path) else getattr(request, "user", None)
-    return f"user:{user.get_username()}" if user is not None and user.is_authenticated else actor_of(request)
+    # Beside the API there are paths that take its keys: their user is a caller, and no person.
+    return f"user:{user.get_username()}" if isinstance(user, AbstractBaseUser) else actor_of(request)
 
 
 class TrailingSlashMiddleware:

@@ -56,6 +56,7 @@ API = [
     # The project itself.
     Row("GET", "/healthz", EVERYBODY),
     Row("GET", "/readyz", EVERYBODY),
+    Row("GET", "/metrics", FLEET_READERS),
     Row("GET", "/api/schema", EVERYBODY),
     Row("GET", "/api/docs", EVERYBODY),
     # Tenants.
