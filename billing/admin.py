@@ -1,24 +1,25 @@
 """Rates, invoices and the outbox in the operator's console."""
 
-from datetime import datetime, timedelta
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, cast
 
-from django import forms
+from django.conf import settings
 from django.contrib import admin
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect
-from django.urls import reverse
 from django.utils import timezone
-from django.utils.http import urlencode
 from unfold.admin import TabularInline
 from unfold.decorators import display
 
 from billing import credit_admin, services  # noqa: F401  # Django looks for admin.py alone, so it brings the other.
+from billing.drafts_admin import DraftsAdmin
+from billing.figures import ListSum, sum_up
 from billing.models import (
     BilledRange,
+    CreditNote,
     Invoice,
+    InvoiceEvent,
     InvoiceLine,
     InvoiceStatus,
     OutboxMessage,
@@ -27,10 +28,13 @@ from billing.models import (
     StripeDifference,
     StripeEvent,
 )
+from billing.moves_admin import EventInline, MovesAdmin
 from billing.papers_admin import PapersAdmin
-from billing.serializers import money
-from gpufleet.common.admin import ReadOnlyAdmin, ServiceAdmin, action_on, actor_of, report, shown_during
+from billing.queries import describe_invoices
+from billing.serializers import grouped_money
+from gpufleet.common.admin import ReadOnlyAdmin, ServiceAdmin, action_on, actor_of, asked_once, report, shown_during
 from gpufleet.common.errors import DomainError
+from gpufleet.common.query import LARGEST_ID
 from tenants.models import Tenant
 
 
@@ -76,17 +80,11 @@ class RateAdmin(ServiceAdmin):
         obj.pk = rate.pk
 
 
-def last_month(now: datetime) -> tuple[datetime, datetime]:
-    """The whole month before this one, in UTC, half-open."""
-    end = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    return (end - timedelta(days=1)).replace(day=1), end
-
-
 class LineInline(TabularInline):  # type: ignore[misc]  # unfold is untyped
     """The invoice's lines. A draft is voided and made again, so nobody edits one."""
 
     model = InvoiceLine
-    fields = ["gpu_model", "price_per_gpu_hour", "period", "held_seconds", "billed_seconds", "amount"]
+    fields = ["gpu_model", "price_per_gpu_hour", "shown_period", "held_seconds", "billed_seconds", "shown_amount"]
     readonly_fields = fields
     extra = 0
     can_delete = False
@@ -99,37 +97,79 @@ class LineInline(TabularInline):  # type: ignore[misc]  # unfold is untyped
         """Nobody: the ledger makes the lines."""
         return False
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[InvoiceLine]:
+        """With the invoice, whose currency each amount is in."""
+        rows: QuerySet[InvoiceLine] = super().get_queryset(request)
+        return rows.select_related("invoice")
 
-class DraftForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable at run time
-    """Whose unbilled time to bill, and of which days."""
+    @admin.display(description="From – to (UTC)")
+    def shown_period(self, line: InvoiceLine) -> str:
+        """To the second."""
+        return _shown_range(line.period)
 
-    tenants = forms.ModelMultipleChoiceField(Tenant.objects.all(), widget=forms.CheckboxSelectMultiple)
-    window = forms.ChoiceField(
-        choices=[("days", "The last days"), ("month", "Last month (UTC)")], widget=forms.RadioSelect, initial="days"
-    )
-    days = forms.IntegerField(min_value=1, max_value=90, initial=30, help_text="How many, for the last days.")
+    @admin.display(description="Amount")
+    def shown_amount(self, line: InvoiceLine) -> str:
+        """With the currency's decimals."""
+        return f"{grouped_money(line.amount, line.invoice.currency)} {line.invoice.currency}"
 
-    class Meta:
-        model = Invoice
-        fields: list[str] = []
 
-    def bounds(self, now: datetime) -> tuple[datetime, datetime]:
-        """The window ``[from, to)`` that was asked for."""
-        if self.cleaned_data["window"] == "month":
-            return last_month(now)
-        return now - timedelta(days=self.cleaned_data["days"]), now
+class NoteInline(TabularInline):  # type: ignore[misc]  # unfold is untyped
+    """The invoice's credit and debit notes; they are proposed and decided on pages of their own."""
+
+    model = CreditNote
+    fields = ["number", "kind", "status", "shown_amount", "reason", "created_at"]
+    readonly_fields = fields
+    extra = 0
+    can_delete = False
+    show_change_link = True
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nobody does it here."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nobody edits one."""
+        return False
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[CreditNote]:
+        """With the invoice, whose currency each amount is in."""
+        rows: QuerySet[CreditNote] = super().get_queryset(request)
+        return rows.select_related("invoice")
+
+    @admin.display(description="Amount")
+    def shown_amount(self, note: CreditNote) -> str:
+        """With the currency's decimals."""
+        return f"{grouped_money(note.amount, note.invoice.currency)} {note.invoice.currency}"
+
+
+class OverdueFilter(admin.SimpleListFilter):
+    """Open invoices by whether their due date has passed."""
+
+    title = "overdue"
+    parameter_name = "overdue"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        """One choice beside all."""
+        return [("yes", "Overdue")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Invoice]) -> QuerySet[Invoice]:
+        """As the summary judges it."""
+        late = queryset.filter(status=InvoiceStatus.OPEN, due_at__lt=timezone.now())
+        return late if self.value() == "yes" else queryset
 
 
 @admin.register(Invoice)
-class InvoiceAdmin(PapersAdmin):
+class InvoiceAdmin(PapersAdmin, DraftsAdmin, MovesAdmin):
     """What tenants owe. Adding makes drafts of what is unbilled; actions move them; nobody edits one."""
 
+    list_before_template = "admin/billing/invoice/sums.html"
+
     list_display = ["__str__", "tenant", "shown_status", "shown_total", "created_at", "due_at"]
-    list_filter = ["status", "currency", "tenant"]
+    list_filter = ["status", OverdueFilter, "currency", "created_at", "tenant"]
     list_select_related = ["tenant"]
-    search_fields = ["number", "tenant__name"]
+    search_fields = ["tenant__name", "stripe_invoice_id", "proof_sha256"]
     actions = ["finalise", "send", "mark_paid", "mark_uncollectible", "void"]
-    inlines = [LineInline]
+    inlines = [LineInline, NoteInline, EventInline]
 
     @display(  # type: ignore[untyped-decorator]  # unfold is untyped
         description="Status",
@@ -143,36 +183,54 @@ class InvoiceAdmin(PapersAdmin):
     @display(description="Total", ordering="total")  # type: ignore[untyped-decorator]  # unfold is untyped
     def shown_total(self, invoice: Invoice) -> str:
         """With the currency's decimals."""
-        return f"{money(invoice.total, invoice.currency)} {invoice.currency}"
+        return f"{grouped_money(invoice.total, invoice.currency)} {invoice.currency}"
+
+    @display(description="Due")  # type: ignore[untyped-decorator]  # unfold is untyped
+    @asked_once
+    def shown_due(self, invoice: Invoice) -> str:
+        """What is still to be paid, with its notes."""
+        (described,) = describe_invoices([invoice])
+        return f"{grouped_money(described.amount_due, invoice.currency)} {invoice.currency}"
+
+    @display(description="Period (UTC)")  # type: ignore[untyped-decorator]  # unfold is untyped
+    def shown_period(self, invoice: Invoice) -> str:
+        """The window that was asked for."""
+        return _shown_range(invoice.period)
 
     @display(description="Sending")  # type: ignore[untyped-decorator]  # unfold is untyped
+    @asked_once
     def shown_sending(self, invoice: Invoice) -> str:
         """How far on its way through Stripe, and why no further."""
         return services.sending_in_words(invoice)
 
-    def get_form(self, request: HttpRequest, obj: Invoice | None = None, **kwargs: Any) -> Any:
-        """The question for new drafts; an invoice that is there is only looked at."""
-        return DraftForm if obj is None else super().get_form(request, obj, **kwargs)
-
-    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
-        """The tenants that were selected in their own list."""
-        return {"tenants": [part for part in request.GET.get("tenants", "").split(",") if part.isdecimal()]}
-
-    def get_fields(self, request: HttpRequest, obj: Invoice | None = None) -> list[str]:
-        """The question's fields, or everything about the invoice."""
-        if obj is None:
-            return ["tenants", "window", "days"]
-        apart = {"id": "", "particulars": "", "total": "shown_total"}  # The papers show the particulars.
-        fields = [apart.get(field.name, field.name) for field in Invoice._meta.fields]
-        return [*self.paper_fields, "shown_sending", *filter(None, fields)]
+    def get_fieldsets(self, request: HttpRequest, obj: Invoice | None = None) -> Any:
+        """What can be done with it, what it is about, and the rest."""
+        moves = ["shown_moves"] if self.has_move_permission(request) else []
+        shown = [*moves, *self.paper_fields, "shown_sending", "tenant", "status", "shown_total", "shown_due"]
+        kept = ["proof_sha256", "stripe_invoice_id", "particulars"]
+        return [
+            (None, {"fields": [*shown, "shown_period", "finalised_at", "due_at", "settled_at"]}),
+            ("As it was made and finalised", {"fields": ["created_at", "created_by", "number", *kept]}),
+        ]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Invoice | None = None) -> list[str]:
         """What is computed."""
-        return [] if obj is None else [*self.paper_fields, "shown_sending", "shown_total"]
+        return ["shown_moves", *self.paper_fields, "shown_sending", "shown_total", "shown_due", "shown_period"]
 
-    def get_inlines(self, request: HttpRequest, obj: Invoice | None = None) -> list[Any]:
-        """Lines, once there is an invoice."""
-        return [] if obj is None else self.inlines
+    def get_search_results(self, request: HttpRequest, queryset: QuerySet[Invoice], search_term: str) -> Any:
+        """A number is an invoice's whole number, as the row has it or as it stands on paper."""
+        number = search_term.strip().removeprefix(settings.INVOICE_NUMBER_PREFIX)
+        if number.isdecimal() and int(number) <= LARGEST_ID:
+            return queryset.filter(Q(number=int(number)) | Q(tenant__name__icontains=number)), False
+        return super().get_search_results(request, queryset, search_term)
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """With the sums of all that the filters leave, not of the one page alone."""
+        response: HttpResponse = super().changelist_view(request, extra_context)
+        context = getattr(response, "context_data", None) or {}
+        if "cl" in context:
+            context["sums"] = _sums_table(sum_up(context["cl"].queryset))
+        return response
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Nobody edits one; its status is moved by actions."""
@@ -182,63 +240,52 @@ class InvoiceAdmin(PapersAdmin):
         """Nobody: it is voided instead."""
         return False
 
-    def has_move_permission(self, request: HttpRequest) -> bool:
-        """Whoever may change invoices may move them."""
-        return request.user.has_perm("billing.change_invoice")
-
-    def save_model(self, request: HttpRequest, obj: Invoice, form: DraftForm, change: bool) -> None:
-        """A draft for each tenant that was chosen; where there is none at all, the first reason why."""
-        now = timezone.now()
-        start, end = form.bounds(now)
-        ids = [tenant.pk for tenant in form.cleaned_data["tenants"]]
-        drafts = services.create_invoices(tenant_ids=ids, start=start, end=end, created_by=actor_of(request), now=now)
-        if not drafts.invoices:
-            raise drafts.refusals[0]
-        obj.pk = drafts.invoices[0].pk
-        report(request, f"{len(drafts.invoices)} drafts were made.", drafts.refusals)
-
-    def response_add(self, request: HttpRequest, obj: Invoice, post_url_continue: str | None = None) -> HttpResponse:
-        """To the list, where the drafts are."""
-        return redirect("admin:billing_invoice_changelist")
-
     @admin.action(description="Finalise: number and freeze", permissions=["move"])
-    def finalise(self, request: HttpRequest, invoices: QuerySet[Invoice]) -> None:
+    def finalise(self, request: HttpRequest, invoices: QuerySet[Invoice]) -> HttpResponse:
         """Drafts become open."""
-        self._move(request, invoices, InvoiceStatus.OPEN)
+        return self.ask_to_move(request, invoices.values_list("pk", flat=True), InvoiceStatus.OPEN)
 
     @admin.action(description="Send through Stripe", permissions=["move"])
     def send(self, request: HttpRequest, invoices: QuerySet[Invoice]) -> None:
         """For those that were finalised while Stripe could not take them."""
         ids = [invoice.pk for invoice in invoices]
         queued = services.send_invoices(invoice_ids=ids, actor=actor_of(request), now=timezone.now())
-        report(request, f"{len(queued.invoices)} invoices are on their way to Stripe.", queued.refusals)
+        report(request, f"{len(queued.invoices)} invoices are on their way to Stripe.", queued.refusals.values())
 
     @admin.action(description="Mark as paid", permissions=["move"])
-    def mark_paid(self, request: HttpRequest, invoices: QuerySet[Invoice]) -> None:
+    def mark_paid(self, request: HttpRequest, invoices: QuerySet[Invoice]) -> HttpResponse:
         """The money has come."""
-        self._move(request, invoices, InvoiceStatus.PAID)
+        return self.ask_to_move(request, invoices.values_list("pk", flat=True), InvoiceStatus.PAID)
 
     @admin.action(description="Mark as uncollectible", permissions=["move"])
-    def mark_uncollectible(self, request: HttpRequest, invoices: QuerySet[Invoice]) -> None:
+    def mark_uncollectible(self, request: HttpRequest, invoices: QuerySet[Invoice]) -> HttpResponse:
         """The money will not come."""
-        self._move(request, invoices, InvoiceStatus.UNCOLLECTIBLE)
+        return self.ask_to_move(request, invoices.values_list("pk", flat=True), InvoiceStatus.UNCOLLECTIBLE)
 
     @admin.action(description="Void: release its seconds", permissions=["move"])
-    def void(self, request: HttpRequest, invoices: QuerySet[Invoice]) -> None:
+    def void(self, request: HttpRequest, invoices: QuerySet[Invoice]) -> HttpResponse:
         """The seconds may be billed again."""
-        self._move(request, invoices, InvoiceStatus.VOID)
-
-    def _move(self, request: HttpRequest, invoices: QuerySet[Invoice], to: InvoiceStatus) -> None:
-        ids = [invoice.pk for invoice in invoices]
-        moved = services.move_invoices(invoice_ids=ids, to=to, actor=actor_of(request), now=timezone.now())
-        report(request, f"{len(moved.invoices)} invoices are {to.label.lower()}.", moved.refusals)
+        return self.ask_to_move(request, invoices.values_list("pk", flat=True), InvoiceStatus.VOID)
 
 
 @action_on(Tenant, description="Create invoices for the last days or the last month", permission="billing.add_invoice")
-def create_invoices(tenants_admin: Any, request: HttpRequest, tenants: QuerySet[Tenant]) -> HttpResponse | None:
+def create_invoices(tenants_admin: Any, request: HttpRequest, tenants: QuerySet[Tenant]) -> HttpResponse:
     """To the question which days, with these tenants chosen."""
-    chosen = ",".join(str(pk) for pk in tenants.order_by("pk").values_list("pk", flat=True))
-    return redirect(f"{reverse('admin:billing_invoice_add')}?{urlencode({'tenants': chosen})}")
+    invoices = cast(InvoiceAdmin, admin.site.get_model_admin(Invoice))
+    return invoices.ask_for_drafts(request, list(tenants.order_by("name")))
+
+
+def _shown_range(period: Any) -> str:
+    return f"{period.lower:%Y-%m-%d %H:%M:%S} – {period.upper:%Y-%m-%d %H:%M:%S}"
+
+
+def _sums_table(sums: Iterable[ListSum]) -> dict[str, Any]:
+    rows = [
+        [one.currency, f"{one.invoices:,}"]
+        + [grouped_money(amount, one.currency) for amount in (one.drafts, one.finalised, one.due)]
+        for one in sums
+    ]
+    return {"headers": ["Currency", "Invoices", "Drafts", "Finalised", "Due"], "rows": rows}
 
 
 @admin.register(InvoiceLine)
@@ -248,6 +295,16 @@ class InvoiceLineAdmin(ReadOnlyAdmin):
     list_display = ["invoice", "gpu_model", "price_per_gpu_hour", "billed_seconds", "amount"]
     list_filter = ["gpu_model"]
     list_select_related = ["invoice"]
+
+
+@admin.register(InvoiceEvent)
+class InvoiceEventAdmin(ReadOnlyAdmin):
+    """Every move of every invoice."""
+
+    list_display = ["at", "invoice", "from_status", "to_status", "actor", "reason"]
+    list_filter = ["to_status", "at"]
+    list_select_related = ["invoice"]
+    search_fields = ["invoice__number", "actor"]
 
 
 @admin.register(BilledRange)

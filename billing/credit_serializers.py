@@ -5,7 +5,7 @@ from typing import Any
 from rest_framework import serializers
 
 from billing.models import FAULT_STATES, CreditBasis, CreditNoteStatus, NoteKind, NoteOrigin
-from billing.pricing import minor_unit
+from gpufleet.common.currencies import minor_unit
 from gpufleet.common.serializers import IdField, InstantField, StrictSerializer
 from tenants.models import PlanTier
 

@@ -3,12 +3,14 @@
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 from django.conf import settings
-from django.db.models import QuerySet, Sum
+from django.db.models import Count, DecimalField, Q, QuerySet, Sum, Value
+from django.db.models.functions import Coalesce
 
 from billing.ledger import unbilled_lines
-from billing.models import Invoice, InvoiceLine, InvoiceStatus, NoteKind
+from billing.models import CreditNote, Invoice, InvoiceLine, InvoiceStatus, NoteKind
 from billing.pricing import MICROSECONDS
 from billing.queries import DEFAULT_CURRENCY, InvoiceReport, list_invoices, note_sums, sum_of_issued
 from jobs import ledger
@@ -124,3 +126,42 @@ def _unpriced_seconds(scope: Scope, tenant_ids: list[int] | None) -> Decimal:
     sold = ledger.sales(scope, [By.TENANT, By.RATE], tenants=tenant_ids)
     held = sum(row.held for row in sold if row.tenant_id is not None and row.price_per_gpu_hour is None)
     return Decimal(held) / MICROSECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class ListSum:
+    """What some invoices of one currency come to: those that are drafts, those that are finalised and not void, and
+    what is to be paid of these now, with their notes."""
+
+    currency: str
+    invoices: int
+    drafts: Decimal
+    finalised: Decimal
+    due: Decimal
+
+
+def sum_up(invoices: QuerySet[Invoice]) -> list[ListSum]:
+    """The sums of these invoices by currency, in two queries however many they are."""
+    chosen = Invoice.objects.filter(pk__in=invoices.order_by().values("pk")).order_by()
+    by_currency = chosen.values_list("currency").annotate(
+        count=Count("pk"),
+        drafts=_total(Q(status=InvoiceStatus.DRAFT)),
+        finalised=_total(~Q(status__in=[InvoiceStatus.DRAFT, InvoiceStatus.VOID])),
+        open=_total(Q(status=InvoiceStatus.OPEN)),
+    )
+    is_open, is_paid = Q(invoice__status=InvoiceStatus.OPEN), Q(invoice__status=InvoiceStatus.PAID)
+    notes = CreditNote.objects.filter(is_open | is_paid, invoice__in=chosen.values("pk")).order_by()
+    by_notes = notes.values_list("invoice__currency").annotate(
+        change=sum_of_issued("", kind=NoteKind.DEBIT, settled_at=None)
+        - sum_of_issued("", kind=NoteKind.CREDIT, invoice__status=InvoiceStatus.OPEN)
+    )
+    changes = dict(by_notes)
+    return [
+        ListSum(currency, count, drafts, finalised, open_ + changes.get(currency, Decimal(0)))
+        for currency, count, drafts, finalised, open_ in by_currency.order_by("currency")
+    ]
+
+
+def _total(condition: Q) -> Any:
+    nothing = Value(Decimal(0), DecimalField(max_digits=18, decimal_places=3))
+    return Coalesce(Sum("total", filter=condition), nothing)

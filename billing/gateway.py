@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any, Protocol
 from uuid import UUID
 
-from billing.pricing import decimals_of
+from gpufleet.common.currencies import decimals_of
 
 # Source: https://docs.stripe.com/currencies#special-cases. ISK and UGX have no decimals by ISO 4217 and are written
 # with two; MGA has two and is written with none; three-decimal amounts end in a zero.

@@ -2,36 +2,34 @@
 
 import io
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
-from importlib.resources import files
 from typing import Any
-from xml.sax.saxutils import escape
 
 from django.http import HttpResponse
+from django.utils.text import slugify
 from reportlab.lib import colors
 from reportlab.lib.enums import TA_RIGHT
 from reportlab.lib.pagesizes import A4
 from reportlab.lib.styles import ParagraphStyle
 from reportlab.lib.units import mm
-from reportlab.pdfbase import pdfmetrics
-from reportlab.pdfbase.ttfonts import TTFont
 from reportlab.pdfgen.canvas import Canvas
 from reportlab.platypus import Flowable, KeepTogether, Paragraph, SimpleDocTemplate, Spacer, Table, TableStyle
 
+from billing.fonts import BOLD, REGULAR, marked_up, use_fonts
 from billing.models import CreditNote, CreditNoteStatus, Invoice, InvoiceLine, InvoiceStatus, NoteKind
 from billing.pricing import tax_within
 from billing.queries import InvoiceReport, number_of, particulars_of
-from billing.serializers import money
+from billing.serializers import grouped_money
 
-# Open Sans has Latin, Greek and Cyrillic letters; a letter that it lacks is shown as an empty box.
-REGULAR, BOLD = "OpenSans", "OpenSans-Bold"
 MARGIN = 20 * mm
 WIDTH = A4[0] - 2 * MARGIN
+PADDING = 6  # Points, which reportlab leaves free inside a page's frame.
 GREY, RULE = colors.HexColor("#5b6470"), colors.HexColor("#d5dae0")
 TEXT = ParagraphStyle("text", fontName=REGULAR, fontSize=9, leading=13)
 SMALL = ParagraphStyle("small", parent=TEXT, fontSize=7.5, leading=10.5, textColor=GREY)
 RIGHT = ParagraphStyle("right", parent=TEXT, alignment=TA_RIGHT)
+STRONG = ParagraphStyle("strong", parent=RIGHT, fontName=BOLD)
 TOTAL = ParagraphStyle("total", parent=RIGHT, fontName=BOLD, fontSize=11, leading=16)
 TITLE = ParagraphStyle("title", parent=TEXT, fontName=BOLD, fontSize=20, leading=26, alignment=TA_RIGHT)
 NAME = ParagraphStyle("name", parent=TEXT, fontName=BOLD, fontSize=13, leading=18)
@@ -56,13 +54,13 @@ LINE_WIDTHS = [WIDTH * share for share in (0.34, 0.24, 0.13, 0.14, 0.15)]
 
 def invoice_pdf(report: InvoiceReport) -> bytes:
     """The invoice with its lines, its issued notes and what is due. A draft and a void invoice are marked as such."""
-    _use_fonts()
+    use_fonts()
     invoice, target = report.invoice, io.BytesIO()
     document = SimpleDocTemplate(
         target,
         pagesize=A4,
-        leftMargin=MARGIN,
-        rightMargin=MARGIN,
+        leftMargin=MARGIN - PADDING,
+        rightMargin=MARGIN - PADDING,
         topMargin=MARGIN,
         bottomMargin=MARGIN + 6 * mm,
         title=_title(invoice),
@@ -75,16 +73,9 @@ def invoice_pdf(report: InvoiceReport) -> bytes:
 
 def pdf_response(report: InvoiceReport) -> HttpResponse:
     """The PDF as a file to keep."""
-    name = _title(report.invoice).lower().replace(" ", "-")
+    name = slugify(_title(report.invoice))
     headers = {"Content-Disposition": f'attachment; filename="{name}.pdf"'}
     return HttpResponse(invoice_pdf(report), content_type="application/pdf", headers=headers)
-
-
-def _use_fonts() -> None:
-    folder = files("ttf_opensans") / "ttf"
-    for name, file in ((REGULAR, "OpenSans-Regular.ttf"), (BOLD, "OpenSans-Bold.ttf")):
-        if name not in pdfmetrics.getRegisteredFontNames():
-            pdfmetrics.registerFont(TTFont(name, str(folder / file)))
 
 
 def _title(invoice: Invoice) -> str:
@@ -104,33 +95,41 @@ def _story(report: InvoiceReport) -> list[Flowable]:
     return [
         _head(invoice, particulars["seller"]),
         Spacer(0, 8 * mm),
-        _parties(invoice, particulars),
+        *_buyer(particulars["buyer"]),
         Spacer(0, 8 * mm),
         _lines(invoice.lines.order_by("pk"), invoice.currency),
         Spacer(0, 4 * mm),
-        KeepTogether([_totals(report, notes, particulars["tax"]), Spacer(0, 8 * mm), _closing(invoice, particulars)]),
+        KeepTogether([_totals(report, notes, particulars["tax"]), Spacer(0, 8 * mm), *_closing(invoice, particulars)]),
     ]
 
 
 def _head(invoice: Invoice, seller: dict[str, str]) -> Table:
-    dates = [("Issued", invoice.finalised_at), ("Due", invoice.due_at)]
-    facts = [f"{name}: {_day(moment)}" for name, moment in dates if moment is not None]
-    facts.append(f"Period: {_day(invoice.period.lower)} to {_day(invoice.period.upper)} (UTC)")
     left = [_paragraph(seller["name"], NAME), *_each_line(seller["address"]), *_each_line(seller["email"])]
-    if seller["tax_id"]:
-        left.append(_paragraph(f"Tax ID: {seller['tax_id']}"))
-    right = [_paragraph(_title(invoice), TITLE), *(_paragraph(fact, RIGHT) for fact in facts)]
-    return Table([[left, right]], colWidths=[WIDTH * 0.45, WIDTH * 0.55], style=PLAIN)
+    left += _tax_id(seller)
+    right = [_paragraph(_title(invoice), TITLE), *(_paragraph(fact, RIGHT) for fact in _facts(invoice))]
+    return Table([[left, right]], colWidths=[WIDTH * 0.45, WIDTH * 0.55], style=PLAIN, splitInRow=1)
 
 
-def _parties(invoice: Invoice, particulars: dict[str, Any]) -> Table:
-    buyer = particulars["buyer"]
-    to = [_paragraph("Billed to", SMALL), _paragraph(buyer["name"], NAME), *_each_line(buyer["email"])]
-    return Table([[to]], colWidths=[WIDTH], style=PLAIN)
+def _facts(invoice: Invoice) -> list[str]:
+    settled = {InvoiceStatus.PAID: "Paid", InvoiceStatus.VOID: "Void since"}.get(InvoiceStatus(invoice.status), "")
+    dates = [("Issued", invoice.finalised_at), ("Due", invoice.due_at), (settled, invoice.settled_at)]
+    facts = [f"{name}: {_day(moment)}" for name, moment in dates if name and moment is not None]
+    return [*facts, f"Period: {_days(invoice.period)} (UTC)"]
+
+
+def _buyer(buyer: dict[str, str]) -> list[Flowable]:
+    # Invoices that were finalised before tenants had an address have none in their particulars.
+    lines = [*_each_line(buyer.get("address", "")), *_each_line(buyer["email"]), *_tax_id(buyer)]
+    return [_paragraph("Billed to", SMALL), _paragraph(buyer["name"], NAME), *lines]
+
+
+def _tax_id(party: dict[str, str]) -> list[Flowable]:
+    tax_id = party.get("tax_id", "")
+    return [_paragraph(f"Tax ID: {tax_id}")] if tax_id else []
 
 
 def _lines(lines: Iterable[InvoiceLine], currency: str) -> Table:
-    head = ["GPU time", "From – to (UTC)", "GPU-hours", f"{currency} per hour", f"Amount, {currency}"]
+    head = ["GPU time", "Days (UTC)", "GPU-hours", f"{currency} per hour", f"Amount, {currency}"]
     rows = [[_paragraph(text, SMALL) for text in head[:2]] + [_paragraph(text, SMALL_RIGHT) for text in head[2:]]]
     rows += [_line(line, currency) for line in lines]
     return Table(rows, colWidths=LINE_WIDTHS, repeatRows=1, style=RULED)
@@ -139,57 +138,53 @@ def _lines(lines: Iterable[InvoiceLine], currency: str) -> Table:
 def _line(line: InvoiceLine, currency: str) -> list[Paragraph]:
     return [
         _paragraph(line.gpu_model),
-        _paragraph(f"{_day(line.period.lower)} – {_day(line.period.upper)}"),
+        _paragraph(_days(line.period)),
         _paragraph(f"{line.billed_seconds / Decimal(3600):,.4f}", RIGHT),
         _paragraph(_price(line.price_per_gpu_hour), RIGHT),
-        _paragraph(_shown(line.amount, currency), RIGHT),
+        _paragraph(grouped_money(line.amount, currency), RIGHT),
     ]
 
 
 def _totals(report: InvoiceReport, notes: Iterable[CreditNote], tax: dict[str, str]) -> Table:
     invoice, currency = report.invoice, report.invoice.currency
-    rows = [("Total", _shown(invoice.total, currency), RIGHT), _tax_row(invoice, tax)]
+    percent = Decimal(tax["percent"])
+    contained = tax_within(invoice.total, percent, currency)
+    rows = [
+        ("Net", grouped_money(invoice.total - contained, currency), RIGHT),
+        (f"{tax['label']}, {percent.normalize():f} %", grouped_money(contained, currency), RIGHT),
+        ("Total", grouped_money(invoice.total, currency), STRONG),
+    ]
     for note in notes:
         sign = "+" if note.kind == NoteKind.DEBIT else "−"
         label = f"{note.get_kind_display()} {note.number}, {_day(note.decided_at)}: {note.reason}"
-        rows.append((label, f"{sign}{_shown(note.amount, currency)}", RIGHT))
-    due = f"{_shown(report.amount_due, currency)} {currency}"
-    rows.append(("Due" if invoice.status == InvoiceStatus.OPEN else f"Due ({invoice.status})", due, TOTAL))
+        rows.append((label, f"{sign}{grouped_money(note.amount, currency)}", RIGHT))
+    if invoice.status != InvoiceStatus.DRAFT:
+        label = "Due" if invoice.status == InvoiceStatus.OPEN else f"Due ({invoice.status})"
+        rows.append((label, f"{grouped_money(report.amount_due, currency)} {currency}", TOTAL))
     cells = [[_paragraph(label, style), _paragraph(amount, style)] for label, amount, style in rows]
-    return Table(cells, colWidths=[WIDTH * 0.7, WIDTH * 0.3], style=RULED)
+    return Table(cells, colWidths=[WIDTH * 0.75, WIDTH * 0.25], style=RULED)
 
 
-def _tax_row(invoice: Invoice, tax: dict[str, str]) -> tuple[str, str, ParagraphStyle]:
-    percent = Decimal(tax["percent"])
-    amount = tax_within(invoice.total, percent, invoice.currency)
-    return f"of which {tax['label']}, {percent.normalize():f} %", _shown(amount, invoice.currency), RIGHT
-
-
-def _closing(invoice: Invoice, particulars: dict[str, Any]) -> Table:
+def _closing(invoice: Invoice, particulars: dict[str, Any]) -> list[Flowable]:
     paid_how = particulars["seller"]["payment"] if invoice.status == InvoiceStatus.OPEN else ""
-    closing = [*_each_line(particulars["tax"]["note"]), *_each_line(paid_how)]
     rounding = "GPU-hours are billed seconds / 3600. Each line is rounded once, half-even, to the smallest unit."
     proof = f" Proof of every second, SHA-256: {invoice.proof_sha256}" if invoice.proof_sha256 else ""
-    cell = [*closing, Spacer(0, 4 * mm), _paragraph(rounding + proof, SMALL)]
-    return Table([[cell]], colWidths=[WIDTH], style=PLAIN)
+    return [
+        *_each_line(particulars["tax"]["note"]),
+        *_each_line(paid_how),
+        Spacer(0, 4 * mm),
+        _paragraph(rounding + proof, SMALL),
+    ]
 
 
 def _paragraph(text: str, style: ParagraphStyle = TEXT) -> Paragraph:
-    """What people wrote is text, never markup."""
-    return Paragraph(escape(_printable(text)), style)
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else " " for letter in text)
+    return Paragraph(marked_up(text), style)
 
 
 def _each_line(text: str) -> list[Flowable]:
-    return [_paragraph(part.strip()) for part in text.split("|") if part.strip()]
-
-
-def _shown(amount: Decimal, currency: str) -> str:
-    """With the currency's decimals, in groups of thousands."""
-    return f"{Decimal(money(amount, currency)):,}"
+    """Settings separate lines by "|", people by new lines."""
+    lines = [part.strip() for line in text.splitlines() for part in line.split("|")]
+    return [_paragraph(line) for line in lines if line]
 
 
 def _price(price: Decimal) -> str:
@@ -199,6 +194,12 @@ def _price(price: Decimal) -> str:
 
 def _day(moment: datetime | None) -> str:
     return "" if moment is None else f"{moment:%Y-%m-%d}"
+
+
+def _days(period: Any) -> str:
+    """From the first to the last day that the half-open range touches."""
+    first, last = _day(period.lower), _day(period.upper - timedelta(microseconds=1))
+    return first if first == last else f"{first} – {last}"
 
 
 class _Pages(Canvas):

@@ -15,7 +15,7 @@ from billing.paper import pdf_response
 from billing.proofs import proof_of
 from billing.queries import describe_invoices
 from billing.serializers import ProofSerializer, proof_csv
-from gpufleet.common.admin import ServiceAdmin
+from gpufleet.common.admin import ServiceAdmin, asked_once
 
 Page = Callable[[HttpRequest, int], HttpResponse]
 
@@ -37,6 +37,11 @@ def _json(invoice: Invoice) -> HttpResponse:
 PAPERS: dict[str, Callable[[Invoice], HttpResponse]] = {"pdf": _pdf, "proof.csv": _csv, "proof.json": _json}
 
 
+MARKED = '<span class="font-semibold px-2 py-1 rounded-default {}">{}</span> {}'
+GREEN = "bg-green-100 text-green-700 dark:bg-green-500/20 dark:text-green-400"
+RED = "bg-red-100 text-red-700 dark:bg-red-500/20 dark:text-red-400"
+
+
 class PapersAdmin(ServiceAdmin):
     """For the invoices' admin: pages for the papers, and fields that lead to them."""
 
@@ -55,14 +60,17 @@ class PapersAdmin(ServiceAdmin):
         return format_html("{} · {} · {}", pdf, csv, json)
 
     @display(description="Proof")  # type: ignore[untyped-decorator]  # unfold is untyped
+    @asked_once
     def shown_proof(self, invoice: Invoice) -> str:
         """Recomputed from the ledger as the page is shown."""
         proof = proof_of(invoice)
         if proof.matches is None:
             return f"Not finalised. The ledger says {proof.sha256} now."
         if proof.matches:
-            return f"Verified: the ledger says now what it said when the invoice was finalised ({proof.sha256})."
-        return f"MISMATCH: finalised with {invoice.proof_sha256}, and the ledger says {proof.sha256} now."
+            said = f"the ledger says now what it said when the invoice was finalised ({proof.sha256})."
+            return format_html(MARKED, GREEN, "Verified", said)
+        said = f"finalised with {invoice.proof_sha256}, and the ledger says {proof.sha256} now."
+        return format_html(MARKED, RED, "MISMATCH", said)
 
     def _page(self, make: Callable[[Invoice], HttpResponse]) -> Page:
         def page(request: HttpRequest, pk: int) -> HttpResponse:

@@ -1,4 +1,4 @@
-"""The one pricing function, and the currencies' minor units. Pure.
+"""The one pricing function. Pure.
 
 It prices a running job's cost so far, a preview, an invoice's line and a credit note alike, so that none of them can
 differ. The rules:
@@ -17,31 +17,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 
+from gpufleet.common.currencies import minor_unit
+
 SECONDS_PER_HOUR = 3600
 MICROSECOND = timedelta(microseconds=1)
 MICROSECONDS = 1_000_000
 # Enough digits that nothing is rounded before the one rounding: prices have at most 14, seconds at most 20.
 EXACT = Context(prec=60)
-
-
-def _codes(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-# Source: ISO 4217, table A.1 (SIX, list one of 2024-06-25): the codes of money that people pay with, by their minor
-# unit. Funds, metals, testing codes and units of account (CLF, UYW: four decimals) are left out: nobody pays in them.
-NO_DECIMALS = _codes("BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF")
-THREE_DECIMALS = _codes("BHD IQD JOD KWD LYD OMR TND")
-TWO_DECIMALS = _codes(
-    """
-    AED AFN ALL AMD ANG AOA ARS AUD AWG AZN BAM BBD BDT BGN BMD BND BOB BRL BSD BTN BWP BYN BZD CAD CDF CHF CNY COP CRC
-    CUP CVE CZK DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GTQ GYD HKD HNL HTG HUF IDR ILS INR IRR JMD KES
-    KGS KHR KPW KYD KZT LAK LBP LKR LRD LSL MAD MDL MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN MYR MZN NAD NGN NIO NOK NPR
-    NZD PAB PEN PGK PHP PKR PLN QAR RON RSD RUB SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS TMT
-    TOP TRY TTD TWD TZS UAH USD UYU UZS VED VES WST XCD YER ZAR ZMW ZWG
-    """
-)
-CURRENCIES = NO_DECIMALS | TWO_DECIMALS | THREE_DECIMALS
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,22 +83,6 @@ def tax_within(amount: Decimal, percent: Decimal, currency: str) -> Decimal:
     """The tax that an amount contains, half-even to the currency's minor unit: of 119 at 19 % it is 19."""
     with localcontext(EXACT):
         return (amount * percent / (100 + percent)).quantize(minor_unit(currency), rounding=ROUND_HALF_EVEN)
-
-
-def minor_unit(currency: str) -> Decimal:
-    """The smallest amount of a currency: 0.01 USD, 1 JPY, 0.001 KWD. Raises ``KeyError`` for an unknown code."""
-    return Decimal(1).scaleb(-decimals_of(currency))
-
-
-def decimals_of(currency: str) -> int:
-    """How many decimals the currency has by ISO 4217. Raises ``KeyError`` for an unknown code."""
-    if currency in TWO_DECIMALS:
-        return 2
-    if currency in NO_DECIMALS:
-        return 0
-    if currency in THREE_DECIMALS:
-        return 3
-    raise KeyError(currency)
 
 
 def _billed_until(held: timedelta, terms: Terms) -> int:

@@ -25,7 +25,8 @@ from billing.models import (
     Rate,
     ServiceLevel,
 )
-from billing.pricing import MICROSECONDS, Stretch, Terms, minor_unit, price
+from billing.pricing import MICROSECONDS, Stretch, Terms, price
+from gpufleet.common.currencies import minor_unit
 from gpufleet.common.errors import NotFound
 from jobs import ledger
 from jobs.ledger import By, Scope
@@ -258,7 +259,8 @@ def get_invoice(invoice_id: int, caller: Caller) -> Invoice:
 
 def number_of(invoice: Invoice) -> str:
     """The number of a finalised invoice as it stands on paper and at Stripe."""
-    return f"{settings.INVOICE_NUMBER_PREFIX}{invoice.number}"
+    kept: str = invoice.particulars.get("number", "")
+    return kept or f"{settings.INVOICE_NUMBER_PREFIX}{invoice.number}"
 
 
 def particulars_of(tenant: Tenant) -> dict[str, Any]:
@@ -271,7 +273,12 @@ def particulars_of(tenant: Tenant) -> dict[str, Any]:
             "tax_id": settings.COMPANY_TAX_ID,
             "payment": settings.COMPANY_PAYMENT,
         },
-        "buyer": {"name": tenant.name, "email": tenant.contact_email},
+        "buyer": {
+            "name": tenant.name,
+            "address": tenant.billing_address,
+            "email": tenant.contact_email,
+            "tax_id": tenant.tax_id,
+        },
         "tax": {"label": settings.TAX_LABEL, "percent": settings.TAX_PERCENT, "note": settings.TAX_NOTE},
     }
 

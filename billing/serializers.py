@@ -14,16 +14,16 @@ from billing.credit_serializers import CreditNoteSerializer
 from billing.figures import Figures, Summary
 from billing.ledger import MeteredLine
 from billing.models import InvoiceStatus
-from billing.pricing import minor_unit
 from billing.proofs import Proof
 from billing.queries import InvoiceReport, Usage, Used
+from gpufleet.common.currencies import minor_unit
 from gpufleet.common.serializers import IdField, InstantField, StrictSerializer
 from tenants.models import PlanTier
 
 # Where an invoice can be moved; nothing becomes a draft again.
 INVOICE_MOVES = [choice for choice in InvoiceStatus.choices if choice[0] != InvoiceStatus.DRAFT]
-# What begins a formula in spreadsheets, by OWASP's page on CSV injection.
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+# What begins a formula in spreadsheets, by OWASP's page on CSV injection; some take the wide forms, too.
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 class RateInputSerializer(StrictSerializer):
@@ -64,6 +64,11 @@ def money(amount: Decimal, currency: str) -> str:
     return str(amount.quantize(minor_unit(currency)))
 
 
+def grouped_money(amount: Decimal, currency: str) -> str:
+    """An amount as people read it: with the decimals of its currency, in groups of thousands."""
+    return f"{Decimal(money(amount, currency)):,}"
+
+
 class InvoiceInputSerializer(StrictSerializer):
     """Whose time to bill."""
 
@@ -71,9 +76,12 @@ class InvoiceInputSerializer(StrictSerializer):
 
 
 class InvoiceStatusInputSerializer(StrictSerializer):
-    """Where the invoice goes. Only legal moves are made."""
+    """Where the invoice goes, and why. Only legal moves are made."""
 
     status = serializers.ChoiceField(choices=INVOICE_MOVES)
+    reason = serializers.CharField(
+        max_length=500, allow_blank=True, required=False, help_text="Kept with the move, for the house."
+    )
 
 
 SENDING = ("not_sent", "on_its_way", "sent", "failed")
@@ -172,12 +180,16 @@ class PreviewSerializer(serializers.Serializer[Any]):
     lines = PreviewLineSerializer(many=True)
 
 
-def shown_preview(lines: list[MeteredLine]) -> dict[str, Any]:
-    """The lines of one invoice as a preview shows them."""
-    currency = lines[0].terms.currency
-    total = sum((line.price.amount for line in lines), Decimal(0))
-    shown = {"tenant_id": lines[0].owner_id, "currency": currency, "total": money(total, currency), "lines": lines}
-    return PreviewSerializer(shown).data
+def shown_preview(preview: services.Preview) -> dict[str, Any]:
+    """What an invoice would say, with its total as a decimal string."""
+    return PreviewSerializer(
+        {
+            "tenant_id": preview.tenant.pk,
+            "currency": preview.currency,
+            "total": money(preview.total, preview.currency),
+            "lines": preview.lines,
+        }
+    ).data
 
 
 class InvoiceDetailSerializer(InvoiceSerializer):
@@ -237,7 +249,9 @@ def proof_csv(proof: Proof) -> str:
 
 
 def _harmless(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
+    """Spaces before a formula are trimmed by some spreadsheets."""
+    runs = isinstance(value, str) and (value.startswith(FORMULA_STARTS) or value.lstrip().startswith(FORMULA_STARTS))
+    return f"'{value}" if runs else value
 
 
 class FiguresSerializer(serializers.Serializer[Any]):

@@ -17,7 +17,6 @@ from billing import figures, queries, services
 from billing.filters import InvoiceFilter, RateFilter
 from billing.models import Invoice, Rate
 from billing.paper import pdf_response
-from billing.pricing import CURRENCIES
 from billing.proofs import proof_of
 from billing.serializers import (
     InvoiceDetailSerializer,
@@ -37,6 +36,7 @@ from billing.serializers import (
     shown_usage,
 )
 from gpufleet.common.api import ApiViewSet
+from gpufleet.common.currencies import CURRENCIES
 from gpufleet.common.errors import FieldProblem, InvalidInput
 from gpufleet.common.idempotency import idempotent
 from gpufleet.common.query import parse_days
@@ -142,9 +142,15 @@ class InvoiceViewSet(ApiViewSet):
     @action(detail=True, methods=["patch"], url_path="status")
     def set_status(self, request: Request, pk: str) -> Response:
         """Finalise, settle or void. A finalised invoice never changes; corrections are credit notes."""
-        to: str = checked_body(InvoiceStatusInputSerializer, request)["status"]
-        actor = caller_of(request).actor
-        return Response(_shown(services.move_invoice(invoice_id=int(pk), to=to, actor=actor, now=timezone.now())))
+        values = checked_body(InvoiceStatusInputSerializer, request)
+        moved = services.move_invoice(
+            invoice_id=int(pk),
+            to=values["status"],
+            reason=values.get("reason", ""),
+            actor=caller_of(request).actor,
+            now=timezone.now(),
+        )
+        return Response(_shown(moved))
 
 
 class SummaryViewSet(ApiViewSet):

@@ -37,6 +37,7 @@ SIDEBAR: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("billing.CreditNote", "undo"),
         ("billing.ServiceLevel", "verified"),
         ("billing.CreditedRange", "history_toggle_off"),
+        ("billing.InvoiceEvent", "history_edu"),
         ("billing.InvoiceLine", "list_alt"),
         ("billing.BilledRange", "rule"),
         ("billing.OutboxMessage", "outbox"),

@@ -1,10 +1,24 @@
 """Readers of the process environment: the only place that knows the variables' names and forms."""
 
+from decimal import Decimal, InvalidOperation
 from urllib.parse import parse_qs, urlsplit
 
 import environ
+from django.core.exceptions import ImproperlyConfigured
 
 env = environ.Env()
+
+
+def percent(name: str, default: str) -> str:
+    """A variable that is a percentage from 0 to 100, as it was written. Raises ``ImproperlyConfigured``."""
+    text: str = env.str(name, default=default).strip() or default
+    try:
+        in_range = 0 <= Decimal(text) <= 100
+    except InvalidOperation:
+        in_range = False
+    if not in_range:
+        raise ImproperlyConfigured(f"{name} is a number from 0 to 100, such as 19 or 7.5, and not {text!r}.")
+    return text
 
 
 def celery_url(redis_url: str) -> str:

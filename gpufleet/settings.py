@@ -6,7 +6,7 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import reverse_lazy
 
-from gpufleet.env import celery_url, env
+from gpufleet.env import celery_url, env, percent
 from gpufleet.log import logging_config
 from gpufleet.schedule import BEAT_SCHEDULE
 
@@ -50,7 +50,7 @@ COMPANY_TAX_ID: str = env.str("COMPANY_TAX_ID", default="")
 COMPANY_PAYMENT: str = env.str("COMPANY_PAYMENT", default="")
 # Prices include tax: so many percent of it, by this name.
 TAX_LABEL: str = env.str("TAX_LABEL", default="Tax")
-TAX_PERCENT: str = env.str("TAX_PERCENT", default="0")
+TAX_PERCENT: str = percent("TAX_PERCENT", default="0")
 TAX_NOTE: str = env.str("TAX_NOTE", default="")
 # Before the number of an invoice wherever it leaves the house; two installations on one Stripe account need two.
 INVOICE_NUMBER_PREFIX: str = env.str("INVOICE_NUMBER_PREFIX", default="GF-")

@@ -3,21 +3,47 @@
 from typing import Any
 
 from django.contrib import admin
-from django.forms import ModelForm
+from django.forms import ChoiceField, ModelForm
 from django.http import HttpRequest
 from django.utils import timezone
 from unfold.decorators import display
+from unfold.widgets import UnfoldAdminSelectWidget
 
 from gpufleet.common.admin import ServiceAdmin
+from gpufleet.common.currencies import CURRENCIES
 from tenants import services
 from tenants.models import Tenant
+
+
+class TenantForm(ModelForm):  # type: ignore[type-arg]  # not subscriptable at run time
+    """What a person says of a tenant."""
+
+    currency = ChoiceField(
+        choices=[(code, code) for code in sorted(CURRENCIES)],
+        initial="USD",
+        widget=UnfoldAdminSelectWidget,
+        help_text="For what starts from now on.",
+    )
+
+    class Meta:
+        model = Tenant
+        fields = [
+            "name",
+            "gpu_quota",
+            "plan_tier",
+            "status",
+            "currency",
+            "contact_email",
+            "billing_address",
+            "tax_id",
+        ]
 
 
 @admin.register(Tenant)
 class TenantAdmin(ServiceAdmin):
     """Tenants are made inactive here, by their status, and never deleted."""
 
-    fields = ["name", "gpu_quota", "contact_email", "plan_tier", "status"]
+    form = TenantForm
     list_display = ["name", "plan_tier", "gpu_quota", "shown_status", "contact_email", "created_at"]
     list_filter = ["status", "plan_tier"]
     search_fields = ["name", "contact_email"]

@@ -31,6 +31,10 @@ class Tenant(models.Model):
     currency = models.CharField(
         max_length=3, default="USD", help_text="ISO 4217; every amount of this tenant is in it."
     )
+    billing_address = models.TextField(
+        max_length=500, blank=True, default="", help_text="As it stands on invoices, line by line."
+    )
+    tax_id = models.CharField(max_length=50, blank=True, default="", help_text="Such as a VAT number.")
     created_at = models.DateTimeField()
 
     class Meta:

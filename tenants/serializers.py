@@ -18,6 +18,13 @@ class TenantInputSerializer(StrictSerializer):
     contact_email = serializers.EmailField(max_length=254, allow_blank=True, required=False)
     plan_tier = serializers.ChoiceField(choices=PlanTier.choices, required=False)
     status = serializers.ChoiceField(choices=TenantStatus.choices, required=False)
+    currency = serializers.CharField(
+        min_length=3, max_length=3, required=False, help_text="ISO 4217. Default: USD. For what starts from now on."
+    )
+    billing_address = serializers.CharField(
+        max_length=500, allow_blank=True, required=False, help_text="As it stands on invoices, line by line."
+    )
+    tax_id = serializers.CharField(max_length=50, allow_blank=True, required=False, help_text="Such as a VAT number.")
 
 
 class TenantSerializer(serializers.Serializer[Any]):
@@ -30,6 +37,8 @@ class TenantSerializer(serializers.Serializer[Any]):
     plan_tier = serializers.ChoiceField(source="tenant.plan_tier", choices=PlanTier.choices)
     status = serializers.ChoiceField(source="tenant.status", choices=TenantStatus.choices)
     currency = serializers.CharField(source="tenant.currency", help_text="ISO 4217.")
+    billing_address = serializers.CharField(source="tenant.billing_address", allow_blank=True)
+    tax_id = serializers.CharField(source="tenant.tax_id", allow_blank=True)
     gpus_in_use = serializers.IntegerField(source="workload.gpus_in_use")
     queued_jobs = serializers.IntegerField(source="workload.queued_jobs")
     quota_used_pct = serializers.FloatField(help_text="GPUs held in percent of the quota.")

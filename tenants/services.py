@@ -7,7 +7,8 @@ import structlog
 from django.db import IntegrityError, transaction
 from django.db.models import ProtectedError
 
-from gpufleet.common.errors import Conflict, NotFound, violated_constraint
+from gpufleet.common.currencies import CURRENCIES
+from gpufleet.common.errors import Conflict, FieldProblem, InvalidInput, NotFound, violated_constraint
 from gpufleet.common.locks import lock_rows
 from tenants.models import PlanTier, Tenant, TenantStatus
 from tenants.queries import has_history
@@ -29,6 +30,9 @@ class TenantChanges(TypedDict, total=False):
     contact_email: str
     plan_tier: str
     status: str
+    currency: str
+    billing_address: str
+    tax_id: str
 
 
 @transaction.atomic
@@ -40,14 +44,23 @@ def create_tenant(
     contact_email: str = "",
     plan_tier: str = PlanTier.STARTER,
     status: str = TenantStatus.ACTIVE,
+    currency: str = "USD",
+    billing_address: str = "",
+    tax_id: str = "",
 ) -> Tenant:
-    """Add a tenant that may hold ``gpu_quota`` (at least 1) GPUs at once. Raises ``TenantNameTaken``."""
+    """Add a tenant that may hold ``gpu_quota`` (at least 1) GPUs at once.
+
+    Raises ``TenantNameTaken``, and ``InvalidInput`` for a currency that is none.
+    """
     tenant = Tenant(
         name=name,
         gpu_quota=gpu_quota,
         contact_email=contact_email,
         plan_tier=plan_tier,
         status=status,
+        currency=currency,
+        billing_address=billing_address,
+        tax_id=tax_id,
         created_at=now,
     )
     _write(tenant)
@@ -59,8 +72,9 @@ def create_tenant(
 def update_tenant(*, tenant_id: int, changes: TenantChanges) -> Tenant:
     """Change a tenant. A lower quota evicts nobody: it stops new starts until enough GPUs are free again.
 
-    An inactive tenant starts nothing new, and its keys are refused until it is active again.
-    Raises ``NotFound`` and ``TenantNameTaken``.
+    An inactive tenant starts nothing new, and its keys are refused until it is active again. Another currency is for
+    what starts from now on: what was sold before is billed in the one that it was sold in.
+    Raises ``NotFound``, ``TenantNameTaken``, and ``InvalidInput`` for a currency that is none.
     """
     tenant = _lock(tenant_id)
     for name, value in changes.items():
@@ -95,6 +109,9 @@ def _lock(tenant_id: int) -> Tenant:
 
 
 def _write(tenant: Tenant) -> None:
+    if tenant.currency not in CURRENCIES:
+        detail = f"{tenant.currency!r} is not a currency code of ISO 4217, such as USD."
+        raise InvalidInput(FieldProblem("#/currency", "unknown_currency", detail))
     try:
         with transaction.atomic():
             tenant.save()

@@ -13,7 +13,7 @@ from billing.models.credits import (
     NoteOrigin,
     ServiceLevel,
 )
-from billing.models.invoices import BilledRange, Invoice, InvoiceLine, InvoiceStatus
+from billing.models.invoices import BilledRange, Invoice, InvoiceEvent, InvoiceLine, InvoiceStatus
 from billing.models.rates import Rate
 from billing.models.stripe import OutboxMessage, OutboxStatus, OutboxStep, StripeCustomer, StripeDifference, StripeEvent
 
@@ -25,6 +25,7 @@ __all__ = [
     "CreditNoteStatus",
     "CreditedRange",
     "Invoice",
+    "InvoiceEvent",
     "InvoiceLine",
     "InvoiceStatus",
     "NoteKind",

@@ -71,6 +71,23 @@ class Invoice(models.Model):
         return f"invoice {self.number}" if self.number else f"draft {self.pk}"
 
 
+class InvoiceEvent(models.Model):
+    """Every move of an invoice: when, from what to what, by whom, why. Rows are only ever added."""
+
+    invoice = models.ForeignKey(Invoice, on_delete=models.PROTECT, related_name="events")
+    at = models.DateTimeField()
+    from_status = models.CharField(max_length=16, choices=InvoiceStatus)
+    to_status = models.CharField(max_length=16, choices=InvoiceStatus)
+    actor = models.CharField(max_length=200, help_text="key:<id>, user:<name> or stripe.")
+    reason = models.CharField(max_length=500, blank=True, default="")
+
+    class Meta:
+        ordering = ["-pk"]
+
+    def __str__(self) -> str:
+        return f"invoice {self.invoice_id}: {self.from_status} → {self.to_status}"
+
+
 class InvoiceLine(models.Model):
     """GPU time of one model at one rate, and what it costs, rounded once."""
 

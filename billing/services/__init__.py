@@ -17,14 +17,18 @@ from billing.services.credits import (
 )
 from billing.services.events import handle_event
 from billing.services.invoices import (
+    INVOICE_MOVES,
     IllegalInvoiceMove,
     NothingToBill,
     Outcome,
+    Preview,
+    UnbilledTimeChanged,
     create_invoice,
     create_invoices,
     move_invoice,
     move_invoices,
     preview_invoice,
+    preview_invoices,
     send_invoices,
 )
 from billing.services.outbox import send_next
@@ -39,6 +43,7 @@ from billing.services.sending import (
 from billing.services.service_levels import add_service_level, raise_service_level_credits, switch_service_level
 
 __all__ = [
+    "INVOICE_MOVES",
     "CreditNoteDecided",
     "CreditTooLarge",
     "IllegalInvoiceMove",
@@ -49,6 +54,8 @@ __all__ = [
     "NothingToCredit",
     "NothingToRetry",
     "Outcome",
+    "Preview",
+    "UnbilledTimeChanged",
     "add_rate",
     "add_service_level",
     "compare_with_stripe",
@@ -64,6 +71,7 @@ __all__ = [
     "move_invoice",
     "move_invoices",
     "preview_invoice",
+    "preview_invoices",
     "raise_service_level_credits",
     "retry_steps",
     "send_invoice",

@@ -8,7 +8,6 @@ from django.db import transaction
 from django.db.models import Max
 
 from billing.models import CreditNote, CreditNoteStatus, Invoice, NoteKind, NoteOrigin
-from billing.pricing import minor_unit
 from billing.repricing import due_pieces
 from billing.services.corrections import refresh_notes
 from billing.services.notes import (
@@ -21,6 +20,7 @@ from billing.services.notes import (
     not_credited,
 )
 from billing.services.sending import queue_credit
+from gpufleet.common.currencies import minor_unit
 from gpufleet.common.errors import Conflict, FieldProblem, InvalidInput, NotFound
 from gpufleet.common.locks import lock_name, lock_rows
 

@@ -7,9 +7,10 @@ import structlog
 from django.db import transaction
 
 from billing.models import Rate
-from billing.pricing import CURRENCIES, Terms
+from billing.pricing import Terms
 from billing.queries import DEFAULT_CURRENCY, RateInForce
 from billing.services.corrections import correct_invoices
+from gpufleet.common.currencies import CURRENCIES
 from gpufleet.common.errors import FieldProblem, InvalidInput
 from gpufleet.common.locks import lock_rows
 from jobs.services import price_unpriced_time

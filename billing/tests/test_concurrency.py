@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 from django.db import connection, transaction
+from django.utils import timezone
 
 from billing import services
 from billing.models import BilledRange, CreditNote, Invoice
 from billing.tests.factories import NOW, hours, make_rate, sell
+from billing.tests.test_admin import agree, preview
 from gpufleet.common.errors import Conflict
+from gpufleet.common.tests.factories import staff
 from gpufleet.common.tests.processes import wait_until
 from jobs.services import change_status
 from tenants.models import Tenant
@@ -52,6 +55,20 @@ def test_two_who_press_the_button_at_once_make_one_draft() -> None:
     results = at_once([partial(bill, acme, number) for number in range(PEOPLE)])
     drafts = [result for result in results if isinstance(result, Invoice)]
     assert len(drafts) == Invoice.objects.count() == 1
+    assert sorted(BilledRange.objects.values_list("allocation_id", flat=True)) == [running.pk, ended.pk]
+
+
+def test_two_who_agree_to_the_same_preview_at_once_make_one_draft() -> None:
+    """Through the console, as two people in two browsers: the other is told, and no second is billed twice."""
+    acme, rate, now = alice(), make_rate(price="3600"), timezone.now()
+    running = sell(acme, now - timedelta(hours=3), rate=rate)
+    ended = sell(acme, now - timedelta(hours=3), now - timedelta(hours=1), rate=rate)
+    people = [staff("view_invoice", "add_invoice", name=name) for name in ("fred", "fay")]
+    previews = [preview(person, acme) for person in people]
+    answers = at_once([partial(agree, person, page) for person, page in zip(people, previews, strict=True)])
+    assert sorted("1 of 1 drafts were created." in answer for answer in answers) == [False, True]
+    assert sum("0 of 1 drafts were created." in answer for answer in answers) == 1
+    assert Invoice.objects.count() == 1
     assert sorted(BilledRange.objects.values_list("allocation_id", flat=True)) == [running.pk, ended.pk]
 
 

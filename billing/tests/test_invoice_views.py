@@ -3,6 +3,7 @@
 import csv
 import io
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ from pytest_django import Settings
 from rest_framework.test import APIClient
 
 from apikeys.tests.factories import client_with, make_admin_key, make_key
-from billing.models import Invoice, OutboxMessage
-from billing.tests.factories import make_rate, sell
+from billing.models import Invoice, InvoiceEvent, OutboxMessage
+from billing.proofs import Proof, ProofRow
+from billing.serializers import proof_csv
+from billing.tests.factories import NOW, make_rate, sell
 from jobs.models import Job
 from tenants.models import Tenant
 from tenants.tests.factories import alice, bob
@@ -148,6 +151,31 @@ def test_the_proof_as_csv_runs_no_formula(admin: APIClient) -> None:
     assert row["gpu_model"] == "'=cmd|' /C calc'!A0"
     assert row["job_name"] == '\'@SUM(1+1),"x"'
     assert admin.get(f"{URL}/{made['id']}/proof?format=xml").status_code == 400
+
+
+def test_a_move_is_put_on_record_with_its_reason(admin: APIClient) -> None:
+    acme = alice()
+    sell_hours(acme)
+    made = draft(admin, acme)
+    url = f"{URL}/{made['id']}/status"
+    assert admin.patch(url, {"status": "open", "reason": "x" * 501}).status_code == 400
+    assert not InvoiceEvent.objects.exists()
+    admin.patch(url, {"status": "open"})
+    admin.patch(url, {"status": "void", "reason": "The wrong tenant."})
+    assert admin.patch(url, {"status": "paid"}).status_code == 409
+    first, second = InvoiceEvent.objects.order_by("pk")
+    assert (first.from_status, first.to_status, first.reason) == ("draft", "open", "")
+    assert (second.from_status, second.to_status, second.reason) == ("open", "void", "The wrong tenant.")
+    assert first.actor == second.actor == made["created_by"]
+
+
+@pytest.mark.parametrize("name", ["=1", "+1", "-1", "@x", "\t=1", "\r1", "\n1", "  =1", "＝1", "＋1", "－1", "＠x"])
+def test_whatever_begins_a_formula_is_text_in_the_csv(name: str) -> None:
+    invoice = Invoice(pk=1, currency="USD", total=Decimal(1))
+    row = ProofRow(1, 2, 3, name, 4, name, NOW, NOW, Decimal(1), 1, 5, Decimal(1))
+    (shown,) = csv.DictReader(io.StringIO(proof_csv(Proof(invoice, (row,), "")), newline=""))
+    assert (shown["job_name"], shown["gpu_model"]) == (f"'{name}", f"'{name}")
+    assert [key for key, value in shown.items() if value.startswith("'")] == ["job_name", "gpu_model"]
 
 
 def test_amounts_have_the_decimals_of_their_currency(admin: APIClient) -> None:

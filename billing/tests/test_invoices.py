@@ -217,6 +217,8 @@ def test_what_was_given_up_may_still_be_paid() -> None:
         "UPDATE billing_billedrange SET released_at = now()",
         "UPDATE billing_billedrange SET during = tstzrange(lower(during), upper(during) + interval '1 second')",
         "DELETE FROM billing_billedrange",
+        "UPDATE billing_invoiceevent SET actor = 'somebody else'",
+        "DELETE FROM billing_invoiceevent",
         "INSERT INTO billing_invoiceline (invoice_id, gpu_model, rate_id, price_per_gpu_hour, period, held_seconds,"
         " billed_seconds, amount) SELECT invoice_id, 'x', rate_id, 1, period, 1, 1, 0 FROM billing_invoiceline",
     ],

@@ -128,15 +128,18 @@ def test_a_preview_says_what_the_invoice_then_says(
 def _preview_then_bill(tenant: Tenant, start: datetime, end: datetime) -> None:
     now = NOW + timedelta(minutes=1)
     try:
-        lines = services.preview_invoice(tenant, start=start, end=end, now=now)
+        preview = services.preview_invoice(tenant, start=start, end=end, now=now)
     except NothingToBill:
         with pytest.raises(NothingToBill), transaction.atomic():
             services.create_invoice(tenant_id=tenant.pk, start=start, end=end, created_by="test", now=now)
         return
     invoice = services.create_invoice(tenant_id=tenant.pk, start=start, end=end, created_by="test", now=now)
-    said = [(line.gpu_model, line.rate_id, line.period, line.price.billed_seconds, line.price.amount) for line in lines]
+    said = [
+        (line.gpu_model, line.rate_id, line.period, line.price.billed_seconds, line.price.amount)
+        for line in preview.lines
+    ]
     assert said == [
         (line.gpu_model, line.rate_id, (line.period.lower, line.period.upper), line.billed_seconds, line.amount)
         for line in invoice.lines.all()
     ]
-    assert invoice.total == sum(line.price.amount for line in lines)
+    assert (invoice.total, invoice.currency) == (preview.total, preview.currency)

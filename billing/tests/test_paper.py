@@ -1,7 +1,7 @@
 """Invoices on paper, read back."""
 
 import io
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 import pytest
@@ -21,7 +21,7 @@ from billing.paper import invoice_pdf
 from billing.queries import describe_invoices
 from billing.tests.factories import NOW, hours, make_rate, sell
 from tenants.models import Tenant
-from tenants.tests.factories import alice
+from tenants.tests.factories import alice, make_tenant
 
 pytestmark = pytest.mark.django_db
 
@@ -34,7 +34,9 @@ def company(settings: Settings) -> None:
 
 
 def draft(tenant: Tenant | None = None, *, price: str = "2.00", model: str = "H100") -> Invoice:
-    tenant = tenant or alice(contact_email="pay@acme.example")
+    tenant = tenant or alice(
+        contact_email="pay@acme.example", billing_address="1 Acme Way\nSpringfield", tax_id="US-99"
+    )
     sell(tenant, hours(5), hours(2), rate=make_rate(model, price, currency=tenant.currency))
     return services.create_invoice(tenant_id=tenant.pk, start=hours(48), end=NOW, created_by="test", now=NOW)
 
@@ -61,12 +63,16 @@ def test_it_says_what_a_customer_needs_to_pay() -> None:
         "Fleet & Söhne GmbH",
         "Turmstraße 1",
         "Tax ID: DE123456789",
+        "Period: 2026-11-21 – 2026-11-23 (UTC)",
         "acme",
+        "1 Acme Way Springfield",
+        "Tax ID: US-99",
         "pay@acme.example",
         "H100",
         "3.0000",
         "Total 6.00",
-        "of which VAT, 19 % 0.96",
+        "Net 5.04",
+        "VAT, 19 % 0.96",
         "Due 6.00 USD",
         "IBAN DE02",
         "Prices include VAT.",
@@ -78,8 +84,8 @@ def test_it_says_what_a_customer_needs_to_pay() -> None:
 def test_the_same_invoice_is_the_same_bytes_whatever_the_settings_are_later(settings: Settings) -> None:
     invoice = finalised(draft())
     before = pdf_of(invoice)
-    settings.COMPANY_NAME, settings.TAX_PERCENT = "Somebody Else", "7"
-    Tenant.objects.update(name="renamed")
+    settings.COMPANY_NAME, settings.TAX_PERCENT, settings.INVOICE_NUMBER_PREFIX = "Somebody Else", "7", "SE-"
+    Tenant.objects.update(name="renamed", billing_address="elsewhere", tax_id="other")
     assert pdf_of(invoice) == before
 
 
@@ -89,6 +95,7 @@ def test_a_draft_and_a_void_invoice_say_so_and_ask_for_no_money() -> None:
     assert f"Draft {invoice.pk}" in page
     assert "DRAFT" in page
     assert "IBAN" not in page
+    assert "Due" not in page
     finalised(invoice)
     services.move_invoice(invoice_id=invoice.pk, to="void", actor="test", now=NOW)
     (page,) = pages_of(invoice)
@@ -143,13 +150,56 @@ def test_many_lines_go_on_over_pages_with_their_heads() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["<b>Bold</b> & <img src='x'>", "Ωμέγα ОАО", "a" * 200, "漢字 🚀", "line\nbreak\x0b\x07"]
+    "name",
+    [
+        "<b>Bold</b> & <img src='x'> &lt;",
+        '</para><font name="Courier">',
+        "Ωμέγα ОАО Łódź",
+        "株式会社カナ <i>",
+        "주식회사 한국",
+        "漢字公司",
+        "a" * 200,
+    ],
 )
 def test_names_are_text_whatever_they_are_made_of(name: str) -> None:
-    Tenant.objects.filter(pk=alice().pk).update(name=name)
-    (page,) = pages_of(finalised(draft(Tenant.objects.get())))
-    if name.isascii() and name.isprintable():
-        assert name.replace(" ", "") in page.replace(" ", "")
+    (page,) = pages_of(finalised(draft(make_tenant(name))))
+    assert name.replace(" ", "") in page.replace(" ", "")
+
+
+def test_letters_that_no_font_has_and_what_is_no_letter_break_nothing() -> None:
+    (page,) = pages_of(finalised(draft(make_tenant("before 🚀 \x0b مرحبا\nafter"))))
+    assert "before" in page
+    assert "after" in page
+
+
+def test_texts_longer_than_a_page_go_on_over_pages(settings: Settings) -> None:
+    settings.COMPANY_ADDRESS = "|".join(f"Seller line {number}" for number in range(150))
+    settings.COMPANY_PAYMENT = "|".join(f"Payment line {number}" for number in range(150))
+    address = "\n".join(f"B{number}" for number in range(110))
+    invoice = finalised(draft(alice(billing_address=address)))
+    for _ in range(30):
+        note = services.draft_credit_note(
+            invoice_id=invoice.pk, amount=Decimal("0.01"), reason="x" * 500, created_by="test", now=NOW
+        )
+        services.issue_credit_note(credit_note_id=note.pk, actor="test", now=NOW)
+    pages = " ".join(pages_of(invoice)) + " "
+    for words in ("Seller line 149", "Payment line 149", "B109", "Credit note 30", "Due 5.70 USD"):
+        assert f"{words}" in pages
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "days"),
+    [
+        ("2026-02-01T00:00:00Z", "2026-03-01T00:00:00Z", "2026-02-01 – 2026-02-28"),
+        ("2026-02-01T00:00:00Z", "2026-03-01T00:00:01Z", "2026-02-01 – 2026-03-01"),
+        ("2026-02-01T00:00:00Z", "2026-02-02T00:00:00Z", "Period: 2026-02-01 (UTC)"),
+    ],
+)
+def test_the_last_day_is_the_last_that_was_billed(begin: str, end: str, days: str) -> None:
+    period = DateTimeTZRange(datetime.fromisoformat(begin), datetime.fromisoformat(end))
+    invoice = Invoice(tenant=alice(), currency="USD", total=Decimal(0), period=period, pk=1)
+    pages = PdfReader(io.BytesIO(invoice_pdf(describe_invoices([invoice])[0]))).pages
+    assert days in pages[0].extract_text()
 
 
 @given(st.text(max_size=200))
@@ -160,7 +210,7 @@ def test_no_name_breaks_it(name: str) -> None:
     )
     invoice.particulars = {
         "seller": {"name": name, "address": name, "email": name, "tax_id": name, "payment": name},
-        "buyer": {"name": name, "email": name},
+        "buyer": {"name": name, "address": name, "email": name, "tax_id": name},
         "tax": {"label": name, "percent": "19", "note": name},
     }
     assert invoice_pdf(describe_invoices([invoice])[0]).startswith(b"%PDF")

@@ -24,9 +24,10 @@ GROUPS = {"viewer": (), "operator": OPERATOR, "finance": FINANCE, "administrator
 def make_permissions(apps, schema_editor):
     for label in (*HOUSE, "auth"):
         config = apps.get_app_config(label)
+        before = getattr(config, "models_module", None)
         config.models_module = True  # A historical app has none, and would be passed over.
         create_permissions(config, apps=apps, verbosity=0, using=schema_editor.connection.alias)
-        config.models_module = None
+        config.models_module = before
 
 
 def may(apps, app, model, actions):

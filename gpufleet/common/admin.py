@@ -1,6 +1,7 @@
 """What the admin pages of all apps share."""
 
 from collections.abc import Callable, Iterable
+from functools import wraps
 from typing import Any
 
 from django.contrib import admin, messages
@@ -71,6 +72,19 @@ def shown_during(row: Any) -> str:
     begin, end = row.during.lower, row.during.upper
     until = "now" if end is None else f"{end:%Y-%m-%d %H:%M:%S}"
     return f"{begin:%Y-%m-%d %H:%M:%S} – {until}"
+
+
+def asked_once(show: Callable[[Any, Any], str]) -> Callable[[Any, Any], str]:
+    """For a field of a row's page that takes queries: unfold asks for its contents several times."""
+
+    @wraps(show)
+    def shown(self: Any, row: Any) -> str:
+        known: dict[str, str] = row.__dict__.setdefault("_shown", {})
+        if show.__name__ not in known:
+            known[show.__name__] = show(self, row)
+        return known[show.__name__]
+
+    return shown
 
 
 def actor_of(request: HttpRequest) -> str:

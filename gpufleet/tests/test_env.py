@@ -1,6 +1,7 @@
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 
-from gpufleet.env import celery_url
+from gpufleet.env import celery_url, percent
 
 
 @pytest.mark.parametrize(
@@ -14,3 +15,16 @@ from gpufleet.env import celery_url
 )
 def test_celery_url_is_the_form_kombu_takes(redis_url: str, expected: str) -> None:
     assert celery_url(redis_url) == expected
+
+
+@pytest.mark.parametrize(("text", "read"), [("", "0"), (" 7.5 ", "7.5"), ("100", "100")])
+def test_a_percentage_is_read_as_it_was_written(monkeypatch: pytest.MonkeyPatch, text: str, read: str) -> None:
+    monkeypatch.setenv("TAX_PERCENT", text)
+    assert percent("TAX_PERCENT", default="0") == read
+
+
+@pytest.mark.parametrize("text", ["19 %", "-1", "101", "NaN", "Infinity", "x"])
+def test_what_is_no_percentage_stops_the_start_and_is_named(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("TAX_PERCENT", text)
+    with pytest.raises(ImproperlyConfigured, match="TAX_PERCENT is a number from 0 to 100"):
+        percent("TAX_PERCENT", default="0")

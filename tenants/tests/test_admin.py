@@ -7,13 +7,14 @@ from tenants.tests.factories import alice, bob
 pytestmark = pytest.mark.django_db
 
 LIST = "/admin/tenants/tenant/"
-FORM = {"name": "acme", "gpu_quota": 8, "contact_email": "", "plan_tier": "pro", "status": "active"}
+FORM = {"name": "acme", "gpu_quota": 8, "contact_email": "", "plan_tier": "pro", "status": "active", "currency": "JPY"}
 
 
 def test_a_tenant_is_made_in_the_console(admin_client: Client) -> None:
     answer = admin_client.post(f"{LIST}add/", FORM)
     assert answer.status_code == 302
-    assert Tenant.objects.get().plan_tier == "pro"
+    tenant = Tenant.objects.get()
+    assert (tenant.plan_tier, tenant.currency) == ("pro", "JPY")
     assert "acme" in admin_client.get(LIST).content.decode()
 
 
@@ -24,7 +25,7 @@ def test_a_tenant_is_changed_in_the_console(admin_client: Client) -> None:
     assert (tenant.gpu_quota, tenant.status) == (2, TenantStatus.INACTIVE)
 
 
-@pytest.mark.parametrize("fault", [{"gpu_quota": 0}, {"name": "bluefin"}, {"plan_tier": "gold"}])
+@pytest.mark.parametrize("fault", [{"gpu_quota": 0}, {"name": "bluefin"}, {"plan_tier": "gold"}, {"currency": "XXX"}])
 def test_what_makes_no_sense_is_an_error_of_the_form(admin_client: Client, fault: dict[str, object]) -> None:
     bob()
     answer = admin_client.post(f"{LIST}add/", {**FORM, **fault})

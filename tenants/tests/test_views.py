@@ -32,6 +32,8 @@ def test_a_tenant_is_made_with_its_defaults(admin: APIClient) -> None:
         "plan_tier": "starter",
         "status": "active",
         "currency": "USD",
+        "billing_address": "",
+        "tax_id": "",
         "gpus_in_use": 0,
         "queued_jobs": 0,
         "quota_used_pct": 0.0,
@@ -46,6 +48,9 @@ def test_a_tenant_is_made_with_all_its_fields(admin: APIClient) -> None:
         "contact_email": "alice@acme.test",
         "plan_tier": "enterprise",
         "status": "inactive",
+        "currency": "JPY",
+        "billing_address": "1-1 Marunouchi\nTokyo 100-0005",
+        "tax_id": "T1234567890123",
     }
     shown = admin.post("/api/tenants", body).json()
     assert {name: shown[name] for name in body} == body
@@ -70,6 +75,10 @@ def test_a_tenant_is_made_with_all_its_fields(admin: APIClient) -> None:
         ({"name": "x", "gpu_quota": 8, "plan_tier": "gold"}, "#/plan_tier", "invalid_choice"),
         ({"name": "x", "gpu_quota": 8, "plan_tier": {}}, "#/plan_tier", "invalid_choice"),
         ({"name": "x", "gpu_quota": 8, "status": ""}, "#/status", "invalid_choice"),
+        ({"name": "x", "gpu_quota": 8, "currency": "US"}, "#/currency", "min_length"),
+        ({"name": "x", "gpu_quota": 8, "currency": "usd"}, "#/currency", "unknown_currency"),
+        ({"name": "x", "gpu_quota": 8, "currency": "XXX"}, "#/currency", "unknown_currency"),
+        ({"name": "x", "gpu_quota": 8, "billing_address": "x" * 501}, "#/billing_address", "max_length"),
         ({"name": "x", "gpu_quota": 8, "id": 7}, "#/id", "unknown_field"),
         ({"name": "x", "gpu_quota": 8, "qouta": 9}, "#/qouta", "unknown_field"),
     ],
