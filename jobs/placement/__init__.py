@@ -28,10 +28,12 @@ job the same reason while nobody holds a reservation, so that a queue in which n
 """
 
 from jobs.placement.matching import matches, preferences, takes
-from jobs.placement.planner import plan
+from jobs.placement.plans import Plan, plan
+from jobs.placement.queue import Kind, Queue, kind_of
 from jobs.placement.shapes import (
     NodeView,
-    Plan,
+    Preempting,
+    Preemption,
     Reason,
     Reservation,
     RunningJob,
@@ -45,8 +47,12 @@ from jobs.placement.shapes import (
 )
 
 __all__ = [
+    "Kind",
     "NodeView",
     "Plan",
+    "Preempting",
+    "Preemption",
+    "Queue",
     "Reason",
     "Reservation",
     "RunningJob",
@@ -56,6 +62,7 @@ __all__ = [
     "Wait",
     "WaitCode",
     "WaitingJob",
+    "kind_of",
     "matches",
     "plan",
     "preferences",

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from jobs.placement.planner import plan
+from jobs.placement.plans import plan
 from jobs.placement.shapes import NodeView, RunningJob, Snapshot, Start
 
 # GPUs by (node, model), as ids; of GPUs that are held now only the number is known, and they get ids below zero.
