@@ -22,6 +22,8 @@ STATE_COLOURS = {
     "unhealthy": "danger",
     "offline": "danger",
 }
+# What a cluster does with its jobs.
+JOB_RULES = ["on_node_loss", "enforce_time_limit", "preemption", "preemption_grace_s", "preemption_min_run_s"]
 STATUS_COLOURS = {"online": "success", "offline": "danger", "draining": "warning", "maintenance": "info"}
 
 
@@ -41,7 +43,7 @@ class ClusterAdmin(ServiceAdmin):
 
     def get_fields(self, request: HttpRequest, obj: Cluster | None = None) -> list[str]:
         """A new cluster is active."""
-        return ["name", "region"] if obj is None else ["name", "region", "status"]
+        return ["name", "region"] if obj is None else ["name", "region", "status", *JOB_RULES]
 
     def has_change_permission(self, request: HttpRequest, obj: Cluster | None = None) -> bool:
         """A decommissioned cluster is history."""

@@ -31,14 +31,21 @@ class Turns:
         served = self.served.get(line, 0)
         return line.jobs[served:] if served else line.jobs
 
-    def take(self, serve: Callable[[WaitingJob], bool], is_hopeless: Callable[[Line], bool]) -> None:
+    def take(
+        self,
+        serve: Callable[[WaitingJob], bool],
+        is_hopeless: Callable[[Line], bool],
+        is_over: Callable[[], bool],
+    ) -> None:
         """Call ``serve`` for one job after another. What it refuses to one job, it refuses to those behind it in their
-        line, which are not asked; nor are lines that are hopeless.
+        line, which are not asked; nor are lines that are hopeless, nor anybody once it is over.
 
         The order depends on what has been given, so it is made as it goes.
         """
         self._take_aged(serve, is_hopeless)
         for priority in sorted(self.queue.by_priority):
+            if is_over():
+                break
             self._take_fairly(self.queue.by_priority[priority], serve, is_hopeless)
 
     def _take_aged(self, serve: Callable[[WaitingJob], bool], is_hopeless: Callable[[Line], bool]) -> None:

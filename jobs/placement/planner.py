@@ -9,7 +9,7 @@ from jobs.placement.matching import matches, preferences
 from jobs.placement.ordering import Turns
 from jobs.placement.pools import Pool, Taken
 from jobs.placement.preempting import Preemptor
-from jobs.placement.queue import Kind, Line, Wish, queue_of, wish_of
+from jobs.placement.queue import Group, Kind, Line, Wish, queue_of, wish_of
 from jobs.placement.quotas import Quotas
 from jobs.placement.reserving import NEVER, End, Shadow, shadow
 from jobs.placement.shapes import (
@@ -39,6 +39,10 @@ class Planner:
         self.misfits: set[Wish] = set()
         self.starts: list[Start] = []
         self.reservations: dict[int, Reservation] = {}
+        # Lines of these groups are not looked at any more, whoever they belong to.
+        self.hopeless: set[Group] = {
+            group for group in self.queue.groups if group[0].cluster_id in snapshot.closed_clusters
+        }
         self.unreservable: set[tuple[Wish, bool]] = set()
         # By tenant, the aged job for which the rest of its quota is kept.
         self.savers: dict[int, int] = {}
@@ -61,7 +65,7 @@ class Planner:
         """Serve those with a claim, and then everybody in the policy's order."""
         for job in sorted(self.queue.claims.values(), key=lambda job: (job.claimed_at, job.job_id)):
             self._serve_claim(job)
-        self.turns.take(self._try, self._is_hopeless)
+        self.turns.take(self._try, self._is_hopeless, self._is_over)
 
     @property
     def spared(self) -> list[int]:
@@ -99,15 +103,31 @@ class Planner:
 
     def _is_hopeless(self, line: Line) -> bool:
         """Whether nothing of the line can start any more, whoever it belongs to."""
-        return line.wish in self.misfits and not self._has_hope(line)
+        if line.group in self.hopeless:
+            return True
+        if line.wish not in self.misfits or self._has_hope(line):
+            return False
+        if not self._may_preempt(line.wish.cluster_id, priority=1):
+            self.hopeless.add(line.group)
+        return True
+
+    def _is_over(self) -> bool:
+        """Whether nothing of the whole queue can start any more."""
+        return len(self.hopeless) == len(self.queue.groups)
+
+    def _may_preempt(self, cluster_id: int, priority: int) -> bool:
+        preemptor = self.preemptor
+        return preemptor is not None and cluster_id in self.snapshot.preempting and preemptor.could(priority)
 
     def _has_hope(self, line: Line) -> bool:
         if line.wish.cluster_id not in self.reservations and (line.wish, False) not in self.unreservable:
             return True
-        if self.preemptor is not None and line.wish.cluster_id in self.snapshot.preempting:
-            return self.preemptor.could(line.priority)
+        if self._may_preempt(line.wish.cluster_id, line.priority):
+            return True
         kept = self.reservations.get(line.wish.cluster_id)
-        return kept is not None and kept.outlasts(line.minutes, self.now)
+        if kept is None or not kept.outlasts(line.minutes, self.now):
+            return False
+        return line.wish.gpu_count <= self.pools[line.wish.cluster_id][kept.model].most_kept()
 
     def _try(self, job: WaitingJob) -> bool:
         """Give the job its GPUs, if it may have them and they are there, or preempt others for it. Else, the first of

@@ -6,7 +6,7 @@ from functools import cached_property
 from itertools import islice
 
 from jobs.placement.planner import Planner
-from jobs.placement.queue import Kind
+from jobs.placement.queue import Kind, kind_of
 from jobs.placement.shapes import Preemption, Reason, Reservation, Snapshot, Start, Wait, WaitingJob
 
 
@@ -48,6 +48,10 @@ class Plan:
         """The jobs of this kind that wait for what their kind does."""
         for line in self._planner.queue.by_kind[kind]:
             yield from (job.job_id for job in self._planner.turns.rest_of(line) if job.job_id not in self.exceptions)
+
+    def reason_of(self, job: WaitingJob) -> Reason:
+        """Why this job waits."""
+        return self.exceptions.get(job.job_id) or self.reasons[kind_of(job)]
 
     @cached_property
     def waits(self) -> Sequence[Wait]:

@@ -17,7 +17,7 @@ class Taken(NamedTuple):
 @dataclass(slots=True)
 class Pool:
     """Free GPUs by node, with the nodes in buckets by how many they have free. ``kept`` are free as well, and are kept
-    for the job that holds the cluster's reservation; so are those set ``aside``, for jobs that others are preempted for."""
+    for the job that holds the cluster's reservation; those set ``aside`` are for jobs that others are preempted for."""
 
     largest_node: int = 0
     total: int = 0
@@ -62,6 +62,10 @@ class Pool:
         kept = self.kept[node_id]
         taken = tuple(kept.pop() for _ in range(min(count, len(kept))))
         return Taken(taken + self._take_from(node_id, count - len(taken)), {node_id: count})
+
+    def most_kept(self) -> int:
+        """The most GPUs that one node of the reservation has free."""
+        return max(map(self._free_and_kept, self.kept), default=0)
 
     def most_on_one_node(self) -> int:
         """The most free GPUs that one node has, without those that are kept."""

@@ -31,10 +31,13 @@ class Kind(NamedTuple):
     tenant_id: int | None
 
 
+Group = tuple[Wish, int | None]
+
+
 class Line:
     """Jobs alike in all but their age, the oldest first. A job with a claim stands alone."""
 
-    __slots__ = ("jobs", "kind", "minutes", "priority", "tenant_id", "wish")
+    __slots__ = ("group", "jobs", "kind", "minutes", "priority", "tenant_id", "wish")
 
     def __init__(self, job: WaitingJob) -> None:
         self.kind = kind_of(job)
@@ -42,6 +45,8 @@ class Line:
         self.tenant_id = job.tenant_id
         self.priority = job.priority
         self.minutes = job.minutes
+        # What decides whether the hardware can take any of them, by itself or beside a reservation.
+        self.group = self.wish, job.minutes
         self.jobs: list[WaitingJob] = []
 
 
@@ -56,6 +61,7 @@ class Queue(Collection[WaitingJob]):
         self.lines: dict[_LineKey, Line] = {}
         self.by_priority: dict[int, set[Line]] = defaultdict(set)
         self.by_kind: dict[Kind, set[Line]] = defaultdict(set)
+        self.groups: Counter[Group] = Counter()
         self.claims: dict[int, WaitingJob] = {}
         # GPUs that each tenant's jobs ask for, all together.
         self.wanted: Counter[int | None] = Counter()
@@ -80,6 +86,7 @@ class Queue(Collection[WaitingJob]):
         if line is None:
             line = self.lines[key] = Line(job)
             self.by_kind[line.kind].add(line)
+            self.groups[line.group] += 1
             if job.claimed_at is None:
                 self.by_priority[job.priority].add(line)
         if line.jobs and by_age(line.jobs[-1]) > by_age(job):
@@ -112,6 +119,9 @@ class Queue(Collection[WaitingJob]):
 
     def _drop(self, key: _LineKey, line: Line) -> None:
         del self.lines[key]
+        self.groups[line.group] -= 1
+        if not self.groups[line.group]:
+            del self.groups[line.group]
         self.by_priority[line.priority].discard(line)
         self.by_kind[line.kind].discard(line)
         if not self.by_kind[line.kind]:
