@@ -1,6 +1,6 @@
 """The plan: the queue in its order, each job given its GPUs, a reservation or a reason."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from itertools import chain
@@ -84,22 +84,28 @@ class Planner:
         if start is not None:
             self._give(start)
             self.turns.pass_by(job)
-        elif victims and self.barred(job) is None:
-            self._claim(job, victims[0].model, victims)
-        else:
+        elif not victims or self.barred(job) is not None or not self._claim(job, victims):
             self.unclaimed.append(job.job_id)
 
-    def _claim(self, job: WaitingJob, model: str, victims: tuple[RunningJob, ...]) -> None:
-        """Set aside what is free already of what the job will have."""
+    def _claim(self, job: WaitingJob, victims: tuple[RunningJob, ...]) -> bool:
+        """Set aside what is free already of what the job will have. Returns False, having done nothing, when that and
+        what the victims give back is not enough: some of it may have been taken out of service meanwhile."""
+        pool = self.pools[job.cluster_id][victims[0].model]
+        freed = Counter[int]()
+        for victim in victims:
+            freed.update(victim.nodes)
+        rooms = {node_id: gpus + len(pool.free.get(node_id, ())) for node_id, gpus in freed.items()}
+        if job.gpu_count > pool.largest_node:
+            node_id, missing, room = None, job.gpu_count - freed.total(), freed.total() + pool.total
+        else:
+            node_id = max(rooms, key=lambda node_id: (rooms[node_id], -node_id), default=0)
+            missing, room = job.gpu_count - freed[node_id], rooms.get(node_id, 0)
+        if room < job.gpu_count:
+            return False
+        pool.set_aside(missing, node_id)
         self.claims[job.job_id] = victims
         self.quotas.count(job)
-        pool = self.pools[job.cluster_id][model]
-        if job.gpu_count > pool.largest_node:
-            pool.set_aside(job.gpu_count - sum(sum(one.nodes.values()) for one in victims))
-            return
-        freed = {node_id: sum(one.nodes.get(node_id, 0) for one in victims) for node_id in victims[0].nodes}
-        node_id = max(freed, key=lambda node_id: (freed[node_id] + len(pool.free.get(node_id, ())), -node_id))
-        pool.set_aside(job.gpu_count - freed[node_id], node_id)
+        return True
 
     def _is_hopeless(self, line: Line) -> bool:
         """Whether nothing of the line can start any more, whoever it belongs to."""
@@ -196,12 +202,12 @@ class Planner:
             one_node = job.gpu_count <= pool.largest_node
             victims = self.preemptor.victims(job, model, free, one_node=one_node, reclaims=reclaims)
             if victims:
-                found.append((model, victims))
+                found.append(victims)
         if not found:
             return False
-        model, victims = min(found, key=lambda item: self.preemptor.price(item[1]))
+        victims = min(found, key=self.preemptor.price)
         self.preemptor.take(victims)
-        self._claim(job, model, victims)
+        self._claim(job, victims)
         why = {one.job_id: self._why_preempted(one, job) for one in victims}
         self.preemptions.append(Preemption(job, victims, self.now + terms.grace, why))
         return True

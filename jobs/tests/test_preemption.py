@@ -225,7 +225,8 @@ def test_no_smaller_and_no_cheaper_set_of_victims_would_do(case: tuple[Snapshot,
                     lost = sum(one.held * (NOON - one.started_at).total_seconds() for one in chosen)
                     options.append((size, lost))
     if not options:
-        assert not result.starts and not result.preemptions
+        assert not result.starts
+        assert not result.preemptions
     elif min(options)[0] == 0:
         assert list(started(result)) == [1]
     else:
