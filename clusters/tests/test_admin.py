@@ -80,7 +80,8 @@ def test_a_taken_name_is_a_message(admin_client: Client) -> None:
 def test_maintenance_from_the_form_moves_the_ledger(admin_client: Client) -> None:
     gpu = make_gpu()
     cluster = gpu.node.cluster
-    body = {"name": "renamed", "region": "", "status": "maintenance"}
+    rules = {"on_node_loss": "fail", "preemption": "on", "preemption_grace_s": "30", "preemption_min_run_s": "0"}
+    body = {"name": "renamed", "region": "", "status": "maintenance", **rules}
     admin_client.post(f"{PATH}/cluster/{cluster.pk}/change/", body)
     gpu.refresh_from_db()
     assert gpu.state == "maintenance"

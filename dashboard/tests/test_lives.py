@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
@@ -101,7 +102,12 @@ class Fleet(RuleBasedStateMachine):
         self.seconds: Counter[int] = Counter()
         self.quiet: set[int] = set()
         self.nodes: list[Node] = []
-        terms = {"preemption": True, "preemption_grace_s": 20, "preemption_min_run_s": 30, "on_node_loss": "requeue"}
+        terms: dict[str, Any] = {
+            "preemption": True,
+            "preemption_grace_s": 20,
+            "preemption_min_run_s": 30,
+            "on_node_loss": "requeue",
+        }
         self.clusters = [make_cluster(**terms), make_cluster()]
         for cluster in self.clusters:
             for _ in range(2):

@@ -17,7 +17,8 @@ def forecast(snapshot: Snapshot, now: datetime, *, wanted: Collection[int], most
 
     A job without an estimate never ends here, so a forecast errs on the late side where estimates are missing.
     """
-    world, starts = _World(snapshot, now), {}
+    world = _World(snapshot, now)
+    starts: dict[int, datetime] = {}
     for _ in range(most_plans):
         decided = plan(world.snapshot(), world.now)
         for start in decided.starts:

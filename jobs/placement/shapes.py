@@ -107,7 +107,8 @@ class Preempting:
 class Snapshot:
     """The world at one instant. ``largest_node``: the most GPUs of a model that one node of the cluster has, free or
     not, by (cluster id, model). ``unassigned_held``: GPUs held by jobs without a tenant; ``gpu_total``: all GPUs.
-    ``preempting``: the terms of the clusters that allow it. ``jobs`` may be a ``Queue``, which a plan reads fastest."""
+    ``preempting``: the terms of the clusters that allow it. ``resting``: nodes on which everything fails, and until
+    when they are not among the ``nodes``. ``jobs`` may be a ``Queue``, which a plan reads fastest."""
 
     jobs: Collection[WaitingJob]
     nodes: Sequence[NodeView]
@@ -118,6 +119,7 @@ class Snapshot:
     gpu_total: int = 0
     running: Collection[RunningJob] = ()
     preempting: Mapping[int, Preempting] = field(default_factory=dict)
+    resting: Mapping[int, datetime] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from django.db import connection
+
 from jobs.models import SchedulerCycle
 from jobs.placement import Plan, plan
 from jobs.scheduler.reaping import preempt_due, reap
@@ -54,8 +56,11 @@ def run_cycle(*, now: datetime, world: World | None = None) -> CycleResult:
 def run_cycle_of_process(*, now: datetime) -> CycleResult:
     """The same, with what this process knows from its last cycle.
 
-    A world that a cycle failed in is forgotten; and two threads never share one, whatever becomes of the turn.
+    A world that a cycle failed in is forgotten; and two threads never share one, whatever becomes of the turn. Nothing
+    is kept of what was read inside a transaction, since that may be undone.
     """
+    if connection.in_atomic_block:
+        return run_cycle(now=now)
     try:
         world = _worlds.pop()
     except IndexError:

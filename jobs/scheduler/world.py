@@ -5,8 +5,8 @@ wrote it. A refresh first asks for the oldest transaction that is still under wa
 one and of all younger ones than the refresh before had asked: what was committed by then has been seen, and everything
 else is read again, until it has been. GPUs are found in the same way by the transaction that last wrote their rows.
 
-A world belongs to one process. It is forgotten when the server was started anew or an hour has passed, so that nothing
-that could go wrong with it stays wrong.
+A world belongs to one process. It is forgotten when the server was started anew, when the table of jobs was emptied or
+restored, and when an hour has passed, so that nothing that could go wrong with it stays wrong.
 """
 
 from collections import Counter, defaultdict
@@ -18,12 +18,14 @@ from typing import Any, NamedTuple
 from django.db import connection
 
 from jobs.placement import Kind, NodeView, Plan, Preempting, Queue, RunningJob, Snapshot, TenantView, WaitingJob
+from jobs.placement.resting import FAILS_WITHIN, LONGEST_REST, Failure, resting
 from tenants.models import Tenant, TenantStatus
 
 FORGOTTEN_AFTER = timedelta(hours=1)
 
 HORIZON = """
-SELECT pg_snapshot_xmin(pg_current_snapshot())::text, pg_postmaster_start_time(), 'jobs_job'::regclass::oid::bigint
+SELECT pg_snapshot_xmin(pg_current_snapshot())::text, pg_postmaster_start_time(),
+       pg_relation_filenode('jobs_job')::bigint
 """
 CHANGED_JOBS = "SELECT DISTINCT job_id FROM jobs_jobevent WHERE xact >= %s::xid8"
 JOBS = """
@@ -41,6 +43,20 @@ HELD_UNTIL = """
 SELECT gpu_id, max(upper(during)) FROM jobs_allocation
  WHERE upper(during) > %(now)s AND during && tstzrange(%(now)s, NULL) AND {which}
  GROUP BY gpu_id
+"""
+# How jobs ended lately, and on which nodes: at once, or otherwise. Those that were cancelled say nothing of a node.
+ENDED = """
+SELECT job.status = 'failed' AND job.ended_at - job.started_at <= %(within)s, job.ended_at, job.tenant_id,
+       array_agg(DISTINCT gpu.node_id)
+  FROM jobs_job AS job
+  JOIN jobs_allocation AS held ON held.job_id = job.id AND lower(held.during) >= job.started_at
+  JOIN clusters_gpu AS gpu ON gpu.id = held.gpu_id
+ WHERE job.status IN ('failed', 'completed') AND {which}
+ GROUP BY job.id
+ ORDER BY job.ended_at, job.id
+"""
+ENDED_LATELY = """
+    held.during && tstzrange(%(now)s - interval '1 hour', %(now)s) AND job.ended_at > %(now)s - interval '1 hour'
 """
 GPUS = """
 SELECT gpu.id, gpu.node_id, node.cluster_id, node.hostname, gpu.model, gpu.state = 'available', gpu.retired_at IS NULL,
@@ -115,6 +131,8 @@ class World:
         # By kind, the reason that all have on record but those untold.
         self.codes: dict[Kind, str] = {}
         self.estimates: dict[int, datetime] = {}
+        # By node, those of its last jobs that failed as soon as they had started, with nothing else since.
+        self.failures: dict[int, list[Failure]] = {}
 
     def told(self, codes: Mapping[int, str], decided: Plan) -> None:
         """These jobs were told why they wait, so that everybody of the plan has been."""
@@ -183,7 +201,7 @@ class World:
                 del self.free[view.node_id]
 
     def _read_jobs(self, cursor: Any, now: datetime) -> None:
-        parameters: dict[str, Any] = {"now": now}
+        parameters: dict[str, Any] = {"now": now, "within": FAILS_WITHIN}
         self.held_until = {gpu_id: until for gpu_id, until in self.held_until.items() if until > now}
         if self.since is None:
             which = which_held = "true"
@@ -196,12 +214,28 @@ class World:
         self._readmit(now)
         if parameters.get("ids") == []:
             return
+        cursor.execute(ENDED.format(which=ENDED_LATELY if self.since is None else which), parameters)
+        self._learn(cursor.fetchall())
         cursor.execute(JOBS.format(which=which), parameters)
         rows = cursor.fetchall()
+        # In this order: what is given back between the two is held by the first, and not forgotten by both.
+        cursor.execute(HELD.format(which=which_held), parameters)
+        held = cursor.fetchall()
         cursor.execute(HELD_UNTIL.format(which=which_held), parameters)
         self.held_until |= dict(cursor.fetchall())
-        cursor.execute(HELD.format(which=which_held), parameters)
-        self._enter(rows, cursor.fetchall(), now)
+        self._enter(rows, held, now)
+
+    def _learn(self, ended: Iterable[tuple[bool, datetime, int | None, list[int]]]) -> None:
+        """An end that is read once more is known by its time."""
+        for at_once, at, tenant_id, node_ids in ended:
+            for node_id in node_ids:
+                failures = self.failures.setdefault(node_id, [])
+                if failures and failures[-1].at >= at:
+                    continue
+                if not at_once:
+                    failures.clear()
+                else:
+                    failures.append(Failure(at, tenant_id))
 
     def _leave(self, job_id: int) -> None:
         self.queue.remove(job_id)
@@ -231,8 +265,8 @@ class World:
             gpu_ids[job_id].append(gpu_id)
             begun[job_id] = min(begun.get(job_id, start), start)
         waiting = []
-        for *fields, claimed_at, status, preempt_at, preempt_for, code in rows:
-            job = WaitingJob(*fields, claimed_at=claimed_at)
+        for *fields, status, preempt_at, preempt_for, code in rows:
+            job = WaitingJob(*fields)
             if status == "queued":
                 waiting.append(job)
                 self.recorded[job.job_id] = code
@@ -275,9 +309,11 @@ class World:
             job = self.queue.remove(job_id)
             if job is not None:
                 self.left_out[job_id] = job
+        resting_nodes = self._resting(now)
         return Snapshot(
             jobs=self.queue,
-            nodes=self._free_nodes(now),
+            nodes=self._free_nodes(now, resting_nodes),
+            resting=resting_nodes,
             tenants=self.tenants,
             largest_node=self.largest_node,
             closed_clusters=frozenset(pk for pk, is_open, *_ in self.clusters if not is_open),
@@ -291,9 +327,24 @@ class World:
             },
         )
 
-    def _free_nodes(self, now: datetime) -> list[NodeView]:
+    def _resting(self, now: datetime) -> dict[int, datetime]:
+        lately = {
+            node_id: [one for one in failures if one.at > now - LONGEST_REST]
+            for node_id, failures in self.failures.items()
+        }
+        if not any(lately.values()):
+            return {}
+        clusters: dict[int, set[int]] = defaultdict(set)
+        for view in self.gpus.values():
+            if view.registered:
+                clusters[view.cluster_id].add(view.node_id)
+        return resting(lately, clusters, now)
+
+    def _free_nodes(self, now: datetime, without: Collection[int]) -> list[NodeView]:
         found = []
         for node_id, gpu_ids in self.free.items():
+            if node_id in without:
+                continue
             by_model: dict[str, list[int]] = defaultdict(list)
             for view in map(self.gpus.__getitem__, gpu_ids):
                 if view.registered_at <= now and view.gpu_id not in self.held_until:
