@@ -29,7 +29,8 @@ def rests_until(failures: Sequence[Failure]) -> datetime | None:
     """When a node may take jobs again whose last jobs ended like this, the oldest first; None: it takes them."""
     if len(failures) < FAILURES or len({one.tenant_id for one in failures}) < 2:
         return None
-    return failures[-1].at + min(FIRST_REST * 2 ** (min(len(failures), 9) - FAILURES), LONGEST_REST)
+    doublings = min(len(failures), 9) - FAILURES
+    return failures[-1].at + min(FIRST_REST * (1 << doublings), LONGEST_REST)
 
 
 def resting(
