@@ -22,16 +22,20 @@ class Addition:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What is different. ``quotas`` by tenant; ``drained`` nodes take nothing new; ``prices`` by GPU model are for
-    jobs that start from now on."""
+    """What is different. ``quotas`` by tenant; ``drained`` nodes take nothing new; ``prices`` by GPU model, with their
+    currency, are for jobs that start from now on."""
 
     quotas: Mapping[int, int] = field(default_factory=dict)
     drained: frozenset[int] = frozenset()
     additions: Sequence[Addition] = ()
-    prices: Mapping[str, Decimal] = field(default_factory=dict)
+    prices: Mapping[str, tuple[str, Decimal]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.quotas or self.drained or self.additions or self.prices)
+
+    def new_hostnames(self) -> dict[int, str]:
+        """What the nodes that are added are called, by id."""
+        return {node.node_id: node.hostname for node in _new_nodes(self.additions)}
 
 
 def changed(snapshot: Snapshot, changes: Changes) -> Snapshot:

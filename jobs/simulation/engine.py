@@ -19,11 +19,13 @@ def simulate(
     seconds: float | None = None,
     coalesce: timedelta = timedelta(0),
     policy: Policy | None = None,
+    asked: int | None = None,
 ) -> Course:
     """Live through the snapshot's future, from ``now`` to ``until``, or for so many ``seconds`` of the wall clock.
 
     A job of the snapshot that is submitted later comes then. What happens within ``coalesce`` of an event is looked at
     in one plan, at the last of it. ``policy`` decides instead of ``plan``, and sees the whole queue each time.
+    ``asked`` is a job that must be explained if it still waits at the end.
     """
     began = time.monotonic()
     world, plans, cut = World(snapshot, now, lengths), 0, False
@@ -39,7 +41,15 @@ def simulate(
         if not cut:
             world.pass_to(min(event + coalesce, until))
     reached = event if cut and event is not None else until
-    return Course(now, reached, cut, plans, world.holdings, world.submitted, world.sources)
+    return Course(now, reached, cut, plans, world.holdings, world.submitted, world.sources, _why(asked, world))
+
+
+def _why(job_id: int | None, world: World) -> str:
+    jobs = world.queue.jobs()
+    if job_id not in {job.job_id for job in jobs}:
+        return ""
+    waits = plan(replace(world.view(), jobs=jobs), world.now).waits
+    return next((wait.reason.sentence for wait in waits if job_id in wait.job_ids), "")
 
 
 def _decide(world: World, policy: Policy | None) -> Plan:

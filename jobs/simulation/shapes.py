@@ -26,8 +26,8 @@ class Length:
     source: Source
 
 
-# How long a job runs on GPUs of a model.
-Lengths = Callable[[WaitingJob | RunningJob, str], Length]
+# How long a job that runs does so, from its start.
+Lengths = Callable[[RunningJob], Length]
 
 
 @dataclass(slots=True)
@@ -48,7 +48,8 @@ class Holding:
 @dataclass(frozen=True, slots=True)
 class Course:
     """What came to pass between ``began`` and ``until``. ``submitted``: every job that waited at the beginning or came
-    later, with when; ``cut``: the time limit ended it before the horizon did; ``plans``: how often it planned."""
+    later; ``cut``: the time limit ended it before the horizon did; ``plans``: how often it planned; ``reason``: why the
+    job that was asked about had not started, in words."""
 
     began: datetime
     until: datetime
@@ -57,3 +58,4 @@ class Course:
     holdings: Sequence[Holding]
     submitted: Mapping[int, WaitingJob]
     sources: Mapping[Source, int]
+    reason: str = ""

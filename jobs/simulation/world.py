@@ -88,7 +88,7 @@ class World:
             start=self.now,
             ran_before=ran_before,
         )
-        length = self.lengths(running, running.model)
+        length = self.lengths(running)
         self.sources[length.source] += 1
         self.running[running.job_id] = (running, gpus, holding)
         self.holdings.append(holding)

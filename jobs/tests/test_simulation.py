@@ -30,9 +30,8 @@ HOUR = timedelta(hours=1)
 ALICE = 1
 
 
-def by_estimate(job: WaitingJob | RunningJob, model: str) -> Length:
+def by_estimate(job: RunningJob) -> Length:
     """Jobs run as long as they say."""
-    del model
     if job.minutes is None:
         return Length(None, Source.UNKNOWN)
     return Length(job.minutes * MINUTE, Source.ESTIMATE)
@@ -79,8 +78,9 @@ def test_a_job_comes_when_it_is_submitted_and_not_before() -> None:
 
 def test_what_is_beyond_the_horizon_is_not_said() -> None:
     jobs = [job(1, 4, 60), job(2, 4, 60), job(3, 4, None), job(4, 4, 1)]
-    course = simulate(world(jobs), NOW, lengths=by_estimate, until=NOW + 3 * HOUR)
+    course = simulate(world(jobs), NOW, lengths=by_estimate, until=NOW + 3 * HOUR, asked=4)
     assert starts_of(course) == {1: 0, 2: 60, 3: 120}
+    assert course.reason == "Needs 4 GPUs of one model; 0 are free."
     waits = waits_of(course, course.until)
     assert (waits.started, waits.waiting, waits.p50_s, waits.p95_s) == (3, 1, 3600, None)
     assert course.sources == {Source.ESTIMATE: 2, Source.UNKNOWN: 1}
