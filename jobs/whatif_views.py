@@ -18,7 +18,7 @@ class SimulationViewSet(ApiViewSet):
 
     access = {"create": READ}
 
-    @extend_schema(request=QuestionSerializer, responses=AnswerSerializer, operation_id="jobs_simulate")
+    @extend_schema(request=QuestionSerializer, responses={200: AnswerSerializer}, operation_id="jobs_simulate")
     def create(self, request: Request) -> Response:
         """The scheduler's own plan, run forward over a copy of the live queue: when would this job start, and what if
         a quota, the fleet or a price were different. It changes nothing."""

@@ -170,6 +170,7 @@ API = [
     Row("GET", "/api/dashboard/fleet", FLEET_READERS),
     Row("GET", "/api/dashboard/revenue", FLEET_READERS),
     Row("GET", "/api/dashboard/leakage", FLEET_READERS),
+    Row("GET", "/api/dashboard/estimates", FLEET_READERS),
 ]
 
 
