@@ -7,8 +7,8 @@ where nobody knows, never. Nothing breaks, nobody cancels, and only what the sna
 
 from jobs.simulation.changes import FIRST_ID, Addition, Changes, changed
 from jobs.simulation.engine import simulate
-from jobs.simulation.fifo import fifo
 from jobs.simulation.figures import Waits, held_by, seconds_held, stranded_share, summary, waits_of
+from jobs.simulation.first_come import fifo
 from jobs.simulation.shapes import Course, Holding, Length, Lengths, Policy, Source
 
 __all__ = [
