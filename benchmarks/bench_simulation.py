@@ -1,7 +1,7 @@
 """How fast the queue is run forward: ``python -m benchmarks.bench_simulation``.
 
-10,000 GPUs of four clusters and 100,000 queued jobs of fifty tenants, most of them aged, with estimates from ten minutes
-to ten hours; from the idle fleet on, for so many seconds of the wall clock. The last line is JSON.
+10,000 GPUs of four clusters and 100,000 queued jobs of fifty tenants, many of them aged, with estimates from ten
+minutes to ten hours; from the idle fleet on, for so many seconds of the wall clock. The last line is JSON.
 """
 
 import json

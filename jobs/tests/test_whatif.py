@@ -19,6 +19,7 @@ from jobs.models import Job, StartEstimate
 from jobs.scheduler import run_cycle
 from jobs.services import submit_job
 from jobs.tests.factories import allocate, make_job
+from jobs.whatif import asking
 from tenants.models import Tenant
 from tenants.tests.factories import alice, bob
 
@@ -332,6 +333,13 @@ def test_a_question_is_posted(api: APIClient) -> None:
 def test_what_runs_counts_where_nobody_waits(api: APIClient, node: Node, now: datetime) -> None:
     running(node, None, now, gpus=2, minutes=None)
     assert ask(api)["present"]["figures"]["utilization"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_one_question_is_answered_at_a_time(api: APIClient, node: Node) -> None:
+    with asking._turn:
+        answer = api.post("/api/jobs/simulate", {"time_limit_s": 1})
+    assert (answer.status_code, answer.json()["status"]) == (503, 503)
+    ask(api, time_limit_s=1)
 
 
 def test_an_empty_house_has_its_answer(api: APIClient) -> None:

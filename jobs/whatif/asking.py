@@ -4,11 +4,12 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from threading import Lock
 
 from django.db.models import Count
 
 from clusters.models import GPU, Cluster, Node
-from gpufleet.common.errors import Conflict, FieldProblem, Forbidden, InvalidInput
+from gpufleet.common.errors import Conflict, FieldProblem, Forbidden, InvalidInput, Unavailable
 from jobs.ledger import snapshot as one_instant
 from jobs.models import JobStatus
 from jobs.placement import Snapshot, WaitingJob
@@ -36,6 +37,16 @@ ASSUMPTIONS = (
     "Running jobs keep their locked price; what starts has the rate of now, without minimum times, and no other demand"
     " at another price. Leakage is the unsold time of all registered GPUs at list price.",
 )
+
+
+# A simulation is seconds of nothing but Python, beside which everybody else of this process waits; so one at a time.
+_turn = Lock()
+
+
+class Busy(Unavailable):
+    """Another question is being answered."""
+
+    code = "busy"
 
 
 class NotQueued(Conflict):
@@ -78,12 +89,17 @@ def ask(asked: Asked, *, of_tenant: int | None, now: datetime) -> Answer:
     it is, the estimate is kept to be scored; nothing else is written.
 
     Raises ``NotFound`` for a job that the caller may not know of, ``NotQueued`` for one that does not wait,
-    ``NotYours`` for changes that a tenant may not ask about, and ``InvalidInput`` for what is not there.
+    ``NotYours`` for changes that a tenant may not ask about, ``InvalidInput`` for what is not there, and ``Busy``.
     """
     with one_instant():
         now = _check(asked, of_tenant, now)
         world = _look(asked, now)
-    answer = _answer(asked, world, of_tenant, now)
+    if not _turn.acquire(timeout=asked.seconds):
+        raise Busy("Another question is being answered; ask again in a few seconds.")
+    try:
+        answer = _answer(asked, world, of_tenant, now)
+    finally:
+        _turn.release()
     _keep(asked, answer, now)
     return answer
 
