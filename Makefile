@@ -22,7 +22,7 @@ PRODUCTION = SECRET_KEY=$$($(DEV) -c 'import secrets; print(secrets.token_urlsaf
 	DATABASE_URL=postgres://nobody@127.0.0.1:9/none HTTPS_ONLY=1 ALLOWED_HOSTS=gpufleet.example
 
 .DEFAULT_GOAL := help
-.PHONY: help up reset test lint bench-leakage bench-scheduler bench-ingest bench-series bench-alerts reconcile format coverage manage install install-dev python
+.PHONY: help up reset test lint bench-leakage bench-scheduler bench-ingest bench-series bench-alerts reconcile replay format coverage manage install install-dev python
 
 help:  ## Show what there is
 	@echo "gpufleet: the control plane of a GPU cloud. Start with \`make up\`."
@@ -67,6 +67,16 @@ bench-scheduler: install-dev  ## Time the scheduler's cycles at 10,000 and 100,0
 
 reconcile: install-dev  ## Compare 10,000 simulated tenant-months of billing with an oracle, to the cent
 	@$(WITH_SERVERS) $(DEV) -m benchmarks.reconcile --seed $(SEED) --tenant-months $(TENANT_MONTHS) --workers $(WORKERS)
+
+# `make replay TRACE=folder EVERY=100 SPEED=2 PODS=pods_gpuspec33.csv PLOT=replay.svg`
+PODS ?= pods.csv
+SPEED ?= 1
+EVERY ?= 1
+PLOT ?= replay.svg
+replay: install-dev  ## Replay a published trace through the real services: make replay TRACE=folder
+	@test -n "$(TRACE)" || { echo "error: name the trace's folder: make replay TRACE=folder" >&2; exit 1; }
+	@$(WITH_SERVERS) sh -c '$(DEV) manage.py migrate -v 0 && \
+	  $(DEV) manage.py replay --nodes "$(TRACE)/nodes.csv" --pods "$(TRACE)/$(PODS)" --speed $(SPEED) --every $(EVERY) --plot "$(PLOT)"'
 
 bench-ingest: install-dev  ## Samples a second over HTTP, beside a bare COPY, a plain serializer and VictoriaMetrics
 	@$(WITH_SERVERS) $(DEV) -m benchmarks.bench_ingest

@@ -13,6 +13,7 @@ from unfold.sites import UnfoldAdminSite
 
 from alerts.models import AlertEvent, EventStatus
 from dashboard import console
+from dashboard.queries import estimates_lately
 
 # Group, then (model, icon of Material Symbols): the order is that of the work, not of the code.
 SIDEBAR: Mapping[str, tuple[tuple[str, str], ...]] = {
@@ -101,6 +102,7 @@ def home(request: HttpRequest) -> dict[str, Any]:
         "now": now,
         "fleet": fleet,
         "queue": console.queue_now(now=now) if may("jobs.view_job") else None,
+        "estimates": estimates_lately(now=now) if may("jobs.view_startestimate") else None,
         "metered": console.metered_last_day(now=now) if may("jobs.view_allocation") else None,
         "incidents": console.incidents_now() if may("alerts.view_alertevent") else None,
         "steps": console.first_steps() if fleet is not None and not fleet.gpus else None,

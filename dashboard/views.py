@@ -14,6 +14,7 @@ from rest_framework.response import Response
 
 from billing.queries import DEFAULT_CURRENCY, minor_unit_of
 from dashboard import queries
+from dashboard.estimate_serializers import EstimatesSerializer, shown_estimates
 from dashboard.serializers import (
     FleetSerializer,
     KpisSerializer,
@@ -31,8 +32,9 @@ from tenants.permissions import READ_FLEET
 
 Report = TypeVar("Report")
 
+DAYS = OpenApiParameter("days", {"type": "integer", "minimum": 1, "maximum": 90, "default": 30})
 WINDOW = [
-    OpenApiParameter("days", {"type": "integer", "minimum": 1, "maximum": 90, "default": 30}),
+    DAYS,
     OpenApiParameter("currency", str, description="ISO 4217; USD when absent."),
 ]
 
@@ -47,11 +49,18 @@ class DashboardViewSet(ApiViewSet):
     """The last days of the fleet, up to now."""
 
     pagination_class = None
-    access = {"kpis": READ_FLEET, "fleet": READ_FLEET, "revenue": READ_FLEET, "leakage": READ_FLEET}
+    access = {
+        "kpis": READ_FLEET,
+        "fleet": READ_FLEET,
+        "revenue": READ_FLEET,
+        "leakage": READ_FLEET,
+        "estimates": READ_FLEET,
+    }
     action_parameters = {
         "kpis": ("days", "currency"),
         "revenue": ("days", "currency"),
         "leakage": ("days", "currency", "underused_below_pct"),
+        "estimates": ("days",),
     }
 
     @extend_schema(responses=KpisSerializer, parameters=WINDOW)
@@ -85,6 +94,14 @@ class DashboardViewSet(ApiViewSet):
         )
         report = partial(queries.leakage, underused_below_pct=below)
         return Response(shown_leakage(_over_window(report, request.query_params)))
+
+    @extend_schema(responses=EstimatesSerializer, parameters=[DAYS])
+    @action(detail=False)
+    def estimates(self, request: Request) -> Response:
+        """How far start estimates were from what happened, and how often they held."""
+        now = timezone.now()
+        start = now - timedelta(days=parse_days(request.query_params))
+        return Response(shown_estimates(queries.estimates(start=start, end=now)))
 
 
 def _over_window(query: Callable[..., Report], params: QueryDict) -> Report:

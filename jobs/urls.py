@@ -1,7 +1,9 @@
 from gpufleet.common.api import ApiRouter
 from jobs.views import JobViewSet
+from jobs.whatif_views import SimulationViewSet
 
 router = ApiRouter()
+router.register("jobs/simulate", SimulationViewSet, basename="simulation")
 router.register("jobs", JobViewSet, basename="job")
 
 urlpatterns = router.urls

@@ -16,7 +16,7 @@ from tenants.tests.factories import alice, bob
 
 pytestmark = pytest.mark.django_db
 
-ROUTES = ["kpis", "fleet", "revenue", "leakage"]
+ROUTES = ["kpis", "fleet", "revenue", "leakage", "estimates"]
 OVER_TIME = ["kpis", "revenue", "leakage"]
 
 

@@ -112,6 +112,8 @@ API = [
     # Jobs.
     Row("GET", "/api/jobs", READERS),
     Row("POST", "/api/jobs", "A B write admin", body={"cluster_id": "@clusters", "name": "train"}),
+    # A question with a body: a visitor who only reads by safe methods is not asked in.
+    Row("POST", "/api/jobs/simulate", "A B read admin", body={"horizon_hours": 1}),
     Row("GET", "/api/jobs/{id}", "demo A read admin", hidden="B"),
     Row("PATCH", "/api/jobs/{id}", "A write admin", hidden="B", of="waiting job", body={"priority": 3}),
     Row("GET", "/api/jobs/{id}/explain", "demo A read admin", hidden="B"),
@@ -168,6 +170,7 @@ API = [
     Row("GET", "/api/dashboard/fleet", FLEET_READERS),
     Row("GET", "/api/dashboard/revenue", FLEET_READERS),
     Row("GET", "/api/dashboard/leakage", FLEET_READERS),
+    Row("GET", "/api/dashboard/estimates", FLEET_READERS),
 ]
 
 

@@ -1,0 +1,28 @@
+"""How well starts are foretold, on the wire."""
+
+from typing import Any
+
+from rest_framework import serializers
+
+from dashboard.queries import Estimates
+
+
+class EstimatesSerializer(serializers.Serializer[Any]):
+    """Start estimates that were made in the window, held against what happened."""
+
+    window_from = serializers.DateTimeField(source="start")
+    window_to = serializers.DateTimeField(source="end")
+    made = serializers.IntegerField(help_text="By the scheduler, by explanations and by what-if answers.")
+    scored = serializers.IntegerField(source="score.scored", help_text="Their jobs have started since.")
+    held = serializers.IntegerField(
+        source="score.held", help_text="Of these: started no later than a minute after what was said."
+    )
+    held_share = serializers.FloatField(allow_null=True, help_text="From 0 to 1.")
+    error_p50_s = serializers.FloatField(source="score.error_p50_s", allow_null=True, help_text="Early or late alike.")
+    error_p90_s = serializers.FloatField(source="score.error_p90_s", allow_null=True)
+
+
+def shown_estimates(report: Estimates) -> dict[str, Any]:
+    """The report as the API shows it."""
+    shown: dict[str, Any] = EstimatesSerializer(report).data
+    return shown
