@@ -56,6 +56,7 @@ def test_the_home_page_shows_the_fleet_the_queue_and_the_money(charlie: Client) 
     assert "GPU 0: sold to protein-9" in page
     assert "waits-for-more" in page
     assert "Sold in the last 24 h" in page
+    assert "GPU 0: sold to protein-9" in page
     assert 'hx-get="/admin/live/"' in page
     assert "every 10s" in page
 
@@ -113,7 +114,7 @@ def test_each_part_is_for_those_who_may_see_its_rows() -> None:
     user.user_permissions.add(Permission.objects.get(codename="view_gpu"))
     client = Client()
     client.force_login(user)
-    page = client.get(reverse("admin:live")).content.decode()
+    page = client.get(reverse("admin:index")).content.decode()
     assert "fra-01" in page
     assert "In the queue" not in page
     assert "Sold in the last 24 h" not in page

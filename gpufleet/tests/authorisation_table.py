@@ -228,6 +228,9 @@ CONSOLE = [
 CONSOLE_PAGES = {
     "index",
     "live",
+    "live_period",
+    "live_cluster",
+    "leakage",
     "search",
     "app_list",
     "autocomplete",
