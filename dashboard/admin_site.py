@@ -62,6 +62,7 @@ SIDEBAR: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("apikeys.ApiKey", "key"),
         ("auth.User", "person"),
         ("auth.Group", "shield_person"),
+        ("common.AuditEntry", "policy"),
         ("common.IdempotentResponse", "content_copy"),
     ),
 }

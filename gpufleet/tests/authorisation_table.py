@@ -189,6 +189,7 @@ class ModelRow:
 
 CONSOLE = [
     ModelRow("common.IdempotentResponse"),
+    ModelRow("common.AuditEntry"),
     ModelRow("tenants.Tenant", add=OPERATORS, change=OPERATORS),
     ModelRow("apikeys.ApiKey", add="administrator"),
     ModelRow("clusters.Cluster", add="administrator", change="administrator"),
