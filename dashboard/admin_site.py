@@ -1,6 +1,6 @@
 """The operator's console: the admin with the fleet on its first page, and a sidebar by what people do."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from django.contrib.admin import site as default_site
@@ -14,7 +14,7 @@ from unfold.sites import UnfoldAdminSite
 
 from alerts.models import AlertEvent, EventStatus
 from clusters.models import GPU
-from dashboard import console, heatmap, money_pages, queries
+from dashboard import console, heatmap, money_pages, pages, queries
 from dashboard.needs import needs_now
 from dashboard.period import last_day
 
@@ -87,6 +87,8 @@ class ConsoleSite(UnfoldAdminSite):  # type: ignore[misc]  # unfold is untyped
             path("live/", self.live, name="live"),
             path("live/period/", self.live_period, name="live_period"),
             path("live/cluster/<int:cluster_id>/", self.live_cluster, name="live_cluster"),
+            path("live/job/<int:job_id>/explanation/", self._watched(pages.jobs.explanation), name="live_explanation"),
+            path("live/node/<int:node_id>/metrics/", self._watched(pages.nodes.metrics), name="live_metrics"),
             path("leakage/", self.admin_view(money_pages.leakage_page), name="leakage"),
         ]
 
@@ -114,6 +116,18 @@ class ConsoleSite(UnfoldAdminSite):  # type: ignore[misc]  # unfold is untyped
         if not self.has_permission(request):
             return _to_login()
         return _fragment(request, "dashboard/period.html", period_of(request))
+
+    def _watched(self, part: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+        """A part of a page that htmx fetches."""
+
+        def fetch(request: HttpRequest, **kwargs: int) -> HttpResponse:
+            if not self.has_permission(request):
+                return _to_login()
+            response = part(request, **kwargs)
+            response.headers["Cache-Control"] = "no-store"
+            return response
+
+        return fetch
 
     def live_cluster(self, request: HttpRequest, cluster_id: int) -> HttpResponse:
         """The GPUs of one cluster."""

@@ -125,6 +125,11 @@ class AllocationInline(LedgerInline):
     model = Allocation
     fields = readonly_fields = ["gpu", shown_during, "price_per_gpu_hour", "currency"]
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Allocation]:
+        """With the GPUs, which are links."""
+        rows: QuerySet[Allocation] = super().get_queryset(request)
+        return rows.select_related("gpu")
+
 
 @admin.register(Job)
 class JobAdmin(ReadOnlyAdmin):

@@ -1,14 +1,17 @@
 """How figures look on the console's pages."""
 
+import json
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 from django import template
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from billing.queries import minor_unit_of
 from dashboard import plots
 from dashboard.console import StateCount
 from dashboard.heatmap import GpuCell, NodeRow
@@ -79,6 +82,30 @@ def brief(duration: timedelta) -> str:
 def grouped(amount: Decimal) -> str:
     """An amount with its thousands apart."""
     return f"{amount:,}"
+
+
+@register.filter
+def unit(reading: float | str | None, name: str) -> str:
+    """A reading with its unit; a dash where there is none, and so for a template no figure."""
+    return f"{reading:,.0f} {name}" if isinstance(reading, int | float) else "–"
+
+
+@register.filter
+def as_json(value: Any) -> str:
+    """A field of JSON for reading; a dash where it is null."""
+    return "-" if value is None else json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
+
+
+@register.filter
+def hours(seconds: Decimal) -> str:
+    """GPU-seconds as GPU-hours."""
+    return f"{seconds / 3600:,.1f}"
+
+
+@register.filter
+def money(amount: Decimal, currency: str) -> str:
+    """An amount with the currency's decimals, and the currency."""
+    return f"{currency} {amount.quantize(minor_unit_of(currency)):,}"
 
 
 @register.filter

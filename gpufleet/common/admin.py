@@ -1,7 +1,6 @@
 """What the admin pages of all apps share."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
@@ -17,13 +16,13 @@ from gpufleet.common import audit
 from gpufleet.common.asking import AgreeForm, Answers, Question, asks, silently
 from gpufleet.common.errors import DomainError
 from gpufleet.common.models import AuditEntry, IdempotentResponse
+from gpufleet.common.panels import panels_of
 from gpufleet.common.senders import person_of as actor_of
 
 __all__ = [
     "AgreeForm",
     "Answers",
     "ConsoleAdmin",
-    "Panel",
     "Question",
     "ReadOnlyAdmin",
     "ServiceAdmin",
@@ -31,25 +30,14 @@ __all__ = [
     "actor_of",
     "asked_once",
     "asks",
-    "panel_on",
     "report",
     "shown_during",
     "silently",
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """A part of a row's page above its fields; the template knows ``shown`` as ``p``."""
-
-    template: str
-    shown: Any
-
-
 Action = Callable[[Any, HttpRequest, Any], HttpResponse | None]
-MakePanel = Callable[[HttpRequest, Any], Panel | None]
 _actions_of: dict[type[Model], list[tuple[str, Action]]] = {}
-_panels_of: dict[type[Model], list[MakePanel]] = {}
 
 
 def action_on(model: type[Model], *, description: str, permission: str) -> Callable[[Action], Action]:
@@ -59,16 +47,6 @@ def action_on(model: type[Model], *, description: str, permission: str) -> Calla
     def register(action: Action) -> Action:
         _actions_of.setdefault(model, []).append((permission, admin.action(description=description)(action)))
         return action
-
-    return register
-
-
-def panel_on(model: type[Model]) -> Callable[[MakePanel], MakePanel]:
-    """Add a panel to the page of a lower app's model; None shows nothing."""
-
-    def register(make: MakePanel) -> MakePanel:
-        _panels_of.setdefault(model, []).append(make)
-        return make
 
     return register
 
@@ -96,8 +74,7 @@ class ConsoleAdmin(ModelAdmin):  # type: ignore[misc]  # unfold is untyped
     ) -> HttpResponse:
         """With the row's panels, and a button for each action that this person may run on it."""
         if obj is not None:
-            made = (make(request, obj) for make in _panels_of.get(self.model, []))
-            context["panels"] = [panel for panel in made if panel is not None]
+            context["panels"] = panels_of(request, obj)
             context["buttons"] = [
                 (name, label) for _, name, label in self.get_actions(request).values() if self.applies(name, obj)
             ]

@@ -231,6 +231,8 @@ CONSOLE_PAGES = {
     "live",
     "live_period",
     "live_cluster",
+    "live_explanation",
+    "live_metrics",
     "leakage",
     "search",
     "app_list",
