@@ -15,6 +15,7 @@ from unfold.sites import UnfoldAdminSite
 from alerts.models import AlertEvent, EventStatus
 from clusters.models import GPU
 from dashboard import console, heatmap, money_pages, pages, queries
+from dashboard.login import LockingForm
 from dashboard.needs import needs_now
 from dashboard.period import last_day
 
@@ -80,6 +81,7 @@ class ConsoleSite(UnfoldAdminSite):  # type: ignore[misc]  # unfold is untyped
 
     index_template = "dashboard/home.html"
     index_title = "Overview"
+    login_form = LockingForm
 
     def extra_urls(self) -> list[URLPattern]:
         """The parts of the home page that are refreshed, and the pages that are about no one model."""
