@@ -17,7 +17,7 @@ from clusters.models import GPU
 from dashboard import console, heatmap, money_pages, pages, queries
 from dashboard.login import LockingForm
 from dashboard.needs import needs_now
-from dashboard.period import last_day
+from dashboard.period import recent_last_day
 
 # Group, then (model, icon of Material Symbols): the order is that of the work, not of the code.
 SIDEBAR: Mapping[str, tuple[tuple[str, str], ...]] = {
@@ -101,7 +101,7 @@ class ConsoleSite(UnfoldAdminSite):  # type: ignore[misc]  # unfold is untyped
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         """The home page."""
-        shown = {**live_parts(request), "clusters": clusters_of(request), **period_of(request)}
+        shown = {**live_parts(request), "clusters": clusters_of(request), "has_period": may_see_period(request)}
         response: HttpResponse = super().index(request, {**(extra_context or {}), **shown})
         return response
 
@@ -117,6 +117,8 @@ class ConsoleSite(UnfoldAdminSite):  # type: ignore[misc]  # unfold is untyped
         """The figures over time."""
         if not self.has_permission(request):
             return _to_login()
+        if not may_see_period(request):
+            raise PermissionDenied
         return _fragment(request, "dashboard/period.html", period_of(request))
 
     def _watched(self, part: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
@@ -165,11 +167,14 @@ def clusters_of(request: HttpRequest) -> list[heatmap.ClusterHeat]:
     return heatmap.heat_map(report) if report.total.gpus else []
 
 
+def may_see_period(request: HttpRequest) -> bool:
+    """Whoever may see the ledger, and where there are any GPUs."""
+    return request.user.has_perm("jobs.view_allocation") and GPU.objects.exists()
+
+
 def period_of(request: HttpRequest) -> dict[str, Any]:
-    """The figures over time, for those who may see the ledger, and where there are any GPUs."""
-    if not request.user.has_perm("jobs.view_allocation") or not GPU.objects.exists():
-        return {"period": None}
-    return {"period": last_day(now=timezone.now()), "may_see_leakage": money_pages.may_see(request)}
+    """The figures over time."""
+    return {"period": recent_last_day(now=timezone.now()), "may_see_leakage": money_pages.may_see(request)}
 
 
 def _fragment(request: HttpRequest, template: str, context: dict[str, Any]) -> HttpResponse:

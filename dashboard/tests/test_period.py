@@ -5,8 +5,10 @@ from decimal import Decimal
 
 import pytest
 from django.contrib.auth.models import Group, User
+from django.core.cache import cache
 from django.test import Client
 from django.urls import reverse
+from redis import RedisError
 
 from alerts.models import AlertEvent, AlertRule
 from billing.models import InvoiceStatus
@@ -188,3 +190,19 @@ def test_every_page_of_the_console_has_the_policy_and_nothing_else_has() -> None
     assert "default-src 'none'" in policy
     assert "Content-Security-Policy" in Client().get(reverse("admin:index")).headers
     assert "Content-Security-Policy" not in Client().get("/healthz").headers
+
+
+def test_the_home_pages_figures_are_kept_for_a_minute_and_made_anew_without_redis(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cache.clear()
+    make_rate(price="2.00")
+    make_gpu(registered_at=LONG_AGO)
+    first = period.recent_last_day(now=NOW)
+    assert period.recent_last_day(now=NOW + timedelta(seconds=9)) == first
+
+    def away(*args: object, **kwargs: object) -> None:
+        raise RedisError("away")
+
+    monkeypatch.setattr(cache, "get", away)
+    assert period.recent_last_day(now=NOW + timedelta(seconds=9)).now == NOW + timedelta(seconds=9)
