@@ -244,6 +244,7 @@ CONSOLE_PAGES = {
     "auth_user_password_change",
     "billing_invoice_move",
     "billing_invoice_pdf",
+    "billing_invoice_proof",
     "billing_invoice_proof_csv",
     "billing_invoice_proof_json",
 }
