@@ -19,7 +19,11 @@ PATH = "/admin/clusters"
 
 
 def act(client: Client, page: str, action: str, *ids: int) -> str:
-    answer = client.post(f"{PATH}/{page}/", {"action": action, "_selected_action": list(ids)}, follow=True)
+    answer = client.post(
+        f"{PATH}/{page}/",
+        {"action": action, "_selected_action": list(ids), "agreed": "yes", "reason": "dust"},
+        follow=True,
+    )
     assert answer.status_code == 200
     return answer.content.decode()
 
@@ -119,7 +123,7 @@ def test_gpus_are_marked(admin_client: Client) -> None:
     gpu, retired = make_gpu(), make_gpu(retired_at=NOW + timedelta(hours=1))
     assert "1 GPUs are marked unhealthy" in act(admin_client, "gpu", "mark_unhealthy", gpu.pk, retired.pk)
     gpu.refresh_from_db()
-    assert (gpu.state, gpu.health_reason) == ("unhealthy", "By user:admin.")
+    assert (gpu.state, gpu.health_reason) == ("unhealthy", "dust (by user:admin)")
     act(admin_client, "gpu", "mark_healthy", gpu.pk)
     gpu.refresh_from_db()
     assert gpu.state == "available"
