@@ -109,7 +109,7 @@ def test_everything_at_once_breaks_no_promise(
         if Job.objects.filter(status="queued").count() > 20:
             time.sleep(0.01)
         with contextlib.suppress(DomainError):  # The quota is too low at the moment.
-            submit_one(cluster, chance.choice(tenants), chance.randint(1, 6))
+            submit_one(cluster, chance.choice(tenants), chance.randint(1, 6), chance.randint(1, 9))
 
     def end(chance: random.Random) -> None:
         for job_id in Job.objects.filter(status="running").values_list("pk", flat=True):
@@ -200,10 +200,11 @@ def test_a_lost_connection_ends_the_cycle() -> None:
     assert attempts == [[0, 1, 2, 3, 4]]
 
 
-def submit_one(cluster: Cluster, tenant: Tenant, gpu_count: int) -> None:
+def submit_one(cluster: Cluster, tenant: Tenant, gpu_count: int, priority: int = 5) -> None:
     services.submit_job(
-        cluster_id=cluster.pk, tenant_id=tenant.pk, name="j", gpu_count=gpu_count, actor="test", now=timezone.now()
-    )
+        cluster_id=cluster.pk, tenant_id=tenant.pk, name="j", gpu_count=gpu_count, priority=priority, actor="test",
+        now=timezone.now(),
+    )  # fmt: skip
 
 
 def move(job_id: int, status: str) -> None:

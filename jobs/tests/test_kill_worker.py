@@ -12,7 +12,7 @@ from clusters.models import Cluster
 from gpufleet.common.locks import SCHEDULER_LOCK
 from gpufleet.common.tests.processes import PATIENCE_SECONDS, wait_until
 from gpufleet.embedded import Valkey
-from jobs.models import Job, SchedulerCycle
+from jobs.models import Job, JobEvent, SchedulerCycle
 from jobs.queries import last_cycle_finished_at
 from jobs.tests.test_concurrency import move, submit_one
 from jobs.tests.workers import ask_for_a_tick, own_valkey, worker
@@ -54,7 +54,7 @@ def catch_a_cycle(broker: Valkey) -> datetime | None:
 def keep_flowing(chance: random.Random, cluster: Cluster, tenants: list[Tenant]) -> None:
     """More jobs than fit, and some that end: each cycle reads, starts and explains."""
     while Job.objects.filter(status="queued").count() < 25:
-        submit_one(cluster, chance.choice(tenants), chance.randint(1, 4))
+        submit_one(cluster, chance.choice(tenants), chance.randint(1, 4), chance.randint(1, 9))
     running = list(Job.objects.filter(status="running").values_list("pk", flat=True))
     for job_id in chance.sample(running, (len(running) + 1) // 2):
         move(job_id, "completed")
@@ -73,7 +73,7 @@ def kill_in_a_cycle(broker: Valkey, chance: random.Random) -> bool:
 
 def test_twenty_kills_in_the_middle_of_a_tick_break_no_promise() -> None:
     chance = random.Random(20)
-    cluster, tenants = build()
+    cluster, tenants = build(quotas=(12, 14))  # So that they compete for GPUs, and preempt each other.
     cut_short = attempts = 0
     with own_valkey() as broker:
         while cut_short < KILLS:
@@ -88,6 +88,7 @@ def test_twenty_kills_in_the_middle_of_a_tick_break_no_promise() -> None:
     assert set(Job.objects.values_list("status", flat=True)) == {"completed"}
     assert breaches() == []
     assert leaked_gpus() == 0
+    assert JobEvent.objects.filter(reason__startswith="preempted for").exists()
     assert SchedulerCycle.objects.get().finished_at > before
 
 

@@ -40,8 +40,8 @@ def breaches() -> list[str]:
 
 
 def build(*, nodes: int = 2, gpus_per_node: int = 8, quotas: tuple[int, ...] = (6, 8)) -> tuple[Cluster, list[Tenant]]:
-    """A cluster of H100 nodes, and tenants whose quotas together are less than it has."""
-    cluster = make_cluster()
+    """A cluster of H100 nodes that preempts at once, and tenants whose quotas together are less than it has."""
+    cluster = make_cluster(preemption=True, preemption_grace_s=0, preemption_min_run_s=0)
     for _ in range(nodes):
         node = make_node(cluster)
         for _ in range(gpus_per_node):
