@@ -22,7 +22,7 @@ PRODUCTION = SECRET_KEY=$$($(DEV) -c 'import secrets; print(secrets.token_urlsaf
 	DATABASE_URL=postgres://nobody@127.0.0.1:9/none HTTPS_ONLY=1 ALLOWED_HOSTS=gpufleet.example
 
 .DEFAULT_GOAL := help
-.PHONY: help up reset test lint bench-leakage bench-scheduler bench-ingest bench-series bench-alerts reconcile replay format coverage manage install install-dev python
+.PHONY: help up reset test lint screenshots seed-large bench-console bench-leakage bench-scheduler bench-ingest bench-series bench-alerts reconcile replay format coverage manage install install-dev python
 
 help:  ## Show what there is
 	@echo "gpufleet: the control plane of a GPU cloud. Start with \`make up\`."
@@ -86,6 +86,15 @@ bench-series: install-dev  ## Time the reads of metrics of 10,000 GPUs: an hour,
 
 bench-alerts: install-dev  ## Time an evaluation of 1,000 alert rules over 10,000 GPUs
 	@$(WITH_SERVERS) $(DEV) -m benchmarks.bench_alerts
+
+seed-large: install  ## Fill the empty database of `DEMO=0 make up` with 10,000 GPUs, 100,000 jobs, 90 days
+	@$(RUN) -m gpufleet.up run -- $(RUN) manage.py seed_large
+
+bench-console: install-dev  ## Time each page of the console over 10,000 GPUs, 100,000 jobs and 90 days
+	@$(WITH_SERVERS) $(DEV) -m benchmarks.bench_console
+
+screenshots: install-dev  ## Photograph the console of the demo that `make up` runs: PASSWORD=… make screenshots
+	@$(DEV) -m benchmarks.screenshots
 
 format: install-dev  ## Let ruff put imports and layout in order
 	@$(DEV) -m ruff check --fix --quiet . ; $(DEV) -m ruff format .

@@ -1,5 +1,7 @@
 """Alerts in the operator's console."""
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from django import forms
@@ -7,13 +9,39 @@ from django.contrib import admin
 from django.db.models import F, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
-from unfold.admin import ModelAdmin
 from unfold.decorators import display
 
 from alerts import services
-from alerts.models import AlertEvent, AlertRule, Channel, Delivery, MaintenanceWindow, RuleEvaluation
-from gpufleet.common.admin import ReadOnlyAdmin, ServiceAdmin, actor_of
+from alerts.models import (
+    AlertEvent,
+    AlertRule,
+    Channel,
+    Delivery,
+    DeliveryStatus,
+    EventStatus,
+    MaintenanceWindow,
+    RuleEvaluation,
+)
+from gpufleet.common.admin import Answers, Question, ReadOnlyAdmin, ServiceAdmin, actor_of, asks, silently
 from gpufleet.common.errors import InvalidInput
+
+
+def _of_rules(rules: Sequence[AlertRule], verb: str, effect: str) -> list[str]:
+    firing = AlertEvent.objects.filter(rule__in=rules, status=EventStatus.FIRING).count()
+    return [f"{verb} {len(rules)} rules. {effect.format(firing=firing)}"]
+
+
+ENABLE = Question(
+    "Enable", partial(_of_rules, verb="Enables", effect="They are evaluated within half a minute."), ["enabled"]
+)
+DISABLE = Question(
+    "Disable",
+    partial(
+        _of_rules, verb="Disables", effect="Their {firing} firing incidents are resolved; nobody is told of new ones."
+    ),
+    ["enabled"],
+    danger=True,
+)
 
 
 class RuleForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable at run time
@@ -59,7 +87,7 @@ class RuleForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable 
 
 
 @admin.register(AlertRule)
-class AlertRuleAdmin(ModelAdmin):  # type: ignore[misc]  # unfold is untyped
+class AlertRuleAdmin(ServiceAdmin):
     """Rules: their thresholds are edited here, their type and scope stay."""
 
     form = RuleForm
@@ -84,13 +112,17 @@ class AlertRuleAdmin(ModelAdmin):  # type: ignore[misc]  # unfold is untyped
         else:
             obj.pk = services.create_rule(**form.cleaned_data, now=timezone.now()).pk
 
-    @admin.action(description="Enable", permissions=["change"])
-    def enable(self, request: HttpRequest, rules: QuerySet[AlertRule]) -> None:
+    def applies(self, action: str, row: AlertRule) -> bool:
+        """To what it is not already."""
+        return row.enabled == (action == "disable")
+
+    @asks(ENABLE, description="Enable", permission="change")
+    def enable(self, request: HttpRequest, rules: QuerySet[AlertRule], answers: Answers) -> None:
         """Turn the rules on."""
         self._switch(request, rules, enabled=True)
 
-    @admin.action(description="Disable (resolves their incidents)", permissions=["change"])
-    def disable(self, request: HttpRequest, rules: QuerySet[AlertRule]) -> None:
+    @asks(DISABLE, description="Disable (resolves their incidents)", permission="change")
+    def disable(self, request: HttpRequest, rules: QuerySet[AlertRule], answers: Answers) -> None:
         """Turn the rules off."""
         self._switch(request, rules, enabled=False)
 
@@ -128,7 +160,11 @@ class AlertEventAdmin(ReadOnlyAdmin):
         """Whoever may change incidents may acknowledge them."""
         return request.user.has_perm("alerts.change_alertevent")
 
-    @admin.action(description="Acknowledge", permissions=["acknowledge"])
+    def applies(self, action: str, row: AlertEvent) -> bool:
+        """Once."""
+        return row.acknowledged_at is None
+
+    @silently(["acknowledged_at", "acknowledged_by"], description="Acknowledge", permission="acknowledge")
     def acknowledge(self, request: HttpRequest, events: QuerySet[AlertEvent]) -> None:
         """Note that the person has seen them."""
         ids = [event.pk for event in events]
@@ -157,7 +193,11 @@ class DeliveryAdmin(ReadOnlyAdmin):
         """Whoever may change incidents may have their messages tried again."""
         return request.user.has_perm("alerts.change_alertevent")
 
-    @admin.action(description="Try dead letters again", permissions=["retry"])
+    def applies(self, action: str, row: Delivery) -> bool:
+        """To what is dead."""
+        return row.status == DeliveryStatus.DEAD
+
+    @silently(["status", "attempts"], description="Try dead letters again", permission="retry")
     def retry(self, request: HttpRequest, deliveries: QuerySet[Delivery]) -> None:
         """Give them their tries back."""
         count = services.retry_deliveries(delivery_ids=[row.pk for row in deliveries], now=timezone.now())
@@ -209,7 +249,7 @@ class MaintenanceWindowAdmin(ServiceAdmin):
         actor, now = actor_of(request), timezone.now()
         obj.pk = services.plan_maintenance(**form.cleaned_data, actor=actor, now=now).pk
 
-    @admin.action(description="End now", permissions=["end"])
+    @silently(["ends_at"], description="End now", permission="end")
     def end_now(self, request: HttpRequest, windows: QuerySet[MaintenanceWindow]) -> None:
         """From now on people are told again."""
         for window in windows:

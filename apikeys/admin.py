@@ -1,5 +1,6 @@
 """API keys in the operator's console."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from django import forms
@@ -13,7 +14,15 @@ from unfold.decorators import display
 from apikeys import services
 from apikeys.models import ApiKey, Permission
 from apikeys.services import IssuedKey
-from gpufleet.common.admin import ServiceAdmin, actor_of
+from gpufleet.common.admin import Answers, Question, ServiceAdmin, actor_of, asks
+
+
+def _of_keys(keys: Sequence[ApiKey]) -> list[str]:
+    live = [key for key in keys if key.revoked_at is None]
+    return [f"Revokes {len(live)} keys. Whoever uses one is refused from the next request on, for good."]
+
+
+REVOKE = Question("Revoke", _of_keys, ["revoked_at"], danger=True)
 
 
 class KeyForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable at run time
@@ -89,8 +98,12 @@ class ApiKeyAdmin(ServiceAdmin):
         }
         return TemplateResponse(request, "admin/apikeys/apikey/issued.html", context)
 
-    @admin.action(description="Revoke", permissions=["revoke"])
-    def revoke(self, request: HttpRequest, keys: QuerySet[ApiKey]) -> None:
+    def applies(self, action: str, row: ApiKey) -> bool:
+        """Once."""
+        return row.revoked_at is None
+
+    @asks(REVOKE, description="Revoke", permission="revoke")
+    def revoke(self, request: HttpRequest, keys: QuerySet[ApiKey], answers: Answers) -> None:
         """Refuse the keys from the next request on."""
         revoked = services.revoke_keys(key_ids=[key.pk for key in keys], now=timezone.now())
         self.message_user(request, f"{revoked} keys are revoked.")

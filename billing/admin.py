@@ -23,6 +23,7 @@ from billing.models import (
     InvoiceLine,
     InvoiceStatus,
     OutboxMessage,
+    OutboxStatus,
     Rate,
     StripeCustomer,
     StripeDifference,
@@ -32,7 +33,16 @@ from billing.moves_admin import EventInline, MovesAdmin
 from billing.papers_admin import PapersAdmin
 from billing.queries import describe_invoices
 from billing.serializers import grouped_money
-from gpufleet.common.admin import ReadOnlyAdmin, ServiceAdmin, action_on, actor_of, asked_once, report, shown_during
+from gpufleet.common.admin import (
+    ReadOnlyAdmin,
+    ServiceAdmin,
+    action_on,
+    actor_of,
+    asked_once,
+    report,
+    shown_during,
+    silently,
+)
 from gpufleet.common.errors import DomainError
 from gpufleet.common.query import LARGEST_ID
 from tenants.models import Tenant
@@ -158,6 +168,14 @@ class OverdueFilter(admin.SimpleListFilter):
         return late if self.value() == "yes" else queryset
 
 
+MOVED_BY = {
+    "finalise": InvoiceStatus.OPEN,
+    "mark_paid": InvoiceStatus.PAID,
+    "mark_uncollectible": InvoiceStatus.UNCOLLECTIBLE,
+    "void": InvoiceStatus.VOID,
+}
+
+
 @admin.register(Invoice)
 class InvoiceAdmin(PapersAdmin, DraftsAdmin, MovesAdmin):
     """What tenants owe. Adding makes drafts of what is unbilled; actions move them; nobody edits one."""
@@ -235,6 +253,12 @@ class InvoiceAdmin(PapersAdmin, DraftsAdmin, MovesAdmin):
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Nobody edits one; its status is moved by actions."""
         return False
+
+    def applies(self, action: str, row: Invoice) -> bool:
+        """The legal moves; and sending, of what is open."""
+        if action == "send":
+            return row.status == InvoiceStatus.OPEN
+        return MOVED_BY.get(action) in services.INVOICE_MOVES[row.status]
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Nobody: it is voided instead."""
@@ -340,7 +364,11 @@ class OutboxMessageAdmin(ReadOnlyAdmin):
         """Whoever may change steps may try them again."""
         return request.user.has_perm("billing.change_outboxmessage")
 
-    @admin.action(description="Try dead letters again", permissions=["retry"])
+    def applies(self, action: str, row: OutboxMessage) -> bool:
+        """To what is dead."""
+        return row.status == OutboxStatus.DEAD
+
+    @silently(["status", "attempts"], description="Try dead letters again", permission="retry")
     def retry(self, request: HttpRequest, messages: QuerySet[OutboxMessage]) -> None:
         """After what they were refused for is mended."""
         ids = [message.pk for message in messages]

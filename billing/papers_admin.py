@@ -15,7 +15,7 @@ from billing.paper import pdf_response
 from billing.proofs import proof_of
 from billing.queries import describe_invoices
 from billing.serializers import ProofSerializer, proof_csv
-from gpufleet.common.admin import ServiceAdmin, asked_once
+from gpufleet.common.admin import ServiceAdmin
 
 Page = Callable[[HttpRequest, int], HttpResponse]
 
@@ -34,12 +34,25 @@ def _json(invoice: Invoice) -> HttpResponse:
     return JsonResponse(ProofSerializer(proof_of(invoice)).data)
 
 
-PAPERS: dict[str, Callable[[Invoice], HttpResponse]] = {"pdf": _pdf, "proof.csv": _csv, "proof.json": _json}
-
-
 MARKED = '<span class="font-semibold px-2 py-1 rounded-default {}">{}</span> {}'
 GREEN = "bg-green-100 text-green-700 dark:bg-green-500/20 dark:text-green-400"
 RED = "bg-red-100 text-red-700 dark:bg-red-500/20 dark:text-red-400"
+
+
+def _verdict(invoice: Invoice) -> HttpResponse:
+    """Whether the ledger still says what the invoice says, as a part of its page."""
+    proof = proof_of(invoice)
+    if proof.matches is None:
+        return HttpResponse(format_html("Not finalised. The ledger says {} now.", proof.sha256))
+    if proof.matches:
+        said = f"the ledger says now what it said when the invoice was finalised ({proof.sha256})."
+        return HttpResponse(format_html(MARKED, GREEN, "Verified", said))
+    said = f"finalised with {invoice.proof_sha256}, and the ledger says {proof.sha256} now."
+    return HttpResponse(format_html(MARKED, RED, "MISMATCH", said))
+
+
+PAPERS: dict[str, Callable[[Invoice], HttpResponse]] = {"pdf": _pdf, "proof.csv": _csv, "proof.json": _json}
+PARTS = {**PAPERS, "proof": _verdict}
 
 
 class PapersAdmin(ServiceAdmin):
@@ -49,7 +62,7 @@ class PapersAdmin(ServiceAdmin):
 
     def get_urls(self) -> list[Any]:
         """The papers before the rest, whose last pattern takes everything."""
-        pages = [path(f"<int:pk>/{name}", self._page(make), name=_page_name(name)) for name, make in PAPERS.items()]
+        pages = [path(f"<int:pk>/{name}", self._page(make), name=_page_name(name)) for name, make in PARTS.items()]
         return [*pages, *super().get_urls()]
 
     @display(description="Papers")  # type: ignore[untyped-decorator]  # unfold is untyped
@@ -60,17 +73,10 @@ class PapersAdmin(ServiceAdmin):
         return format_html("{} · {} · {}", pdf, csv, json)
 
     @display(description="Proof")  # type: ignore[untyped-decorator]  # unfold is untyped
-    @asked_once
     def shown_proof(self, invoice: Invoice) -> str:
-        """Recomputed from the ledger as the page is shown."""
-        proof = proof_of(invoice)
-        if proof.matches is None:
-            return f"Not finalised. The ledger says {proof.sha256} now."
-        if proof.matches:
-            said = f"the ledger says now what it said when the invoice was finalised ({proof.sha256})."
-            return format_html(MARKED, GREEN, "Verified", said)
-        said = f"finalised with {invoice.proof_sha256}, and the ledger says {proof.sha256} now."
-        return format_html(MARKED, RED, "MISMATCH", said)
+        """Recomputed from the ledger once the page is there: that of a large invoice takes a second or two."""
+        address = reverse(f"admin:{_page_name('proof')}", args=[invoice.pk])
+        return format_html('<span hx-get="{}" hx-trigger="load">Reading the ledger…</span>', address)
 
     def _page(self, make: Callable[[Invoice], HttpResponse]) -> Page:
         def page(request: HttpRequest, pk: int) -> HttpResponse:

@@ -1,5 +1,7 @@
 """Clusters, nodes and GPUs in the operator's console."""
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from django.contrib import admin
@@ -12,9 +14,21 @@ from unfold.decorators import display
 
 from clusters import services
 from clusters.models import GPU, Cluster, GPUHealth, GPUStatePeriod, LatestReading, Node, NodeIntent, NodeWatch
-from gpufleet.common.admin import ReadOnlyAdmin, ServiceAdmin, actor_of, report, shown_during
+from clusters.queries import count_running_jobs, holders
+from gpufleet.common.admin import (
+    Answers,
+    Question,
+    ReadOnlyAdmin,
+    ServiceAdmin,
+    actor_of,
+    asks,
+    report,
+    shown_during,
+)
 from gpufleet.common.errors import DomainError
 
+NODE_FIELDS = ["status", "intent", "intent_reason"]
+GPU_FIELDS = ["state", "health", "health_reason"]
 STATE_COLOURS = {
     "available": "success",
     "draining": "warning",
@@ -22,7 +36,51 @@ STATE_COLOURS = {
     "unhealthy": "danger",
     "offline": "danger",
 }
+# What a cluster does with its jobs.
+JOB_RULES = ["on_node_loss", "enforce_time_limit", "preemption", "preemption_grace_s", "preemption_min_run_s"]
 STATUS_COLOURS = {"online": "success", "offline": "danger", "draining": "warning", "maintenance": "info"}
+INTENTS = {"drain": NodeIntent.DRAINING, "maintain": NodeIntent.MAINTENANCE, "resume": NodeIntent.ACTIVE}
+
+
+def _of_clusters(clusters: Sequence[Cluster]) -> list[str]:
+    in_service = GPU.objects.filter(node__cluster__in=clusters, retired_at__isnull=True)
+    running = sum(count_running_jobs.ask(cluster.pk) for cluster in clusters)
+    return [
+        f"Takes {in_service.count()} GPUs out of service for good, revokes the clusters' keys, and cancels what waits.",
+        f"{running} jobs run there; a cluster on which jobs run is refused.",
+    ]
+
+
+def _of_nodes(nodes: Sequence[Node], effect: str) -> list[str]:
+    gpus = list(GPU.objects.filter(node__in=nodes, retired_at__isnull=True).values_list("pk", flat=True))
+    held = holders.ask(gpus)
+    jobs = len({holder.job_id for holder in held.values()})
+    return [f"{len(nodes)} nodes with {len(gpus)} GPUs, of which {jobs} jobs hold {len(held)}. {effect}"]
+
+
+def _of_gpus(gpus: Sequence[GPU], effect: str) -> list[str]:
+    held = holders.ask([gpu.pk for gpu in gpus])
+    return [f"{len(gpus)} GPUs, of which jobs hold {len(held)}. {effect}"]
+
+
+DECOMMISSION = Question("Decommission", _of_clusters, ["status", "decommissioned_at"], danger=True)
+DRAIN = Question(
+    "Cordon and drain", partial(_of_nodes, effect="What runs goes on to its end; nothing new starts."), NODE_FIELDS
+)
+MAINTAIN = Question(
+    "Put in maintenance",
+    partial(_of_nodes, effect="Their GPUs count as out of service, and nothing new starts; what runs goes on."),
+    NODE_FIELDS,
+    danger=True,
+)
+RESUME = Question("Resume", partial(_of_nodes, effect="They take new jobs again."), NODE_FIELDS)
+MARK_HEALTHY = Question("Mark healthy", partial(_of_gpus, effect="They take jobs again."), GPU_FIELDS)
+MARK_UNHEALTHY = Question(
+    "Mark unhealthy",
+    partial(_of_gpus, effect="They take no job until they are marked healthy; what runs goes on."),
+    GPU_FIELDS,
+    danger=True,
+)
 
 
 @admin.register(Cluster)
@@ -41,7 +99,7 @@ class ClusterAdmin(ServiceAdmin):
 
     def get_fields(self, request: HttpRequest, obj: Cluster | None = None) -> list[str]:
         """A new cluster is active."""
-        return ["name", "region"] if obj is None else ["name", "region", "status"]
+        return ["name", "region"] if obj is None else ["name", "region", "status", *JOB_RULES]
 
     def has_change_permission(self, request: HttpRequest, obj: Cluster | None = None) -> bool:
         """A decommissioned cluster is history."""
@@ -73,8 +131,12 @@ class ClusterAdmin(ServiceAdmin):
         }
         return TemplateResponse(request, "admin/apikeys/apikey/issued.html", context)
 
-    @admin.action(description="Decommission for good", permissions=["change"])
-    def decommission(self, request: HttpRequest, clusters: QuerySet[Cluster]) -> None:
+    def applies(self, action: str, row: Cluster) -> bool:
+        """Once."""
+        return row.decommissioned_at is None
+
+    @asks(DECOMMISSION, description="Decommission for good", permission="change")
+    def decommission(self, request: HttpRequest, clusters: QuerySet[Cluster], answers: Answers) -> None:
         """Take the clusters and their hardware out of service."""
         refusals, names = [], []
         for cluster in clusters:
@@ -105,23 +167,27 @@ class NodeAdmin(ReadOnlyAdmin):
         """Whoever may change nodes may drain them, though nobody edits their fields."""
         return request.user.has_perm("clusters.change_node")
 
-    @admin.action(description="Cordon and drain", permissions=["operate"])
-    def drain(self, request: HttpRequest, nodes: QuerySet[Node]) -> None:
+    def applies(self, action: str, row: Node) -> bool:
+        """To what it is not already."""
+        return row.decommissioned_at is None and row.intent != INTENTS.get(action)
+
+    @asks(DRAIN, description="Cordon and drain", permission="operate")
+    def drain(self, request: HttpRequest, nodes: QuerySet[Node], answers: Answers) -> None:
         """What runs goes on; nothing new starts."""
-        self._turn(request, nodes, NodeIntent.DRAINING)
+        self._turn(request, nodes, NodeIntent.DRAINING, answers)
 
-    @admin.action(description="Put in maintenance", permissions=["operate"])
-    def maintain(self, request: HttpRequest, nodes: QuerySet[Node]) -> None:
+    @asks(MAINTAIN, description="Put in maintenance", permission="operate")
+    def maintain(self, request: HttpRequest, nodes: QuerySet[Node], answers: Answers) -> None:
         """Out of service for the time being."""
-        self._turn(request, nodes, NodeIntent.MAINTENANCE)
+        self._turn(request, nodes, NodeIntent.MAINTENANCE, answers)
 
-    @admin.action(description="Resume", permissions=["operate"])
-    def resume(self, request: HttpRequest, nodes: QuerySet[Node]) -> None:
+    @asks(RESUME, description="Resume", permission="operate")
+    def resume(self, request: HttpRequest, nodes: QuerySet[Node], answers: Answers) -> None:
         """Back to work."""
-        self._turn(request, nodes, NodeIntent.ACTIVE)
+        self._turn(request, nodes, NodeIntent.ACTIVE, answers)
 
-    def _turn(self, request: HttpRequest, nodes: QuerySet[Node], intent: NodeIntent) -> None:
-        reason = "" if intent == NodeIntent.ACTIVE else f"By {actor_of(request)}."
+    def _turn(self, request: HttpRequest, nodes: QuerySet[Node], intent: NodeIntent, answers: Answers) -> None:
+        reason = "" if intent == NodeIntent.ACTIVE else f"{answers['reason']} (by {actor_of(request)})"
         ids = [node.pk for node in nodes]
         count = services.turn_nodes(node_ids=ids, intent=intent, reason=reason, now=timezone.now())
         self.message_user(request, f"{count} nodes are now: {intent.label.lower()}.")
@@ -146,19 +212,23 @@ class GpuAdmin(ReadOnlyAdmin):
         """Whoever may change GPUs may mark them, though nobody edits their fields."""
         return request.user.has_perm("clusters.change_gpu")
 
-    @admin.action(description="Mark healthy", permissions=["operate"])
-    def mark_healthy(self, request: HttpRequest, gpus: QuerySet[GPU]) -> None:
+    def applies(self, action: str, row: GPU) -> bool:
+        """To what it is not already."""
+        return row.retired_at is None and (row.health == GPUHealth.HEALTHY) == (action == "mark_unhealthy")
+
+    @asks(MARK_HEALTHY, description="Mark healthy", permission="operate")
+    def mark_healthy(self, request: HttpRequest, gpus: QuerySet[GPU], answers: Answers) -> None:
         """Ready for jobs again."""
-        self._mark(request, gpus, GPUHealth.HEALTHY)
+        self._mark(request, gpus, GPUHealth.HEALTHY, answers)
 
-    @admin.action(description="Mark unhealthy", permissions=["operate"])
-    def mark_unhealthy(self, request: HttpRequest, gpus: QuerySet[GPU]) -> None:
+    @asks(MARK_UNHEALTHY, description="Mark unhealthy", permission="operate")
+    def mark_unhealthy(self, request: HttpRequest, gpus: QuerySet[GPU], answers: Answers) -> None:
         """Takes no job until marked healthy again."""
-        self._mark(request, gpus, GPUHealth.UNHEALTHY)
+        self._mark(request, gpus, GPUHealth.UNHEALTHY, answers)
 
-    def _mark(self, request: HttpRequest, gpus: QuerySet[GPU], health: GPUHealth) -> None:
+    def _mark(self, request: HttpRequest, gpus: QuerySet[GPU], health: GPUHealth, answers: Answers) -> None:
         ids = [gpu.pk for gpu in gpus]
-        reason = f"By {actor_of(request)}."
+        reason = f"{answers['reason']} (by {actor_of(request)})"
         count = services.mark_many(gpu_ids=ids, health=health, reason=reason, now=timezone.now())
         self.message_user(request, f"{count} GPUs are marked {health.label.lower()}.")
 

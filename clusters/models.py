@@ -35,6 +35,15 @@ class Cluster(models.Model):
         max_length=16, choices=OnNodeLoss, default=OnNodeLoss.FAIL, help_text="What becomes of a job that loses a node."
     )
     enforce_time_limit = models.BooleanField(default=False, help_text="Fail a job that runs past its own estimate.")
+    preemption = models.BooleanField(
+        default=False, help_text="Jobs of lower priority, and those on borrowed quota, may be preempted."
+    )
+    preemption_grace_s = models.PositiveIntegerField(
+        default=60, help_text="Seconds from the notice of a preemption to the end."
+    )
+    preemption_min_run_s = models.PositiveIntegerField(
+        default=600, help_text="Seconds that a job runs before it may be preempted."
+    )
     key = models.OneToOneField(
         ApiKey, on_delete=models.PROTECT, related_name="+", help_text="The key of the cluster's node agents."
     )

@@ -26,6 +26,9 @@ WRITABLE_STATUS = {
 }
 
 
+MAX_SECONDS = 30 * 24 * 3600
+
+
 class ClusterInputSerializer(StrictSerializer):
     """A new cluster."""
 
@@ -41,6 +44,15 @@ class ClusterChangesSerializer(StrictSerializer):
     status = serializers.ChoiceField(choices=ClusterStatus.choices, required=False)
     on_node_loss = serializers.ChoiceField(choices=OnNodeLoss.choices, required=False)
     enforce_time_limit = serializers.BooleanField(required=False)
+    preemption = serializers.BooleanField(
+        required=False, help_text="Jobs of lower priority, and those on borrowed quota, may be preempted."
+    )
+    preemption_grace_s = serializers.IntegerField(
+        min_value=0, max_value=MAX_SECONDS, required=False, help_text="From the notice of a preemption to the end."
+    )
+    preemption_min_run_s = serializers.IntegerField(
+        min_value=0, max_value=MAX_SECONDS, required=False, help_text="A job runs for so long undisturbed."
+    )
 
 
 class NodeInputSerializer(StrictSerializer):
@@ -97,6 +109,9 @@ class ClusterSerializer(serializers.Serializer[Any]):
     status = serializers.ChoiceField(source="cluster.status", choices=ClusterStatus.choices)
     on_node_loss = serializers.ChoiceField(source="cluster.on_node_loss", choices=OnNodeLoss.choices)
     enforce_time_limit = serializers.BooleanField(source="cluster.enforce_time_limit")
+    preemption = serializers.BooleanField(source="cluster.preemption")
+    preemption_grace_s = serializers.IntegerField(source="cluster.preemption_grace_s")
+    preemption_min_run_s = serializers.IntegerField(source="cluster.preemption_min_run_s")
     node_count = serializers.IntegerField(source="cluster.node_count")
     gpu_count = serializers.IntegerField(source="cluster.gpu_count")
     idle_gpus = serializers.IntegerField(source="cluster.idle_gpus", help_text="Available, and held by no job.")

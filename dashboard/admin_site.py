@@ -1,9 +1,10 @@
 """The operator's console: the admin with the fleet on its first page, and a sidebar by what people do."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from django.contrib.admin import site as default_site
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.templatetags.static import static
@@ -12,7 +13,11 @@ from django.utils import timezone
 from unfold.sites import UnfoldAdminSite
 
 from alerts.models import AlertEvent, EventStatus
-from dashboard import console
+from clusters.models import GPU
+from dashboard import console, heatmap, money_pages, pages, queries
+from dashboard.login import LockingForm
+from dashboard.needs import needs_now
+from dashboard.period import recent_last_day
 from dashboard.queries import estimates_lately
 
 # Group, then (model, icon of Material Symbols): the order is that of the work, not of the code.
@@ -59,6 +64,7 @@ SIDEBAR: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("apikeys.ApiKey", "key"),
         ("auth.User", "person"),
         ("auth.Group", "shield_person"),
+        ("common.AuditEntry", "policy"),
         ("common.IdempotentResponse", "content_copy"),
     ),
 }
@@ -76,26 +82,71 @@ class ConsoleSite(UnfoldAdminSite):  # type: ignore[misc]  # unfold is untyped
 
     index_template = "dashboard/home.html"
     index_title = "Overview"
+    login_form = LockingForm
 
     def extra_urls(self) -> list[URLPattern]:
-        """The part of the home page that is refreshed."""
-        return [path("live/", self.live, name="live")]
+        """The parts of the home page that are refreshed, and the pages that are about no one model."""
+        return [
+            path("live/", self.live, name="live"),
+            path("live/period/", self.live_period, name="live_period"),
+            path("live/cluster/<int:cluster_id>/", self.live_cluster, name="live_cluster"),
+            path("live/job/<int:job_id>/explanation/", self._watched(pages.jobs.explanation), name="live_explanation"),
+            path("live/node/<int:node_id>/metrics/", self._watched(pages.nodes.metrics), name="live_metrics"),
+            path("leakage/", self.admin_view(money_pages.leakage_page), name="leakage"),
+        ]
+
+    def each_context(self, request: HttpRequest) -> dict[str, Any]:
+        """Without the colours, which unfold writes into the page: they stand in the style sheet."""
+        context: dict[str, Any] = super().each_context(request)
+        return {**context, "colors": None}
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         """The home page."""
-        response: HttpResponse = super().index(request, {**(extra_context or {}), **home(request)})
+        shown = {**live_parts(request), "clusters": clusters_of(request), "has_period": may_see_period(request)}
+        response: HttpResponse = super().index(request, {**(extra_context or {}), **shown})
         return response
 
     def live(self, request: HttpRequest) -> HttpResponse:
-        """The figures alone. A visitor whose session has ended is sent to log in, not shown a login in a fragment."""
+        """What the fleet does now, and the sums of its clusters."""
         if not self.has_permission(request):
-            login = f"{reverse('admin:login')}?next={reverse('admin:index')}"
-            return HttpResponse(status=204, headers={"HX-Redirect": login})
-        return TemplateResponse(request, "dashboard/live.html", home(request), headers={"Cache-Control": "no-store"})
+            return _to_login()
+        parts = live_parts(request)
+        clusters = heatmap.heat_map(parts["fleet"].report, folded=True) if parts["fleet"] else []
+        return _fragment(request, "dashboard/live.html", {**parts, "clusters": clusters, "fragment": True})
+
+    def live_period(self, request: HttpRequest) -> HttpResponse:
+        """The figures over time."""
+        if not self.has_permission(request):
+            return _to_login()
+        if not may_see_period(request):
+            raise PermissionDenied
+        return _fragment(request, "dashboard/period.html", period_of(request))
+
+    def _watched(self, part: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+        """A part of a page that htmx fetches."""
+
+        def fetch(request: HttpRequest, **kwargs: int) -> HttpResponse:
+            if not self.has_permission(request):
+                return _to_login()
+            response = part(request, **kwargs)
+            response.headers["Cache-Control"] = "no-store"
+            return response
+
+        return fetch
+
+    def live_cluster(self, request: HttpRequest, cluster_id: int) -> HttpResponse:
+        """The GPUs of one cluster."""
+        if not self.has_permission(request):
+            return _to_login()
+        if not request.user.has_perm("clusters.view_gpu"):
+            raise PermissionDenied
+        groups = heatmap.grid(cluster_id, now=timezone.now())
+        dense = sum(group.gpus for group in groups) >= heatmap.DENSE_FROM
+        return _fragment(request, "dashboard/cells.html", {"groups": groups, "dense": dense})
 
 
-def home(request: HttpRequest) -> dict[str, Any]:
-    """What the home page shows this person: each part only to those who may see its rows."""
+def live_parts(request: HttpRequest) -> dict[str, Any]:
+    """What the home page shows this person of now: each part only to those who may see its rows."""
     now, may = timezone.now(), request.user.has_perm
     fleet = console.fleet_now(now=now) if may("clusters.view_gpu") else None
     return {
@@ -103,17 +154,47 @@ def home(request: HttpRequest) -> dict[str, Any]:
         "fleet": fleet,
         "queue": console.queue_now(now=now) if may("jobs.view_job") else None,
         "estimates": estimates_lately(now=now) if may("jobs.view_startestimate") else None,
-        "metered": console.metered_last_day(now=now) if may("jobs.view_allocation") else None,
         "incidents": console.incidents_now() if may("alerts.view_alertevent") else None,
+        "needs": needs_now(may, now=now),
         "steps": console.first_steps() if fleet is not None and not fleet.gpus else None,
+        "period_shown": may("jobs.view_allocation"),
     }
+
+
+def clusters_of(request: HttpRequest) -> list[heatmap.ClusterHeat]:
+    """The heat map, for those who may see GPUs, and where there are any."""
+    if not request.user.has_perm("clusters.view_gpu"):
+        return []
+    report = queries.fleet(now=timezone.now())
+    return heatmap.heat_map(report) if report.total.gpus else []
+
+
+def may_see_period(request: HttpRequest) -> bool:
+    """Whoever may see the ledger, and where there are any GPUs."""
+    return request.user.has_perm("jobs.view_allocation") and GPU.objects.exists()
+
+
+def period_of(request: HttpRequest) -> dict[str, Any]:
+    """The figures over time."""
+    return {"period": recent_last_day(now=timezone.now()), "may_see_leakage": money_pages.may_see(request)}
+
+
+def _fragment(request: HttpRequest, template: str, context: dict[str, Any]) -> HttpResponse:
+    return TemplateResponse(request, template, context, headers={"Cache-Control": "no-store"})
+
+
+def _to_login() -> HttpResponse:
+    """A visitor whose session has ended is sent to log in, not shown a login in a fragment."""
+    login = f"{reverse('admin:login')}?next={reverse('admin:index')}"
+    return HttpResponse(status=204, headers={"HX-Redirect": login})
 
 
 def sidebar(request: HttpRequest) -> list[dict[str, Any]]:
     """The sidebar: the groups of models that this person may see."""
     overview = {"title": "Overview", "icon": "space_dashboard", "link": reverse("admin:index")}
+    leakage = {"title": "Leakage", "icon": "water_drop", "link": reverse("admin:leakage")}
     docs = {"title": "API", "icon": "api", "link": reverse("docs")}
-    groups: list[dict[str, Any]] = [{"items": [overview, docs]}]
+    groups: list[dict[str, Any]] = [{"items": [overview, *([leakage] if money_pages.may_see(request) else []), docs]}]
     shown = {model._meta.label: model for model in default_site._registry}
     for title, entries in SIDEBAR.items():
         models = [(shown[label], icon) for label, icon in entries if label in shown]
@@ -126,6 +207,11 @@ def sidebar(request: HttpRequest) -> list[dict[str, Any]]:
 def stylesheet(request: HttpRequest) -> str:
     """Where the console's own style sheet is."""
     return static("dashboard/console.css")
+
+
+def script(request: HttpRequest) -> str:
+    """Where its script is."""
+    return static("dashboard/console.js")
 
 
 def favicon(request: HttpRequest) -> str:

@@ -3,30 +3,21 @@
 The figures over time (leakage, revenue by day) are those of ``dashboard.queries``; this is only "now", for people.
 """
 
-from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from decimal import Decimal
 
 from django.db.models import Count, Min, Sum
 
 from alerts.models import AlertEvent, EventStatus
 from billing.models import Rate
-from clusters.models import GPU, Cluster, GPUState, LatestReading, Node
-from dashboard.queries import fleet
-from dashboard.queries.fleet import READINGS_ARE_FRESH_FOR, spent_on
-from dashboard.queries.prices import amount_of, in_millionths
-from jobs import ledger
-from jobs.ledger import By, Scope
-from jobs.models import Allocation, Job, JobStatus
+from clusters.models import GPU, Cluster, Node
+from dashboard.queries import FleetReport, fleet
+from jobs.models import Job, JobStatus
 from tenants.models import Tenant
 
-# A grid of more nodes than this helps nobody; the list of nodes has filters and pages.
-NODES_SHOWN = 120
 QUEUE_SHOWN = 10
 INCIDENTS_SHOWN = 5
-DAY = timedelta(hours=24)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,60 +35,11 @@ class StateCount:
 
 
 @dataclass(frozen=True, slots=True)
-class GpuCell:
-    """One GPU in the grid. ``trouble``: why it would take no new job, also while a job still holds it."""
-
-    gpu_index: int
-    state: str
-    trouble: str
-    sentence: str
-    utilization_pct: float | None
-
-    @property
-    def sign(self) -> str:
-        """What stands in the cell, so that nothing is told by colour alone: utilization, or the state's initial."""
-        if self.state == "sold":
-            return "–" if self.utilization_pct is None else f"{self.utilization_pct:.0f}"
-        return "" if self.state == "idle" else self.state[0].upper()
-
-
-@dataclass(frozen=True, slots=True)
-class NodeRow:
-    """One node in the grid."""
-
-    node_id: int
-    hostname: str
-    status: str
-    gpus: Sequence[GpuCell]
-
-
-@dataclass(frozen=True, slots=True)
-class NodeGroup:
-    """The nodes of one cluster that have the same GPU model."""
-
-    cluster: str
-    model: str
-    nodes: Sequence[NodeRow]
-
-    @property
-    def sold(self) -> int:
-        """GPUs that jobs hold."""
-        return sum(gpu.state == "sold" for node in self.nodes for gpu in node.gpus)
-
-    @property
-    def gpus(self) -> int:
-        """GPUs in service."""
-        return sum(len(node.gpus) for node in self.nodes)
-
-
-@dataclass(frozen=True, slots=True)
 class Fleet:
     """The hardware now."""
 
     states: Sequence[StateCount]
-    groups: Sequence[NodeGroup]
-    nodes_total: int
-    nodes_shown: int
+    report: FleetReport
 
     @property
     def gpus(self) -> int:
@@ -132,14 +74,6 @@ class Queue:
 
 
 @dataclass(frozen=True, slots=True)
-class Amount:
-    """Money with its currency."""
-
-    amount: Decimal
-    currency: str
-
-
-@dataclass(frozen=True, slots=True)
 class Incidents:
     """What fires now: how many, and the newest of them."""
 
@@ -160,13 +94,11 @@ class FirstSteps:
 
 
 def fleet_now(*, now: datetime) -> Fleet:
-    """The hardware, who holds it, and what its last readings say. Five queries."""
-    present = fleet(now=now).total
+    """The hardware, and what its GPUs do. One query."""
+    report = fleet(now=now)
+    present = report.total
     states = [StateCount(state, gpus, gpus / max(present.gpus, 1)) for state, gpus in present.states.items()]
-    in_service = Node.objects.filter(decommissioned_at__isnull=True)
-    nodes = list(in_service.select_related("cluster").order_by("cluster__name", "hostname")[:NODES_SHOWN])
-    groups = _groups(nodes, _gpus_by_node([node.pk for node in nodes]), now)
-    return Fleet(states, groups, nodes_total=in_service.count(), nodes_shown=len(nodes))
+    return Fleet(states, report)
 
 
 def queue_now(*, now: datetime) -> Queue:
@@ -193,18 +125,6 @@ def queue_now(*, now: datetime) -> Queue:
     )
 
 
-def metered_last_day(*, now: datetime) -> list[Amount]:
-    """What the last 24 hours of sold time are worth at the prices they were sold at, by currency.
-
-    Two queries, of the ledger that the invoices and the dashboard's figures read too.
-    """
-    worth: dict[str, int] = defaultdict(int)
-    for row in ledger.sales(Scope(now - DAY, now), [By.RATE]):
-        if row.price_per_gpu_hour is not None:
-            worth[row.currency] += row.held * in_millionths(row.price_per_gpu_hour)
-    return [Amount(amount_of(worth[currency], currency), currency) for currency in sorted(worth)]
-
-
 def incidents_now() -> Incidents:
     """The alerts that fire. Two queries."""
     firing = AlertEvent.objects.filter(status=EventStatus.FIRING).select_related("rule")
@@ -221,64 +141,3 @@ def first_steps() -> FirstSteps:
         tenant=Tenant.objects.exists(),
         job=Job.objects.exists(),
     )
-
-
-def _gpus_by_node(node_ids: Collection[int]) -> dict[int, list[tuple[GPU, Allocation | None]]]:
-    gpus = GPU.objects.filter(node_id__in=node_ids, retired_at__isnull=True).select_related("latest_reading")
-    open_ones = Allocation.objects.filter(gpu__node_id__in=node_ids, during__upper_inf=True)
-    holders = {row.gpu_id: row for row in open_ones.select_related("job", "tenant")}
-    by_node: dict[int, list[tuple[GPU, Allocation | None]]] = defaultdict(list)
-    for gpu in gpus.order_by("node_id", "gpu_index"):
-        by_node[gpu.node_id].append((gpu, holders.get(gpu.pk)))
-    return by_node
-
-
-def _groups(
-    nodes: Sequence[Node], gpus: dict[int, list[tuple[GPU, Allocation | None]]], now: datetime
-) -> list[NodeGroup]:
-    rows: dict[tuple[str, str], list[NodeRow]] = defaultdict(list)
-    for node in nodes:
-        cells = [_cell(gpu, holder, now) for gpu, holder in gpus.get(node.pk, [])]
-        row = NodeRow(node.pk, node.hostname, node.status, cells)
-        rows[node.cluster.name, _model_of([gpu for gpu, _ in gpus.get(node.pk, [])])].append(row)
-    return [NodeGroup(cluster, model, members) for (cluster, model), members in sorted(rows.items())]
-
-
-def _model_of(gpus: Sequence[GPU]) -> str:
-    models = {gpu.model or "unnamed model" for gpu in gpus}
-    if not models:
-        return "no GPUs yet"
-    return models.pop() if len(models) == 1 else "several models"
-
-
-def _cell(gpu: GPU, holder: Allocation | None, now: datetime) -> GpuCell:
-    reading: LatestReading | None = getattr(gpu, "latest_reading", None)
-    if reading is not None and reading.recorded_at <= now - READINGS_ARE_FRESH_FOR:
-        reading = None
-    trouble = "" if gpu.state == GPUState.AVAILABLE else gpu.state
-    return GpuCell(
-        gpu_index=gpu.gpu_index,
-        state=spent_on(gpu.state, holder is not None),
-        trouble=trouble,
-        sentence=_sentence(gpu, holder, trouble, reading),
-        utilization_pct=reading.utilization_pct if reading else None,
-    )
-
-
-def _sentence(gpu: GPU, holder: Allocation | None, trouble: str, reading: LatestReading | None) -> str:
-    """The cell in words: what the colour says, and what there is no room for."""
-    parts = []
-    if holder is not None:
-        owner = f" of {holder.tenant.name}" if holder.tenant else ""
-        parts.append(f"sold to {holder.job.name} (job {holder.job_id}){owner}")
-    if trouble:
-        parts.append(f"{trouble}: {gpu.health_reason}" if trouble == "unhealthy" and gpu.health_reason else trouble)
-    parts += _readings(reading)
-    return f"GPU {gpu.gpu_index}: {', '.join(parts) or 'idle'}"
-
-
-def _readings(reading: LatestReading | None) -> list[str]:
-    if reading is None:
-        return []
-    figures = ((reading.utilization_pct, "% busy"), (reading.temperature_c, "°C"), (reading.power_draw_w, "W"))
-    return [f"{figure:.0f} {unit}" for figure, unit in figures if figure is not None]

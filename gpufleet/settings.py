@@ -101,6 +101,7 @@ MIDDLEWARE = [
     "gpufleet.common.middleware.AccessLogMiddleware",
     "gpufleet.common.middleware.TrailingSlashMiddleware",
     "gpufleet.common.middleware.DemoVisitorMiddleware",
+    "gpufleet.common.middleware.ContentSecurityPolicyMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -118,7 +119,7 @@ APPEND_SLASH = False  # A redirect would lose a POST's body; the API routes take
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
-        "DIRS": [],
+        "DIRS": [BASE_DIR / "dashboard" / "templates"],  # Before unfold's, of which it replaces some.
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [
@@ -253,6 +254,11 @@ if env.bool("TRUST_PROXY_TLS_HEADER", default=False):
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 SESSION_COOKIE_AGE = 12 * 60 * 60
 X_FRAME_OPTIONS = "DENY"
+# Of the console's pages. Nothing inline; unfold's Alpine.js turns its attributes into functions, hence `unsafe-eval`.
+CONSOLE_CSP = (
+    "default-src 'none'; script-src 'self' 'unsafe-eval'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
 
 LOGGING_CONFIG = "gpufleet.log.configure"
 LOGGING = logging_config(level=env.str("LOG_LEVEL", default="INFO"), json=not DEBUG)
@@ -266,20 +272,6 @@ UNFOLD: dict[str, Any] = {
     "SHOW_HISTORY": True,
     "SHOW_VIEW_ON_SITE": False,
     "STYLES": ["dashboard.admin_site.stylesheet"],
+    "SCRIPTS": ["dashboard.admin_site.script"],
     "SIDEBAR": {"show_search": True, "navigation": "dashboard.admin_site.sidebar"},
-    "COLORS": {
-        "primary": {  # Tailwind's blue: the colour of a sold GPU.
-            "50": "oklch(97% .014 254.604)",
-            "100": "oklch(93.2% .032 255.585)",
-            "200": "oklch(88.2% .059 254.128)",
-            "300": "oklch(80.9% .105 251.813)",
-            "400": "oklch(70.7% .165 254.624)",
-            "500": "oklch(62.3% .214 259.815)",
-            "600": "oklch(54.6% .245 262.881)",
-            "700": "oklch(48.8% .243 264.376)",
-            "800": "oklch(42.4% .199 265.638)",
-            "900": "oklch(37.9% .146 265.522)",
-            "950": "oklch(28.2% .091 267.935)",
-        }
-    },
 }

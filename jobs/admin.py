@@ -1,15 +1,24 @@
 """The queue and its ledger in the operator's console."""
 
+from collections.abc import Collection, Sequence
+from functools import partial
+
+from django import forms
 from django.contrib import admin
-from django.db.models import Count, Q, QuerySet
+from django.db.models import Count, OuterRef, QuerySet, Subquery
+from django.db.models.functions import Coalesce
 from django.http import HttpRequest
 from django.utils import timezone
 from unfold.admin import TabularInline
 from unfold.decorators import display
+from unfold.widgets import UnfoldAdminIntegerFieldWidget
 
-from gpufleet.common.admin import ReadOnlyAdmin, actor_of, report, shown_during
+from gpufleet.common.admin import Answers, Question, ReadOnlyAdmin, actor_of, asks, report, shown_during
+from gpufleet.common.asking import ReasonForm
+from gpufleet.common.errors import DomainError
 from jobs import services
 from jobs.models import Allocation, Job, JobEvent, JobStatus, SchedulerCycle, WaitPeriod
+from jobs.queries import ALIVE, WAITING
 
 COLOURS = {
     "queued": "info",
@@ -19,6 +28,68 @@ COLOURS = {
     "failed": "danger",
     "cancelled": "default",
 }
+# The statuses out of which an action makes sense.
+APPLIES_TO = {
+    "hold": [JobStatus.QUEUED],
+    "release": [JobStatus.BLOCKED],
+    "requeue": [JobStatus.RUNNING],
+    "change_priority": WAITING,
+}
+FIELDS = ["status", "priority", "block_reason", "started_at", "ended_at"]
+
+
+class PriorityForm(ReasonForm):
+    """Which, and why."""
+
+    priority = forms.IntegerField(
+        min_value=1, max_value=10, widget=UnfoldAdminIntegerFieldWidget, help_text="1 is the highest, 10 the lowest."
+    )
+
+
+def _effect(jobs: Sequence[Job], verb: str, statuses: Collection[str], effect: str) -> list[str]:
+    """How many of the jobs the action is for, what becomes of their GPUs, and what it means."""
+    ids = [job.pk for job in jobs if job.status in statuses]
+    held = Allocation.objects.filter(job_id__in=ids, during__upper_inf=True).count()
+    freed = f" and frees {held} GPUs" if held else ""
+    said = [f"{verb} {len(ids)} {'job' if len(ids) == 1 else 'jobs'}{freed}. {effect}"]
+    if len(ids) < len(jobs):
+        said.append(f"The other {len(jobs) - len(ids)} are in a status that does not allow it, and stay as they are.")
+    return said
+
+
+HOLD = Question(
+    "Hold",
+    partial(_effect, verb="Holds", statuses=[JobStatus.QUEUED], effect="The scheduler leaves them alone until then."),
+    FIELDS,
+)
+RELEASE = Question(
+    "Release",
+    partial(_effect, verb="Releases", statuses=[JobStatus.BLOCKED], effect="They wait in the queue again."),
+    FIELDS,
+)
+REQUEUE = Question(
+    "Requeue",
+    partial(
+        _effect,
+        verb="Requeues",
+        statuses=[JobStatus.RUNNING],
+        effect="They stop, keep their place by age, and start anew; what they held stays sold.",
+    ),
+    FIELDS,
+    danger=True,
+)
+CANCEL = Question(
+    "Cancel",
+    partial(_effect, verb="Cancels", statuses=ALIVE, effect="A cancelled job never runs again."),
+    FIELDS,
+    danger=True,
+)
+PRIORITY = Question(
+    "Change the priority",
+    partial(_effect, verb="Moves", statuses=WAITING, effect="They go before jobs of a lower priority."),
+    FIELDS,
+    form=PriorityForm,
+)
 
 
 class LedgerInline(TabularInline):  # type: ignore[misc]  # unfold is untyped
@@ -54,6 +125,11 @@ class AllocationInline(LedgerInline):
     model = Allocation
     fields = readonly_fields = ["gpu", shown_during, "price_per_gpu_hour", "currency"]
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Allocation]:
+        """With the GPUs, which are links."""
+        rows: QuerySet[Allocation] = super().get_queryset(request)
+        return rows.select_related("gpu")
+
 
 @admin.register(Job)
 class JobAdmin(ReadOnlyAdmin):
@@ -75,11 +151,12 @@ class JobAdmin(ReadOnlyAdmin):
     list_select_related = ["tenant", "cluster"]
     date_hierarchy = "submitted_at"
     inlines = [EventInline, WaitInline, AllocationInline]
-    actions = ["hold", "release", "cancel"]
+    actions = ["hold", "release", "requeue", "change_priority", "cancel"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Job]:
         """With how many GPUs each job holds now."""
-        held = Count("allocations", filter=Q(allocations__during__upper_inf=True))
+        open_ones = Allocation.objects.filter(job=OuterRef("pk"), during__upper_inf=True).order_by().values("job")
+        held = Coalesce(Subquery(open_ones.annotate(gpus=Count("pk")).values("gpus")), 0)
         jobs: QuerySet[Job] = super().get_queryset(request).annotate(held=held)
         return jobs
 
@@ -102,26 +179,45 @@ class JobAdmin(ReadOnlyAdmin):
         """Whoever may change jobs may move them."""
         return request.user.has_perm("jobs.change_job")
 
-    @admin.action(description="Hold (the scheduler leaves them alone)", permissions=["move"])
-    def hold(self, request: HttpRequest, jobs: QuerySet[Job]) -> None:
+    def applies(self, action: str, row: Job) -> bool:
+        """What the job's status allows."""
+        return row.status in APPLIES_TO.get(action, ALIVE)
+
+    @asks(HOLD, description="Hold (the scheduler leaves them alone)", permission="move")
+    def hold(self, request: HttpRequest, jobs: QuerySet[Job], answers: Answers) -> None:
         """queued → blocked."""
-        reason = f"held in the console by {request.user.get_username()}"
-        self._move(request, jobs, JobStatus.BLOCKED, reason)
+        self._move(request, jobs, JobStatus.BLOCKED, answers)
 
-    @admin.action(description="Release (back into the queue)", permissions=["move"])
-    def release(self, request: HttpRequest, jobs: QuerySet[Job]) -> None:
+    @asks(RELEASE, description="Release (back into the queue)", permission="move")
+    def release(self, request: HttpRequest, jobs: QuerySet[Job], answers: Answers) -> None:
         """blocked → queued."""
-        self._move(request, jobs, JobStatus.QUEUED, "released in the console")
+        self._move(request, jobs.filter(status=JobStatus.BLOCKED), JobStatus.QUEUED, answers)
 
-    @admin.action(description="Cancel (frees their GPUs)", permissions=["move"])
-    def cancel(self, request: HttpRequest, jobs: QuerySet[Job]) -> None:
+    @asks(REQUEUE, description="Requeue (gives its GPUs back, and waits anew)", permission="move")
+    def requeue(self, request: HttpRequest, jobs: QuerySet[Job], answers: Answers) -> None:
+        """running → queued."""
+        self._move(request, jobs.filter(status=JobStatus.RUNNING), JobStatus.QUEUED, answers)
+
+    @asks(CANCEL, description="Cancel (frees their GPUs)", permission="move")
+    def cancel(self, request: HttpRequest, jobs: QuerySet[Job], answers: Answers) -> None:
         """Anything alive → cancelled."""
-        self._move(request, jobs, JobStatus.CANCELLED, "cancelled in the console")
+        self._move(request, jobs, JobStatus.CANCELLED, answers)
 
-    def _move(self, request: HttpRequest, jobs: QuerySet[Job], status: str, reason: str) -> None:
+    @asks(PRIORITY, description="Change the priority", permission="move")
+    def change_priority(self, request: HttpRequest, jobs: QuerySet[Job], answers: Answers) -> None:
+        """Before others in the queue, or behind them."""
+        refusals, priority = [], answers["priority"]
+        for job in jobs:
+            try:
+                services.change_priority(job_id=job.pk, priority=priority, actor=actor_of(request), now=timezone.now())
+            except DomainError as refusal:
+                refusals.append(refusal)
+        report(request, f"{len(jobs) - len(refusals)} of {len(jobs)} jobs have priority {priority} now.", refusals)
+
+    def _move(self, request: HttpRequest, jobs: QuerySet[Job], status: str, answers: Answers) -> None:
         ids = sorted(job.pk for job in jobs)
         moved, refusals = services.change_statuses(
-            job_ids=ids, status=status, reason=reason, actor=actor_of(request), now=timezone.now()
+            job_ids=ids, status=status, reason=answers["reason"], actor=actor_of(request), now=timezone.now()
         )
         report(request, f"{moved} of {len(ids)} jobs are now {status}.", refusals)
 

@@ -40,6 +40,11 @@ class Job(models.Model):
     command = models.JSONField(null=True, blank=True, help_text="The argument list for agents that execute.")
     image = models.CharField(max_length=500, blank=True, default="")
     env = models.JSONField(default=dict, blank=True)
+    claimed_at = models.DateTimeField(
+        null=True, blank=True, help_text="It waits, and since then others are preempted for it."
+    )
+    preempt_at = models.DateTimeField(null=True, blank=True, help_text="It runs, and must give its GPUs back then.")
+    preempt_for = models.BigIntegerField(null=True, blank=True, help_text="The job that it is preempted for.")
     submitted_at = models.DateTimeField()
     started_at = models.DateTimeField(null=True, blank=True)
     ended_at = models.DateTimeField(null=True, blank=True)
@@ -57,6 +62,14 @@ class Job(models.Model):
             ),
             models.CheckConstraint(
                 condition=~Q(status="running") | Q(started_at__isnull=False), name="job_running_has_started"
+            ),
+            models.CheckConstraint(
+                condition=Q(claimed_at__isnull=True) | Q(status="queued"), name="job_claims_while_queued"
+            ),
+            models.CheckConstraint(
+                condition=Q(preempt_at__isnull=True, preempt_for__isnull=True)
+                | Q(status="running", preempt_at__isnull=False, preempt_for__isnull=False),
+                name="job_preempted_while_running",
             ),
         ]
         indexes = [

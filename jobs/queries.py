@@ -99,7 +99,8 @@ SELECT count(*),
  CROSS JOIN LATERAL (
        SELECT extract(epoch FROM min(event.at) - estimate.starts_at)::float8 AS error
          FROM jobs_jobevent AS event
-        WHERE event.job_id = estimate.job_id AND event.to_status = 'running' AND event.at >= estimate.made_at) AS start
+        WHERE event.job_id = estimate.job_id AND event.at >= estimate.made_at
+          AND event.to_status = 'running' AND event.from_status <> 'running') AS start
  WHERE estimate.made_at >= %(start)s AND estimate.made_at < %(end)s AND error IS NOT NULL
 """
 

@@ -80,6 +80,15 @@ class JobSerializer(serializers.Serializer[Any]):
     gpu_ids = serializers.ListField(child=serializers.IntegerField(), help_text="The GPUs it holds now.")
     cost = serializers.SerializerMethodField(help_text="So far; null where nothing it held has a price.")
     currency = serializers.SerializerMethodField(help_text="ISO 4217, of the cost.")
+    claimed_at = serializers.DateTimeField(
+        source="job.claimed_at", allow_null=True, help_text="It waits, and since then others are preempted for it."
+    )
+    preempt_at = serializers.DateTimeField(
+        source="job.preempt_at", allow_null=True, help_text="It runs, and must give its GPUs back then; see its events."
+    )
+    preempt_for = serializers.IntegerField(
+        source="job.preempt_for", allow_null=True, help_text="The id of the job that it is preempted for."
+    )
     submitted_at = serializers.DateTimeField(source="job.submitted_at")
     started_at = serializers.DateTimeField(source="job.started_at", allow_null=True)
     ended_at = serializers.DateTimeField(source="job.ended_at", allow_null=True)

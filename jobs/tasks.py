@@ -29,7 +29,7 @@ def tick() -> None:
     _forget_ring()
     with scheduler.turn() as mine:
         if mine:
-            scheduler.run_cycle(now=timezone.now())
+            scheduler.run_cycle_of_process(now=timezone.now())
 
 
 @shared_task(name="jobs.roll_up_ledger")  # type: ignore[untyped-decorator]  # celery is untyped

@@ -36,6 +36,8 @@ class TenantForm(ModelForm):  # type: ignore[type-arg]  # not subscriptable at r
             "contact_email",
             "billing_address",
             "tax_id",
+            "lends_idle_quota",
+            "borrow_limit",
         ]
 
 

@@ -35,6 +35,12 @@ class Tenant(models.Model):
         max_length=500, blank=True, default="", help_text="As it stands on invoices, line by line."
     )
     tax_id = models.CharField(max_length=50, blank=True, default="", help_text="Such as a VAT number.")
+    lends_idle_quota = models.BooleanField(
+        default=False, help_text="Others may use what it leaves idle of its quota, until its own jobs need it."
+    )
+    borrow_limit = models.PositiveIntegerField(
+        default=0, help_text="GPUs above its own quota that it may hold while others lend; reclaimed first."
+    )
     created_at = models.DateTimeField()
 
     class Meta:

@@ -25,6 +25,15 @@ class TenantInputSerializer(StrictSerializer):
         max_length=500, allow_blank=True, required=False, help_text="As it stands on invoices, line by line."
     )
     tax_id = serializers.CharField(max_length=50, allow_blank=True, required=False, help_text="Such as a VAT number.")
+    lends_idle_quota = serializers.BooleanField(
+        required=False, help_text="Others may use what it leaves idle of its quota, until its own jobs need it."
+    )
+    borrow_limit = serializers.IntegerField(
+        min_value=0,
+        max_value=LARGEST_QUOTA,
+        required=False,
+        help_text="GPUs above its own quota that it may hold while others lend, on clusters with preemption.",
+    )
 
 
 class TenantSerializer(serializers.Serializer[Any]):
@@ -39,6 +48,8 @@ class TenantSerializer(serializers.Serializer[Any]):
     currency = serializers.CharField(source="tenant.currency", help_text="ISO 4217.")
     billing_address = serializers.CharField(source="tenant.billing_address", allow_blank=True)
     tax_id = serializers.CharField(source="tenant.tax_id", allow_blank=True)
+    lends_idle_quota = serializers.BooleanField(source="tenant.lends_idle_quota")
+    borrow_limit = serializers.IntegerField(source="tenant.borrow_limit")
     gpus_in_use = serializers.IntegerField(source="workload.gpus_in_use")
     queued_jobs = serializers.IntegerField(source="workload.queued_jobs")
     quota_used_pct = serializers.FloatField(help_text="GPUs held in percent of the quota.")

@@ -33,6 +33,8 @@ class TenantChanges(TypedDict, total=False):
     currency: str
     billing_address: str
     tax_id: str
+    lends_idle_quota: bool
+    borrow_limit: int
 
 
 @transaction.atomic
@@ -47,6 +49,8 @@ def create_tenant(
     currency: str = "USD",
     billing_address: str = "",
     tax_id: str = "",
+    lends_idle_quota: bool = False,
+    borrow_limit: int = 0,
 ) -> Tenant:
     """Add a tenant that may hold ``gpu_quota`` (at least 1) GPUs at once.
 
@@ -61,6 +65,8 @@ def create_tenant(
         currency=currency,
         billing_address=billing_address,
         tax_id=tax_id,
+        lends_idle_quota=lends_idle_quota,
+        borrow_limit=borrow_limit,
         created_at=now,
     )
     _write(tenant)

@@ -23,7 +23,9 @@ def event() -> AlertEvent:
 
 
 def run(client: Client, url: str, action: str, *ids: int) -> int:
-    return client.post(url, {"action": action, "_selected_action": ids}, follow=True).status_code
+    return client.post(
+        url, {"action": action, "_selected_action": ids, "agreed": "yes", "reason": "why not"}, follow=True
+    ).status_code
 
 
 def test_an_operator_disables_rules_and_their_incidents_resolve(event: AlertEvent) -> None:

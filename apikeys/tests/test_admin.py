@@ -46,7 +46,7 @@ def test_admin_on_a_tenants_key_is_an_error_of_the_form(admin_client: Client) ->
 
 def test_keys_are_revoked_by_the_action(admin_client: Client) -> None:
     key = make_key().key
-    admin_client.post(LIST, {"action": "revoke", "_selected_action": [key.pk]})
+    admin_client.post(LIST, {"action": "revoke", "_selected_action": [key.pk], "agreed": "yes", "reason": "lost"})
     key.refresh_from_db()
     assert key.revoked_at is not None
 
@@ -57,6 +57,6 @@ def test_who_may_only_look_is_offered_no_revoking(client: Client) -> None:
     client.force_login(user)
     key = make_key().key
     assert client.get(LIST).status_code == 200
-    client.post(LIST, {"action": "revoke", "_selected_action": [key.pk]})
+    client.post(LIST, {"action": "revoke", "_selected_action": [key.pk], "agreed": "yes", "reason": "lost"})
     key.refresh_from_db()
     assert key.revoked_at is None

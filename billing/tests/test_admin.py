@@ -373,9 +373,9 @@ def test_papers_of_an_invoice_are_for_whoever_may_see_it(finance: Client) -> Non
     draft(finance, sold(alice()))
     invoice = Invoice.objects.get()
     page = f"{INVOICES}{invoice.pk}"
-    assert "Not finalised." in finance.get(f"{page}/change/").content.decode()
+    assert "Not finalised." in finance.get(f"{page}/proof").content.decode()
     move(finance, "open", invoice.pk)
-    assert "Verified</span> the ledger says now" in finance.get(f"{page}/change/").content.decode()
+    assert "Verified</span> the ledger says now" in finance.get(f"{page}/proof").content.decode()
     assert finance.get(f"{page}/pdf").content.startswith(b"%PDF")
     assert finance.get(f"{page}/proof.csv").content.startswith(b"line_id,")
     assert finance.get(f"{page}/proof.json").json()["matches"] is True
@@ -391,4 +391,4 @@ def test_a_ledger_that_says_something_else_is_shown_as_a_mismatch(finance: Clien
     invoice = Invoice.objects.get()
     move(finance, "open", invoice.pk)
     Allocation.objects.update(gpu=make_gpu(model="H100"))
-    assert "MISMATCH</span> finalised with" in finance.get(f"{INVOICES}{invoice.pk}/change/").content.decode()
+    assert "MISMATCH</span> finalised with" in finance.get(f"{INVOICES}{invoice.pk}/proof").content.decode()

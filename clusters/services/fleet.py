@@ -48,6 +48,9 @@ class ClusterChanges(TypedDict, total=False):
     status: str
     on_node_loss: str
     enforce_time_limit: bool
+    preemption: bool
+    preemption_grace_s: int
+    preemption_min_run_s: int
 
 
 @transaction.atomic

@@ -19,7 +19,11 @@ PATH = "/admin/clusters"
 
 
 def act(client: Client, page: str, action: str, *ids: int) -> str:
-    answer = client.post(f"{PATH}/{page}/", {"action": action, "_selected_action": list(ids)}, follow=True)
+    answer = client.post(
+        f"{PATH}/{page}/",
+        {"action": action, "_selected_action": list(ids), "agreed": "yes", "reason": "dust"},
+        follow=True,
+    )
     assert answer.status_code == 200
     return answer.content.decode()
 
@@ -80,7 +84,8 @@ def test_a_taken_name_is_a_message(admin_client: Client) -> None:
 def test_maintenance_from_the_form_moves_the_ledger(admin_client: Client) -> None:
     gpu = make_gpu()
     cluster = gpu.node.cluster
-    body = {"name": "renamed", "region": "", "status": "maintenance"}
+    rules = {"on_node_loss": "fail", "preemption": "on", "preemption_grace_s": "30", "preemption_min_run_s": "0"}
+    body = {"name": "renamed", "region": "", "status": "maintenance", **rules}
     admin_client.post(f"{PATH}/cluster/{cluster.pk}/change/", body)
     gpu.refresh_from_db()
     assert gpu.state == "maintenance"
@@ -118,7 +123,7 @@ def test_gpus_are_marked(admin_client: Client) -> None:
     gpu, retired = make_gpu(), make_gpu(retired_at=NOW + timedelta(hours=1))
     assert "1 GPUs are marked unhealthy" in act(admin_client, "gpu", "mark_unhealthy", gpu.pk, retired.pk)
     gpu.refresh_from_db()
-    assert (gpu.state, gpu.health_reason) == ("unhealthy", "By user:admin.")
+    assert (gpu.state, gpu.health_reason) == ("unhealthy", "dust (by user:admin)")
     act(admin_client, "gpu", "mark_healthy", gpu.pk)
     gpu.refresh_from_db()
     assert gpu.state == "available"

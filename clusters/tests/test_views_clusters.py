@@ -31,6 +31,9 @@ def test_a_new_cluster_shows_its_key_once_and_the_key_works(admin: APIClient) ->
         "status": "active",
         "on_node_loss": "fail",
         "enforce_time_limit": False,
+        "preemption": False,
+        "preemption_grace_s": 60,
+        "preemption_min_run_s": 600,
         "node_count": 0,
         "gpu_count": 0,
         "idle_gpus": 0,
@@ -46,7 +49,7 @@ def test_a_new_cluster_shows_its_key_once_and_the_key_works(admin: APIClient) ->
 
 def test_what_becomes_of_jobs_that_cannot_go_on_is_the_clusters_choice(admin: APIClient) -> None:
     url = f"/api/clusters/{admin.post('/api/clusters', {'name': 'north'}).json()['id']}"
-    rules = {"on_node_loss": "requeue", "enforce_time_limit": True}
+    rules = {"on_node_loss": "requeue", "enforce_time_limit": True, "preemption": True, "preemption_grace_s": 0}
     assert admin.patch(url, rules).status_code == 200
     assert {name: admin.get(url).json()[name] for name in rules} == rules
     assert admin.patch(url, {"on_node_loss": "hope"}).json()["errors"][0]["pointer"] == "#/on_node_loss"

@@ -1,5 +1,6 @@
 """The figures over the whole house: what the fleet did, what it earned, and what it lost. All read one ledger."""
 
+from dashboard.queries.daily import Day, daily
 from dashboard.queries.estimates import Estimates, estimates, estimates_lately
 from dashboard.queries.fleet import FleetReport, fleet
 from dashboard.queries.kpis import Kpis, kpis
@@ -9,11 +10,13 @@ from dashboard.queries.revenue import Revenue, revenue
 
 __all__ = [
     "UNDERUSED_BELOW_PCT",
+    "Day",
     "Estimates",
     "FleetReport",
     "Kpis",
     "Leakage",
     "Revenue",
+    "daily",
     "estimates",
     "estimates_lately",
     "fleet",

@@ -11,7 +11,7 @@ from dashboard.queries.prices import in_millionths
 # A range is cut at midnights only where days are asked for: ``day`` is then one row a day that it touches.
 BILLED: Final = """
     SELECT CASE WHEN %(by_day)s THEN day END AS on_day, invoice.tenant_id, line.gpu_model, line.price_per_gpu_hour,
-           invoice.status <> 'draft' AS finalised,
+           invoice.status <> 'draft' AS finalised, invoice.status = 'paid' AS paid,
            (extract(epoch FROM sum(upper(span) - lower(span))) * 1000000)::bigint
       FROM billing_billedrange AS billed
       JOIN billing_invoiceline AS line ON line.id = billed.line_id
@@ -29,18 +29,19 @@ BILLED: Final = """
        AND billed.released_at IS NULL
        AND invoice.currency = %(currency)s
        AND NOT isempty(span)
-     GROUP BY on_day, invoice.tenant_id, line.gpu_model, line.price_per_gpu_hour, finalised
+     GROUP BY on_day, invoice.tenant_id, line.gpu_model, line.price_per_gpu_hour, finalised, paid
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Billed:
-    """Time on invoices. ``finalised``: not on a draft. ``day`` is None unless days were asked for."""
+    """Time on invoices. ``finalised``: not on a draft; ``paid``: its invoice is. ``day`` is None unless asked for."""
 
     day: date | None
     tenant_id: int
     model: str
     finalised: bool
+    paid: bool
     microseconds: int
     worth: int
 
@@ -52,6 +53,6 @@ def billed_time(currency: str, *, start: datetime, end: datetime, by_day: bool) 
         cursor.execute(BILLED, parameters)
         rows = cursor.fetchall()
     return [
-        Billed(day, tenant_id, model, finalised, held, held * in_millionths(price))
-        for day, tenant_id, model, price, finalised, held in rows
+        Billed(day, tenant_id, model, finalised, paid, held, held * in_millionths(price))
+        for day, tenant_id, model, price, finalised, paid, held in rows
     ]

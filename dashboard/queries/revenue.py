@@ -21,13 +21,15 @@ Key = TypeVar("Key", bound=Hashable)
 @dataclass(slots=True)
 class Earned:
     """Time in microseconds and worths in one currency. ``drafted`` stands on drafts, ``billed`` on finalised invoices;
-    the rest is ``unbilled``. ``unpriced`` time was sold without a price and is worth nothing."""
+    ``collected`` is the part of ``billed`` that is paid; the rest is ``unbilled``. ``unpriced`` time was sold without a
+    price and is worth nothing."""
 
     sold: int = 0
     unpriced: int = 0
     metered: int = 0
     billed: int = 0
     drafted: int = 0
+    collected: int = 0
 
     @property
     def unbilled(self) -> int:
@@ -111,5 +113,6 @@ def _add_sold(earned: Earned, row: ledger.Sold) -> None:
 def _add_billed(earned: Earned, billed: Billed) -> None:
     if billed.finalised:
         earned.billed += billed.worth
+        earned.collected += billed.worth if billed.paid else 0
     else:
         earned.drafted += billed.worth

@@ -1,7 +1,6 @@
 """The fleet at noon, as the home page shows it."""
 
 from datetime import timedelta
-from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -10,11 +9,16 @@ from alerts.models import AlertEvent, AlertRule
 from billing.models import Rate
 from clusters.models import LatestReading
 from clusters.tests.factories import NOW, make_cluster, make_gpu, make_node
-from dashboard import console
+from dashboard import console, heatmap
 from jobs.tests.factories import allocate, make_job
 from tenants.tests.factories import alice, bob
 
 pytestmark = pytest.mark.django_db
+
+
+def grids() -> list[heatmap.NodeGroup]:
+    clusters = heatmap.heat_map(console.fleet_now(now=NOW).report)
+    return [group for cluster in clusters for group in cluster.groups or []]
 
 
 def counts() -> dict[str, int]:
@@ -26,7 +30,7 @@ def test_a_held_gpu_is_sold_whatever_else_is_true_of_it() -> None:
     held, free = make_gpu(node), make_gpu(node)
     allocate(make_job(status="running"), [held])
     assert counts() == {"sold": 1, "draining": 1}
-    cells = console.fleet_now(now=NOW).groups[0].nodes[0].gpus
+    cells = grids()[0].nodes[0].gpus
     assert [(cell.state, cell.trouble) for cell in cells] == [("sold", "draining"), ("draining", "draining")]
     assert free.gpu_index == cells[1].gpu_index
 
@@ -61,9 +65,7 @@ def test_the_grid_groups_nodes_by_cluster_and_model_in_the_order_of_their_names(
     make_gpu(mixed, model="H100")
     make_gpu(mixed, model="A10")
     make_node(east, "e-4")
-    groups = [
-        (one.cluster, one.model, [node.hostname for node in one.nodes]) for one in console.fleet_now(now=NOW).groups
-    ]
+    groups = [(one.cluster, one.model, [node.hostname for node in one.nodes]) for one in grids()]
     assert groups == [
         ("east", "H100", ["e-1", "e-2"]),
         ("east", "no GPUs yet", ["e-4"]),
@@ -80,7 +82,7 @@ def test_a_cell_says_in_words_what_its_colour_says() -> None:
     LatestReading.objects.create(
         gpu=gpu, recorded_at=NOW, utilization_pct=93.4, temperature_c=71, memory_used_mb=1, power_draw_w=612
     )
-    cells = console.fleet_now(now=NOW).groups[0].nodes[0].gpus
+    cells = grids()[0].nodes[0].gpus
     assert cells[0].sentence == f"GPU 0: sold to fold (job {job.pk}) of acme, 93 % busy, 71 °C, 612 W"
     assert cells[0].sign == "93"
     assert cells[1].sentence == "GPU 1: unhealthy: XID 79"
@@ -93,7 +95,7 @@ def test_a_reading_that_is_minutes_old_says_nothing_of_now() -> None:
     LatestReading.objects.create(gpu=gpu, recorded_at=NOW, utilization_pct=50)
 
     def sign(age: timedelta) -> str:
-        return console.fleet_now(now=NOW + age).groups[0].nodes[0].gpus[0].sign
+        return heatmap.grid(gpu.node.cluster_id, now=NOW + age)[0].nodes[0].gpus[0].sign
 
     assert (sign(timedelta(seconds=119)), sign(timedelta(minutes=2))) == ("50", "–")
 
@@ -103,19 +105,32 @@ def test_an_idle_cell_is_empty_and_an_unmeasured_sold_one_says_so() -> None:
     held = make_gpu(node)
     make_gpu(node)
     allocate(make_job(status="running"), [held])
-    cells = console.fleet_now(now=NOW).groups[0].nodes[0].gpus
+    cells = grids()[0].nodes[0].gpus
     assert [cell.sign for cell in cells] == ["–", ""]
     assert cells[1].sentence == "GPU 1: idle"
 
 
-def test_a_large_fleet_is_counted_whole_and_shown_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console, "NODES_SHOWN", 2)
+def test_a_large_fleet_is_folded_and_still_every_gpu_has_its_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heatmap, "OPEN_UP_TO", 2)
     cluster = make_cluster()
     for _ in range(3):
         make_gpu(make_node(cluster))
-    fleet = console.fleet_now(now=NOW)
-    assert (fleet.gpus, fleet.nodes_total, fleet.nodes_shown) == (3, 3, 2)
-    assert sum(len(group.nodes) for group in fleet.groups) == 2
+    (heat,) = heatmap.heat_map(console.fleet_now(now=NOW).report)
+    assert (heat.present.gpus, heat.groups) == (3, None)
+    assert sum(group.gpus for group in heatmap.grid(cluster.pk, now=NOW)) == 3
+
+
+def test_a_small_cell_says_its_tenth_and_its_node_says_the_rest() -> None:
+    node = make_node(hostname="fra-01")
+    busy, lazy, silent = (make_gpu(node) for _ in range(3))
+    make_gpu(node, health="unhealthy")
+    allocate(make_job(status="running"), [busy, lazy, silent])
+    for gpu, used in ((busy, 100), (lazy, 19.9)):
+        LatestReading.objects.create(gpu=gpu, recorded_at=NOW, utilization_pct=used)
+    (row,) = heatmap.grid(node.cluster_id, now=NOW)[0].nodes
+    assert [cell.digit for cell in row.gpus] == ["9", "1", "–", "U"]
+    assert [cell.shade for cell in row.gpus] == ["gf-heat-4", "gf-heat-0", "gf-fill-sold", "gf-fill-unhealthy"]
+    assert row.sentence == "fra-01, online: 3 sold, 1 unhealthy, the sold ones 60 % busy"
 
 
 def test_the_queue_counts_what_runs_waits_and_is_held_and_shows_its_head() -> None:
@@ -136,19 +151,6 @@ def test_the_queue_counts_what_runs_waits_and_is_held_and_shows_its_head() -> No
 def test_an_empty_queue_has_no_oldest_job() -> None:
     queue = console.queue_now(now=NOW)
     assert (queue.waiting, queue.waiting_gpus, queue.oldest, list(queue.head)) == (0, 0, None, [])
-
-
-def test_metered_money_is_the_part_of_each_allocation_within_the_day_at_its_own_price() -> None:
-    node, day = make_node(), timedelta(hours=24)
-    euro, dollar = make_job(status="running"), make_job(status="running")
-    price: dict[str, Any] = {"rate_id": 1, "price_per_gpu_hour": Decimal("2.50"), "currency": "USD"}
-    allocate(dollar, [make_gpu(node)], start=NOW - 2 * day, end=NOW - day + timedelta(hours=3), **price)
-    allocate(dollar, [make_gpu(node)], start=NOW - timedelta(hours=2), **price)
-    allocate(euro, [make_gpu(node)], start=NOW - timedelta(minutes=30), **{**price, "currency": "EUR"})
-    allocate(dollar, [make_gpu(node)], start=NOW - 3 * day, end=NOW - day, **price)
-    allocate(dollar, [make_gpu(node)], start=NOW - timedelta(hours=5))
-    amounts = {one.currency: one.amount for one in console.metered_last_day(now=NOW)}
-    assert amounts == {"USD": Decimal("12.50"), "EUR": Decimal("1.25")}
 
 
 def test_only_what_fires_is_an_incident_the_newest_first() -> None:
@@ -181,14 +183,14 @@ def test_the_first_steps_follow_the_operator() -> None:
 
 @pytest.mark.parametrize("size", [1, 6])
 def test_the_number_of_queries_does_not_grow_with_the_fleet(size: int, django_assert_num_queries: Any) -> None:
+    cluster = make_cluster()
     for _ in range(size):
-        node = make_node()
+        node = make_node(cluster)
         gpus = [make_gpu(node) for _ in range(4)]
-        allocate(make_job(status="running", tenant=None), gpus[:2])
+        allocate(make_job(cluster=cluster, status="running"), gpus[:2])
         LatestReading.objects.create(gpu=gpus[0], recorded_at=NOW)
-        make_job()
-    with django_assert_num_queries(11):
-        console.fleet_now(now=NOW)
+        make_job(cluster=cluster)
+    with django_assert_num_queries(9):
+        heatmap.heat_map(console.fleet_now(now=NOW).report)
         console.queue_now(now=NOW)
-        console.metered_last_day(now=NOW)
         console.incidents_now()

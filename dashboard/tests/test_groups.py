@@ -63,7 +63,8 @@ def test_an_administrator_also_makes_users_and_keys() -> None:
 def test_the_server_lets_only_operators_drain_a_node(group: str, status: str) -> None:
     node = make_node()
     staff(group).post(
-        reverse("admin:clusters_node_changelist"), {"action": "drain", "_selected_action": [node.pk], "index": 0}
+        reverse("admin:clusters_node_changelist"),
+        {"action": "drain", "_selected_action": [node.pk], "index": 0, "agreed": "yes", "reason": "dust"},
     )
     assert Node.objects.get(pk=node.pk).status == status
 

@@ -86,6 +86,23 @@ class TrailingSlashMiddleware:
         return self.get_response(request)
 
 
+class ContentSecurityPolicyMiddleware:
+    """The pages of the console run and load what this server serves, and nothing that stands in a page itself.
+
+    Django 6 brings the like of it, with ``SECURE_CSP``; the API's pages are JSON, but for its documentation.
+    """
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        """Put the policy on every answer below ``/admin/``, redirects and errors too."""
+        response = self.get_response(request)
+        if request.path_info.startswith("/admin"):
+            response.headers["Content-Security-Policy"] = settings.CONSOLE_CSP
+        return response
+
+
 class DemoVisitorMiddleware:
     """In demo mode every answer of the API to a request without credentials says that it is read-only."""
 

@@ -25,3 +25,33 @@ class IdempotentResponse(models.Model):
 
     def __str__(self) -> str:
         return f"{self.actor} {self.key}"
+
+
+class AuditEntry(models.Model):
+    """Something that a person did in the console to one row: who, why, and what was different afterwards.
+
+    It is written before the deed, and ``after`` once it is done; where ``after`` is null nobody saw the outcome.
+    """
+
+    at = models.DateTimeField()
+    actor = models.CharField(max_length=200)
+    action = models.CharField(max_length=64)
+    model = models.CharField(max_length=64, help_text="Such as jobs.job.")
+    object_id = models.BigIntegerField()
+    name = models.CharField(max_length=300, help_text="The row in words, as it was.")
+    reason = models.CharField(max_length=500, blank=True, default="")
+    before = models.JSONField(default=dict)
+    after = models.JSONField(null=True, help_text="Null: the outcome was not seen.")
+
+    class Meta:
+        verbose_name_plural = "audit log"
+        ordering = ["-pk"]
+        indexes = [
+            # Serves a row's own history.
+            models.Index(fields=["model", "object_id", "-id"], name="audit_entry_by_object"),
+            # Serves what one person did.
+            models.Index(fields=["actor", "-id"], name="audit_entry_by_actor"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.actor}: {self.action} {self.name}"

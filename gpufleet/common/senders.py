@@ -27,3 +27,8 @@ def actor_of(request: HttpRequest | Request) -> str:
     """The sender's name in logs and audit rows."""
     sender = sender_of(request)
     return "anonymous" if sender is None else sender.actor
+
+
+def person_of(request: HttpRequest) -> str:
+    """How audit rows name the person behind a page of the console."""
+    return f"user:{request.user.get_username()}"

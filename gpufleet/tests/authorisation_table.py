@@ -192,6 +192,7 @@ class ModelRow:
 
 CONSOLE = [
     ModelRow("common.IdempotentResponse"),
+    ModelRow("common.AuditEntry"),
     ModelRow("tenants.Tenant", add=OPERATORS, change=OPERATORS),
     ModelRow("apikeys.ApiKey", add="administrator"),
     ModelRow("clusters.Cluster", add="administrator", change="administrator"),
@@ -231,6 +232,11 @@ CONSOLE = [
 CONSOLE_PAGES = {
     "index",
     "live",
+    "live_period",
+    "live_cluster",
+    "live_explanation",
+    "live_metrics",
+    "leakage",
     "search",
     "app_list",
     "autocomplete",
@@ -241,6 +247,7 @@ CONSOLE_PAGES = {
     "auth_user_password_change",
     "billing_invoice_move",
     "billing_invoice_pdf",
+    "billing_invoice_proof",
     "billing_invoice_proof_csv",
     "billing_invoice_proof_json",
 }

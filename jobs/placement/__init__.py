@@ -23,15 +23,20 @@ first that have a node large enough for the whole job, and then the one with the
 model that is equal to it or begins with it at a word's end, whatever the case, with or without the vendor's name in
 front: ``A100`` matches ``NVIDIA A100-SXM4-80GB``, and ``A10`` does not.
 
+Where a cluster allows it, a job that finds no GPUs preempts others (see ``preempting``), and what tenants leave idle of
+their quota is lent to others (see ``quotas``). A node on which everything fails rests for a while (see ``resting``).
+
 A reason says how things stand after the plan. A plan made anew of what this one leaves starts nothing and gives every
 job the same reason while nobody holds a reservation, so that a queue in which nothing happens costs no writes.
 """
 
 from jobs.placement.matching import matches, preferences, takes
-from jobs.placement.planner import plan
+from jobs.placement.plans import Plan, plan
+from jobs.placement.queue import Kind, Queue, kind_of
 from jobs.placement.shapes import (
     NodeView,
-    Plan,
+    Preempting,
+    Preemption,
     Reason,
     Reservation,
     RunningJob,
@@ -45,8 +50,12 @@ from jobs.placement.shapes import (
 )
 
 __all__ = [
+    "Kind",
     "NodeView",
     "Plan",
+    "Preempting",
+    "Preemption",
+    "Queue",
     "Reason",
     "Reservation",
     "RunningJob",
@@ -56,6 +65,7 @@ __all__ = [
     "Wait",
     "WaitCode",
     "WaitingJob",
+    "kind_of",
     "matches",
     "plan",
     "preferences",

@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from jobs.placement.forecasting import forecast
 from jobs.placement.matching import preferences
-from jobs.placement.planner import Planner, plan
+from jobs.placement.planner import Planner
+from jobs.placement.plans import plan
 from jobs.placement.reserving import NEVER
 from jobs.placement.shapes import Snapshot, WaitCode, WaitingJob, sentence
 
@@ -58,7 +59,7 @@ def prospect_of(job_id: int, snapshot: Snapshot, now: datetime) -> Prospect:
     snapshot = _narrowed(snapshot, job.cluster_id)
     planner = Planner(snapshot, now)
     planner.run()
-    waiting = [one.job_id for one in planner.left]
+    waiting = [one.job_id for one in planner.waiting()]
     most_plans = max(1, min(MOST_PLANS, MOST_WORK // len(snapshot.jobs)))
     waits = job_id in waiting
     return Prospect(
@@ -101,8 +102,8 @@ def _blockers(job: WaitingJob, planner: Planner) -> tuple[Blocker, ...]:
         tenant = snapshot.tenants[job.tenant_id]
         if not tenant.active:
             found.append(_plain(WaitCode.TENANT_INACTIVE, {}))
-        held = planner.held[job.tenant_id]
-        if planner.is_passed_over(job) or held + job.gpu_count > tenant.quota:
+        held = planner.quotas.held[job.tenant_id]
+        if planner.is_passed_over(job) or not planner.quotas.admits(job):
             figures = dict(planner.reason(job, WaitCode.QUOTA).figures)
             figures["short_by"] = max(0, held + job.gpu_count - tenant.quota)
             found.append(_plain(WaitCode.QUOTA, figures))
@@ -155,7 +156,7 @@ def _release(job: WaitingJob, model: str, planner: Planner) -> dict[str, Any]:
     first = planner.shadow_of(job, model)
     if first is None or first.at == NEVER:
         return {**figures, "free_at": None, "jobs_ending": 0}
-    ends = [end for end in planner.ends()[job.cluster_id, model] if end.at <= first.at and end.node_id in first.nodes]
+    ends = [end for end in planner.ends(job.cluster_id, model) if end.at <= first.at and end.node_id in first.nodes]
     return {**figures, "free_at": first.at, "jobs_ending": len(ends)}
 
 
@@ -181,7 +182,7 @@ def _remedies(job: WaitingJob, snapshot: Snapshot, planner: Planner, now: dateti
     found = []
     if job.tenant_id is not None:
         tenant = snapshot.tenants[job.tenant_id]
-        short = planner.held[job.tenant_id] + job.gpu_count - tenant.quota
+        short = planner.quotas.held[job.tenant_id] + job.gpu_count - tenant.quota
         larger = {**snapshot.tenants, job.tenant_id: replace(tenant, quota=tenant.quota + max(short, 0))}
         if short > 0 and _starts(job, replace(snapshot, tenants=larger), now):
             text = f"A quota larger by {short}: {tenant.quota + short}."
@@ -199,7 +200,7 @@ def _fewer(job: WaitingJob, snapshot: Snapshot, planner: Planner, now: datetime)
     pools = [planner.pools[job.cluster_id][model] for model in planner.models(job)]
     sizes = {size for pool in pools for size in (pool.most_with_kept(), pool.total_with_kept, pool.most_on_one_node())}
     if job.tenant_id is not None:
-        sizes.add(snapshot.tenants[job.tenant_id].quota - planner.held[job.tenant_id])
+        sizes.add(snapshot.tenants[job.tenant_id].quota - planner.quotas.held[job.tenant_id])
     for count in sorted((size for size in sizes if 0 < size < job.gpu_count), reverse=True):
         if _starts(replace(job, gpu_count=count), snapshot, now):
             return count

@@ -5,8 +5,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from jobs.placement.planner import plan
-from jobs.placement.shapes import NodeView, RunningJob, Snapshot, Start
+from jobs.placement.plans import Plan, plan
+from jobs.placement.shapes import NodeView, RunningJob, Snapshot, Start, WaitingJob
 
 # GPUs by (node, model), as ids; of GPUs that are held now only the number is known, and they get ids below zero.
 _Gpus = dict[tuple[int, str], list[int]]
@@ -17,12 +17,14 @@ def forecast(snapshot: Snapshot, now: datetime, *, wanted: Collection[int], most
 
     A job without an estimate never ends here, so a forecast errs on the late side where estimates are missing.
     """
-    world, starts = _World(snapshot, now), {}
+    world = _World(snapshot, now)
+    starts: dict[int, datetime] = {}
     for _ in range(most_plans):
         decided = plan(world.snapshot(), world.now)
         for start in decided.starts:
             world.start(start)
-            starts[start.job.job_id] = world.now
+            starts.setdefault(start.job.job_id, world.now)
+        world.preempt(decided)
         if set(wanted) <= starts.keys() or not world.go_on():
             break
     return {job_id: starts[job_id] for job_id in wanted if job_id in starts}
@@ -75,8 +77,9 @@ class _World:
         """The job has its GPUs from now on."""
         job = self.waiting.pop(start.job.job_id)
         running = RunningJob(
-            job.job_id, job.cluster_id, job.tenant_id, start.model, start.nodes, self.now, job.minutes, job.gpu_count
-        )
+            job.job_id, job.cluster_id, job.tenant_id, start.model, start.nodes, self.now, job.minutes, job.gpu_count,
+            job.priority, job.submitted_at,
+        )  # fmt: skip
         taken, gpus = set(start.gpu_ids), {}
         for node_id in start.nodes:
             here = self.free[node_id, start.model]
@@ -84,6 +87,21 @@ class _World:
             self.free[node_id, start.model] = [gpu for gpu in here if gpu not in taken]
         self.running[job.job_id] = (running, gpus)
         self._hold(job.tenant_id, job.gpu_count)
+
+    def preempt(self, decided: Plan) -> None:
+        """Those who must go have their notice from now on, and those who may stay none."""
+        for job_id in decided.unclaimed:
+            self.waiting[job_id] = replace(self.waiting[job_id], claimed_at=None)
+        for job_id in decided.spared:
+            self._mark(job_id, None, None)
+        for one in decided.preemptions:
+            self.waiting[one.job.job_id] = replace(one.job, claimed_at=self.now)
+            for victim in one.victims:
+                self._mark(victim.job_id, one.at, one.job.job_id)
+
+    def _mark(self, job_id: int, at: datetime | None, for_job: int | None) -> None:
+        running, gpus = self.running[job_id]
+        self.running[job_id] = replace(running, preempt_at=at, preempt_for=for_job), gpus
 
     def go_on(self) -> bool:
         """To the next end of what runs, with all that ends then. False when there is none."""
@@ -101,6 +119,11 @@ class _World:
         for place, gpu_ids in gpus.items():
             self.free[place] += gpu_ids
         self._hold(running.tenant_id, -running.held)
+        if running.preempt_at is not None and running.preempt_at <= self.now and running.submitted_at is not None:
+            self.waiting[running.job_id] = WaitingJob(
+                running.job_id, running.cluster_id, running.tenant_id, running.held, running.model, running.priority,
+                running.submitted_at, running.minutes,
+            )  # fmt: skip
 
     def _hold(self, tenant_id: int | None, count: int) -> None:
         if tenant_id is None:

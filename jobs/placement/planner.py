@@ -1,24 +1,28 @@
 """The plan: the queue in its order, each job given its GPUs, a reservation or a reason."""
 
-import heapq
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
+from itertools import chain
 
 from jobs.placement.matching import matches, preferences
+from jobs.placement.ordering import Turns
 from jobs.placement.pools import Pool, Taken
+from jobs.placement.preempting import Preemptor
+from jobs.placement.queue import Group, Kind, Line, Wish, queue_of, wish_of
+from jobs.placement.quotas import Quotas
 from jobs.placement.reserving import NEVER, End, Shadow, shadow
-from jobs.placement.shapes import AGES_IN, Plan, Reason, Reservation, Snapshot, Start, Wait, WaitCode, WaitingJob
-
-# Jobs with the same key wait for the same reason.
-_Key = tuple[WaitCode | int | str | None, ...]
-
-
-def plan(snapshot: Snapshot, now: datetime) -> Plan:
-    """Decide about every waiting job, in the policy's order."""
-    planner = Planner(snapshot, now)
-    planner.run()
-    return Plan(planner.starts, planner.reasons(), planner.left, planner.reservations)
+from jobs.placement.shapes import (
+    AGES_IN,
+    Preemption,
+    Reason,
+    Reservation,
+    RunningJob,
+    Snapshot,
+    Start,
+    WaitCode,
+    WaitingJob,
+)
 
 
 class Planner:
@@ -27,18 +31,30 @@ class Planner:
     def __init__(self, snapshot: Snapshot, now: datetime) -> None:
         self.snapshot = snapshot
         self.now = now
-        self.aged_since = {priority: now - priority * AGES_IN for priority in {job.priority for job in snapshot.jobs}}
-        self.held = {tenant_id: tenant.held for tenant_id, tenant in snapshot.tenants.items()}
-        self.unassigned_held = snapshot.unassigned_held
+        self.queue = queue_of(snapshot.jobs)
+        self.quotas = Quotas(snapshot, self.queue)
+        self.turns = Turns(self.queue, self.quotas, now)
         self.pools: dict[int, dict[str, Pool]] = defaultdict(lambda: defaultdict(Pool))
         # Free GPUs only become fewer while a plan is made, so what did not fit once will not fit again.
-        self.misfits: set[tuple[int, str, int]] = set()
+        self.misfits: set[Wish] = set()
         self.starts: list[Start] = []
-        self.left: list[WaitingJob] = []
         self.reservations: dict[int, Reservation] = {}
-        self.unreservable: set[tuple[tuple[int, str, int], bool]] = set()
+        # Lines of these groups are not looked at any more, whoever they belong to.
+        self.hopeless: set[Group] = {
+            group for group in self.queue.groups if group[0].cluster_id in snapshot.closed_clusters
+        }
+        self.unreservable: set[tuple[Wish, bool]] = set()
         # By tenant, the aged job for which the rest of its quota is kept.
         self.savers: dict[int, int] = {}
+        self.preemptor = Preemptor(snapshot, now) if snapshot.preempting else None
+        self.preemptions: list[Preemption] = []
+        self.pending: dict[int, list[RunningJob]] = defaultdict(list)
+        # Waiting jobs that others are preempted for, with who they are.
+        self.claims: dict[int, tuple[RunningJob, ...]] = {}
+        self.unclaimed: list[int] = []
+        for running in snapshot.running:
+            if running.preempt_for is not None:
+                self.pending[running.preempt_for].append(running)
         for (cluster_id, model), size in snapshot.largest_node.items():
             self.pools[cluster_id][model].largest_node = size
         for node in snapshot.nodes:
@@ -46,79 +62,118 @@ class Planner:
                 self.pools[node.cluster_id][model].add(node.node_id, gpu_ids)
 
     def run(self) -> None:
-        """Go through the queue once."""
-        for job in self._in_order():
-            start = self._try_to_start(job)
-            if start is None:
-                self.left.append(job)
-            else:
-                self.starts.append(start)
+        """Serve those with a claim, and then everybody in the policy's order."""
+        for job in sorted(self.queue.claims.values(), key=lambda job: (job.claimed_at, job.job_id)):
+            self._serve_claim(job)
+        self.turns.take(self._try, self._is_hopeless, self._is_over)
 
-    def _in_order(self) -> Iterator[WaitingJob]:
-        """The queue in the policy's order. The order depends on what has been given, so it is made as it is read."""
-        by_priority: dict[int, dict[int | None, list[WaitingJob]]] = defaultdict(lambda: defaultdict(list))
-        aged = []
-        for job in sorted(self.snapshot.jobs, key=_age, reverse=True):
-            if self._is_aged(job):
-                aged.append(job)
-            else:
-                by_priority[job.priority][job.tenant_id].append(job)
-        yield from sorted(aged, key=lambda job: (job.submitted_at + job.priority * AGES_IN, job.job_id))
-        for priority in sorted(by_priority):
-            yield from self._fair(by_priority[priority])
+    @property
+    def spared(self) -> list[int]:
+        """The jobs that are marked to be preempted, and for nobody any more."""
+        return [one.job_id for job_id, victims in self.pending.items() if job_id not in self.claims for one in victims]
 
-    def _is_aged(self, job: WaitingJob) -> bool:
-        return job.submitted_at <= self.aged_since[job.priority]
+    def waiting(self) -> Iterator[WaitingJob]:
+        """The jobs that wait, in the order of their turns."""
+        claims = [self.queue.jobs[job_id] for job_id in (*self.claims, *self.unclaimed)]
+        return chain(claims, self.turns.waiting())
 
-    def _fair(self, queues: dict[int | None, list[WaitingJob]]) -> Iterator[WaitingJob]:
-        """Merge the tenants' queues: whose share is smallest goes next. Each queue's oldest job is its last item."""
-        heads = [(self._share(tenant_id), *_age(jobs[-1]), tenant_id) for tenant_id, jobs in queues.items()]
-        heapq.heapify(heads)
-        while heads:
-            tenant_id = heads[0][-1]
-            jobs = queues[tenant_id]
-            yield jobs.pop()
-            if jobs:
-                heapq.heapreplace(heads, (self._share(tenant_id), *_age(jobs[-1]), tenant_id))
-            else:
-                heapq.heappop(heads)
+    def _serve_claim(self, job: WaitingJob) -> None:
+        """What was freed for a job is its own, and goes to nobody else while the rest of it is still to be freed."""
+        victims = tuple(self.pending.get(job.job_id, ()))
+        start = None if self.barred(job) is not None else self._start_on_free(job)
+        if start is not None:
+            self._give(start)
+            self.turns.pass_by(job)
+        elif not victims or self.barred(job) is not None or not self._claim(job, victims):
+            self.unclaimed.append(job.job_id)
 
-    def _share(self, tenant_id: int | None) -> float:
-        """GPUs held over quota; for jobs without a tenant, over the whole fleet."""
-        if tenant_id is None:
-            return self.unassigned_held / max(self.snapshot.gpu_total, 1)
-        return self.held[tenant_id] / self.snapshot.tenants[tenant_id].quota
+    def _claim(self, job: WaitingJob, victims: tuple[RunningJob, ...]) -> bool:
+        """Set aside what is free already of what the job will have. Returns False, having done nothing, when that and
+        what the victims give back is not enough: some of it may have been taken out of service meanwhile."""
+        pool = self.pools[job.cluster_id][victims[0].model]
+        freed = Counter[int]()
+        for victim in victims:
+            freed.update(victim.nodes)
+        rooms = {node_id: gpus + len(pool.free.get(node_id, ())) for node_id, gpus in freed.items()}
+        if job.gpu_count > pool.largest_node:
+            node_id, missing, room = None, job.gpu_count - freed.total(), freed.total() + pool.total
+        else:
+            node_id = max(rooms, key=lambda node_id: (rooms[node_id], -node_id), default=0)
+            missing, room = job.gpu_count - freed[node_id], rooms.get(node_id, 0)
+        if room < job.gpu_count:
+            return False
+        pool.set_aside(missing, node_id)
+        self.claims[job.job_id] = victims
+        self.quotas.count(job)
+        return True
 
-    def _try_to_start(self, job: WaitingJob) -> Start | None:
-        """Give the job its GPUs, if it may have them and they are there; else, to the first of its cluster, the
-        reservation of those that it will have first."""
+    def _is_hopeless(self, line: Line) -> bool:
+        """Whether nothing of the line can start any more, whoever it belongs to."""
+        if line.group in self.hopeless:
+            return True
+        if line.wish not in self.misfits or self._has_hope(line):
+            return False
+        if not self._may_preempt(line.wish.cluster_id, priority=1):
+            self.hopeless.add(line.group)
+        return True
+
+    def _is_over(self) -> bool:
+        """Whether nothing of the whole queue can start any more."""
+        return len(self.hopeless) == len(self.queue.groups)
+
+    def _may_preempt(self, cluster_id: int, priority: int) -> bool:
+        preemptor = self.preemptor
+        return preemptor is not None and cluster_id in self.snapshot.preempting and preemptor.could(priority)
+
+    def _has_hope(self, line: Line) -> bool:
+        if line.wish.cluster_id not in self.reservations and (line.wish, False) not in self.unreservable:
+            return True
+        if self._may_preempt(line.wish.cluster_id, line.priority):
+            return True
+        kept = self.reservations.get(line.wish.cluster_id)
+        if kept is None or not kept.outlasts(line.minutes, self.now):
+            return False
+        return line.wish.gpu_count <= self.pools[line.wish.cluster_id][kept.model].most_kept()
+
+    def _try(self, job: WaitingJob) -> bool:
+        """Give the job its GPUs, if it may have them and they are there, or preempt others for it. Else, the first of
+        its cluster reserves those that it will have first. Whether it was given something."""
         barred = self.barred(job)
         if barred is not None:
             if barred is WaitCode.QUOTA and job.tenant_id is not None and self._is_aged(job):
                 self.savers.setdefault(job.tenant_id, job.job_id)
-            return None
+            return False
         start = self._start_on_free(job) or self._start_on_kept(job)
-        if start is None:
-            if job.cluster_id not in self.reservations:
-                self._reserve(job)
-            return None
-        self._count(job)
-        return start
+        if start is not None:
+            self._give(start)
+            return True
+        if self._preempt(job):
+            return True
+        if job.cluster_id not in self.reservations:
+            self._reserve(job)
+        return False
+
+    def _give(self, start: Start) -> None:
+        self.starts.append(start)
+        self.quotas.count(start.job)
+
+    def _is_aged(self, job: WaitingJob) -> bool:
+        return job.submitted_at <= self.now - job.priority * AGES_IN
 
     def _start_on_free(self, job: WaitingJob) -> Start | None:
-        if _wish(job) in self.misfits:
+        if wish_of(job) in self.misfits:
             return None
         for model in self.models(job):
             taken = self.pools[job.cluster_id][model].take(job.gpu_count)
             if taken is not None:
                 return Start(job, model, taken.gpu_ids, taken.nodes, self._why(job, model, taken))
-        self.misfits.add(_wish(job))
+        self.misfits.add(wish_of(job))
         return None
 
     def _start_on_kept(self, job: WaitingJob) -> Start | None:
         """What ends before the reservation begins may have the GPUs that are kept for it."""
         kept = self.reservations.get(job.cluster_id)
-        if kept is None or not kept.outlasts(job, self.now) or kept.model not in self.models(job):
+        if kept is None or not kept.outlasts(job.minutes, self.now) or kept.model not in self.models(job):
             return None
         taken = self.pools[job.cluster_id][kept.model].take_kept(job.gpu_count)
         if taken is None:
@@ -134,15 +189,43 @@ class Planner:
         left = len(self.pools[job.cluster_id][model].free[node_id])
         return f"on one node, the tightest fit: {left} of its GPUs stay free"
 
+    def _preempt(self, job: WaitingJob) -> bool:
+        """Preempt others for the job, if that gives it all its GPUs. Who borrows preempts nobody."""
+        terms = self.snapshot.preempting.get(job.cluster_id)
+        if self.preemptor is None or terms is None or not self.quotas.own_admits(job):
+            return False
+        reclaims = job.tenant_id is not None and self.snapshot.tenants[job.tenant_id].lends
+        found = []
+        for model in self.models(job):
+            pool = self.pools[job.cluster_id][model]
+            free = {node_id: len(gpus) for node_id, gpus in pool.free.items()}
+            one_node = job.gpu_count <= pool.largest_node
+            victims = self.preemptor.victims(job, model, free, one_node=one_node, reclaims=reclaims)
+            if victims:
+                found.append(victims)
+        if not found:
+            return False
+        victims = min(found, key=self.preemptor.price)
+        self.preemptor.take(victims)
+        self._claim(job, victims)
+        why = {one.job_id: self._why_preempted(one, job) for one in victims}
+        self.preemptions.append(Preemption(job, victims, self.now + terms.grace, why))
+        return True
+
+    def _why_preempted(self, victim: RunningJob, job: WaitingJob) -> str:
+        if victim.priority > job.priority:
+            return f"for job {job.job_id}, whose priority is {job.priority} and this one's {victim.priority}"
+        return f"for job {job.job_id}, whose tenant reclaims the idle quota that this one runs on"
+
     def _reserve(self, job: WaitingJob) -> None:
         """Keep for the job what it will have first. Only an aged job keeps what it may have nobody knows when."""
         aged = self._is_aged(job)
-        if (_wish(job), aged) in self.unreservable:
+        if (wish_of(job), aged) in self.unreservable:
             return
         shadows = [(model, self.shadow_of(job, model)) for model in self.models(job)]
         found = [(model, one) for model, one in shadows if one is not None and (aged or one.at < NEVER)]
         if not found:
-            self.unreservable.add((_wish(job), aged))
+            self.unreservable |= {(wish_of(job), aged), (wish_of(job), False)}
             return
         model, first = min(found, key=lambda item: item[1].at)
         at = first.at if first.at < NEVER else None
@@ -155,37 +238,23 @@ class Planner:
         """When the job could have its GPUs of this model, if nothing else started, and which."""
         pool = self.pools[job.cluster_id][model]
         free = {node_id: len(gpus) + len(pool.kept.get(node_id, ())) for node_id, gpus in pool.free.items()}
-        ends = self.ends().get((job.cluster_id, model), ())
+        ends = self.ends(job.cluster_id, model)
         return shadow(free, ends, job.gpu_count, one_node=job.gpu_count <= pool.largest_node)
 
-    def ends(self) -> dict[tuple[int, str], list[End]]:
-        """When what runs, and what this plan has started, gives its GPUs back, by cluster and model."""
-        ends: dict[tuple[int, str], list[End]] = defaultdict(list)
+    def ends(self, cluster_id: int, model: str) -> list[End]:
+        """When what runs, and what this plan has started, gives its GPUs of the cluster's model back. What is being
+        preempted gives them to another."""
+        ends = []
         for running in self.snapshot.running:
-            at = running.ends_at(self.now) or NEVER
-            ends[running.cluster_id, running.model] += [End(at, *node) for node in running.nodes.items()]
+            if running.cluster_id == cluster_id and running.model == model and running.preempt_for is None:
+                at = running.ends_at(self.now) or NEVER
+                ends += [End(at, *node) for node in running.nodes.items()]
         for start in self.starts:
-            minutes = start.job.minutes
-            at = NEVER if minutes is None else self.now + timedelta(minutes=minutes)
-            ends[start.job.cluster_id, start.model] += [End(at, *node) for node in start.nodes.items()]
+            if start.job.cluster_id == cluster_id and start.model == model:
+                minutes = start.job.minutes
+                at = NEVER if minutes is None else self.now + timedelta(minutes=minutes)
+                ends += [End(at, *node) for node in start.nodes.items()]
         return ends
-
-    def reasons(self) -> list[Wait]:
-        """Why these wait, as things stand now that everything is given. Jobs with one reason are together."""
-        waits: dict[_Key, Wait] = {}
-        job_ids: dict[_Key, list[int]] = defaultdict(list)
-        for job in self.left:
-            code = self.barred(job)
-            key = self._key(job, code)
-            if key not in waits:
-                waits[key] = Wait(self.reason(job, code), job_ids[key])
-            job_ids[key].append(job.job_id)
-        return list(waits.values())
-
-    def _key(self, job: WaitingJob, code: WaitCode | None) -> _Key:
-        if code is WaitCode.QUOTA:
-            return (code, job.tenant_id, job.gpu_count, self.is_passed_over(job))
-        return (code, *_wish(job))
 
     def barred(self, job: WaitingJob) -> WaitCode | None:
         """The rule that stands before the hardware, if one does."""
@@ -193,12 +262,11 @@ class Planner:
             return WaitCode.CLUSTER_MAINTENANCE
         if job.tenant_id is None:
             return None
-        tenant = self.snapshot.tenants[job.tenant_id]
-        if not tenant.active:
+        if not self.snapshot.tenants[job.tenant_id].active:
             return WaitCode.TENANT_INACTIVE
-        if self.is_passed_over(job):
+        if self.is_passed_over(job) or not self.quotas.admits(job):
             return WaitCode.QUOTA
-        return WaitCode.QUOTA if self.held[job.tenant_id] + job.gpu_count > tenant.quota else None
+        return None
 
     def is_passed_over(self, job: WaitingJob) -> bool:
         """Whether the rest of the tenant's quota is kept for another of its jobs."""
@@ -216,11 +284,45 @@ class Planner:
         wanted = [model for entry in entries for model in by_merit if matches(entry, model)]
         return list(dict.fromkeys(wanted))
 
-    def _count(self, job: WaitingJob) -> None:
-        if job.tenant_id is None:
-            self.unassigned_held += job.gpu_count
-        else:
-            self.held[job.tenant_id] += job.gpu_count
+    def reasons(self) -> Mapping[Kind, Reason]:
+        """Why these kinds of jobs wait, as things stand now that everything is given; those with one reason share it.
+        A few jobs have another one of their own: see ``exceptions``."""
+        known: dict[tuple[object, ...], Reason] = {}
+        found = {}
+        for kind, lines in self.queue.by_kind.items():
+            job = self._one_that_waits(lines)
+            if job is None:
+                continue
+            code = self.barred(job)
+            quota = code is WaitCode.QUOTA
+            key = (code, kind.tenant_id, kind.wish.gpu_count, kind.wish.cluster_id) if quota else (code, kind.wish)
+            if key not in known:
+                known[key] = self.reason(job, code)
+            found[kind] = known[key]
+        return found
+
+    def _one_that_waits(self, lines: Iterable[Line]) -> WaitingJob | None:
+        """Any job of the lines that waits for what all of its kind do."""
+        savers = self.savers.values()
+        for line in lines:
+            for job in self.turns.rest_of(line):
+                if job.job_id not in self.claims and (not savers or job.job_id not in savers):
+                    return job
+        return None
+
+    def exceptions(self) -> Mapping[int, Reason]:
+        """Why those jobs wait that wait for something of their own."""
+        found = {}
+        for job_id in self.savers.values():
+            job = self.queue.jobs[job_id]
+            found[job_id] = self.reason(job, self.barred(job))
+        for job_id, victims in self.claims.items():
+            reason = self._misfit(self.queue.jobs[job_id])
+            at = min((one.preempt_at for one in victims if one.preempt_at is not None), default=None)
+            at = at or self.now + self.snapshot.preempting[victims[0].cluster_id].grace
+            figures = {**reason.figures, "preempting": len(victims), "preempt_at": f"{at:%Y-%m-%d %H:%M:%S}"}
+            found[job_id] = Reason(reason.code, figures)
+        return found
 
     def reason(self, job: WaitingJob, code: WaitCode | None) -> Reason:
         """Why the job waits: by this rule, or for hardware."""
@@ -228,8 +330,10 @@ class Planner:
             return self._misfit(job)
         if code is not WaitCode.QUOTA or job.tenant_id is None:
             return Reason(code, {})
-        held, quota = self.held[job.tenant_id], self.snapshot.tenants[job.tenant_id].quota
-        figures = {"needs": job.gpu_count, "held": held, "quota": quota}
+        held, tenant = self.quotas.held[job.tenant_id], self.snapshot.tenants[job.tenant_id]
+        figures = {"needs": job.gpu_count, "held": held, "quota": tenant.quota}
+        if tenant.borrow_limit and job.cluster_id in self.snapshot.preempting:
+            figures["borrowable"] = self.quotas.borrowable(job)
         if self.is_passed_over(job):
             figures["kept_for"] = self.savers[job.tenant_id]
         return Reason(code, figures)
@@ -248,12 +352,3 @@ class Planner:
 
 def _fits_with_kept(pool: Pool, count: int) -> bool:
     return count <= (pool.most_with_kept() if count <= pool.largest_node else pool.total_with_kept)
-
-
-def _wish(job: WaitingJob) -> tuple[int, str, int]:
-    """What of a job decides whether the hardware can take it."""
-    return job.cluster_id, job.gpu_type, job.gpu_count
-
-
-def _age(job: WaitingJob) -> tuple[datetime, int]:
-    return job.submitted_at, job.job_id

@@ -17,12 +17,13 @@ class Taken(NamedTuple):
 @dataclass(slots=True)
 class Pool:
     """Free GPUs by node, with the nodes in buckets by how many they have free. ``kept`` are free as well, and are kept
-    for the job that holds the cluster's reservation."""
+    for the job that holds the cluster's reservation; those set ``aside`` are for jobs that others are preempted for."""
 
     largest_node: int = 0
     total: int = 0
     free: dict[int, list[int]] = field(default_factory=dict)
     kept: dict[int, list[int]] = field(default_factory=dict)
+    aside: int = 0
     buckets: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, node_id: int, gpu_ids: Iterable[int]) -> None:
@@ -34,6 +35,13 @@ class Pool:
     def keep(self, node_id: int, count: int) -> None:
         """Set so many free GPUs of a node aside."""
         self.kept[node_id] = list(reversed(self._take_from(node_id, count)))
+
+    def set_aside(self, count: int, node_id: int | None = None) -> None:
+        """Let nobody have so many free GPUs, or all where there are fewer: of this node, or of the fullest ones."""
+        if node_id is None:
+            self.aside += len(self._take_spread(max(0, min(count, self.total))).gpu_ids)
+        else:
+            self.aside += len(self._take_from(node_id, max(0, min(count, len(self.free.get(node_id, ()))))))
 
     def take(self, count: int) -> Taken | None:
         """Take GPUs on one node where one node could hold them all, else on the fewest; None when it can't be now."""
@@ -55,6 +63,10 @@ class Pool:
         taken = tuple(kept.pop() for _ in range(min(count, len(kept))))
         return Taken(taken + self._take_from(node_id, count - len(taken)), {node_id: count})
 
+    def most_kept(self) -> int:
+        """The most GPUs that one node of the reservation has free."""
+        return max(map(self._free_and_kept, self.kept), default=0)
+
     def most_on_one_node(self) -> int:
         """The most free GPUs that one node has, without those that are kept."""
         return max((count for count in self.buckets if count and self._head(count) is not None), default=0)
@@ -66,7 +78,7 @@ class Pool:
     @property
     def total_with_kept(self) -> int:
         """All free GPUs."""
-        return self.total + sum(map(len, self.kept.values()))
+        return self.total + self.aside + sum(map(len, self.kept.values()))
 
     def _free_and_kept(self, node_id: int) -> int:
         return len(self.free[node_id]) + len(self.kept[node_id])
@@ -91,6 +103,8 @@ class Pool:
         return None
 
     def _take_from(self, node_id: int, count: int) -> tuple[int, ...]:
+        if not count:
+            return ()
         gpus = self.free[node_id]
         taken = tuple(gpus.pop() for _ in range(count))
         self.total -= count

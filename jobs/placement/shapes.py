@@ -1,8 +1,8 @@
 """What the planner is given, and what it answers."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
@@ -36,16 +36,20 @@ class NodeView:
 
 @dataclass(frozen=True, slots=True)
 class TenantView:
-    """What a tenant may hold, and holds now."""
+    """What a tenant may hold, and holds now. ``lends``: others may use what it leaves idle of its quota;
+    ``borrow_limit``: how many GPUs above its own quota it may hold while others lend."""
 
     quota: int
     held: int
     active: bool = True
+    lends: bool = False
+    borrow_limit: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class WaitingJob:
-    """A job in the queue. ``minutes``: its own estimate of how long it runs."""
+    """A job in the queue. ``minutes``: its own estimate of how long it runs; ``claimed_at``: since when others are
+    preempted for it."""
 
     job_id: int
     cluster_id: int
@@ -55,12 +59,14 @@ class WaitingJob:
     priority: int
     submitted_at: datetime
     minutes: int | None = None
+    claimed_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RunningJob:
     """A job that holds GPUs of one model. ``nodes``: how many, by node, of those that take jobs again when it ends;
-    ``held``: how many in all. ``minutes``: its own estimate of how long it runs."""
+    ``held``: how many in all. ``minutes``: its own estimate of how long it runs. ``preempt_at``: when it must give its
+    GPUs back, to the job ``preempt_for``."""
 
     job_id: int
     cluster_id: int
@@ -70,32 +76,50 @@ class RunningJob:
     started_at: datetime
     minutes: int | None = None
     held: int = 0
+    priority: int = 5
+    submitted_at: datetime | None = None
+    preempt_at: datetime | None = None
+    preempt_for: int | None = None
 
     def ends_at(self, now: datetime) -> datetime | None:
-        """When it is expected to end; None when it did not say.
+        """When it is expected to end; None when it did not say, and nobody preempts it.
 
         A job that is past its estimate is expected to go on for as long as it is past it, at least a minute: the
         further off an estimate was, the less is known.
         """
         if self.minutes is None:
-            return None
+            return self.preempt_at
         end = self.started_at + timedelta(minutes=self.minutes)
-        return end if end > now else now + max(now - end, timedelta(minutes=1))
+        expected = end if end > now else now + max(now - end, timedelta(minutes=1))
+        return expected if self.preempt_at is None else min(expected, self.preempt_at)
+
+
+@dataclass(frozen=True, slots=True)
+class Preempting:
+    """A cluster's terms of preemption: how long a job is left between the notice and its end, and how long it runs
+    undisturbed."""
+
+    grace: timedelta
+    min_run: timedelta
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """The world at one instant. ``largest_node``: the most GPUs of a model that one node of the cluster has, free or
-    not, by (cluster id, model). ``unassigned_held``: GPUs held by jobs without a tenant; ``gpu_total``: all GPUs."""
+    not, by (cluster id, model). ``unassigned_held``: GPUs held by jobs without a tenant; ``gpu_total``: all GPUs.
+    ``preempting``: the terms of the clusters that allow it. ``resting``: nodes on which everything fails, and until
+    when they are not among the ``nodes``. ``jobs`` may be a ``Queue``, which a plan reads fastest."""
 
-    jobs: Sequence[WaitingJob]
+    jobs: Collection[WaitingJob]
     nodes: Sequence[NodeView]
     tenants: Mapping[int, TenantView]
     largest_node: Mapping[tuple[int, str], int]
     closed_clusters: frozenset[int] = frozenset()
     unassigned_held: int = 0
     gpu_total: int = 0
-    running: Sequence[RunningJob] = ()
+    running: Collection[RunningJob] = ()
+    preempting: Mapping[int, Preempting] = field(default_factory=dict)
+    resting: Mapping[int, datetime] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +142,9 @@ class Reservation:
     nodes: Mapping[int, int]
     at: datetime | None
 
-    def outlasts(self, job: WaitingJob, now: datetime) -> bool:
+    def outlasts(self, minutes: int | None, now: datetime) -> bool:
         """Whether a job that starts now ends, by its own estimate, before the reservation begins."""
-        return self.at is not None and job.minutes is not None and now + timedelta(minutes=job.minutes) <= self.at
+        return self.at is not None and minutes is not None and now + timedelta(minutes=minutes) <= self.at
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,24 +165,23 @@ class Wait:
     """These jobs wait, all for this reason."""
 
     reason: Reason
-    job_ids: Sequence[int]
+    job_ids: list[int]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What to do about every job of the snapshot: each is in exactly one start or wait. Starts are in their order,
-    and so are ``waiting``, the jobs that wait. ``reservations`` by cluster."""
+class Preemption:
+    """These jobs must give their GPUs back at ``at``, so that ``job`` can start. ``why`` tells them, by id."""
 
-    starts: Sequence[Start]
-    waits: Sequence[Wait]
-    waiting: Sequence[WaitingJob]
-    reservations: Mapping[int, Reservation]
+    job: WaitingJob
+    victims: Sequence[RunningJob]
+    at: datetime
+    why: Mapping[int, str]
 
 
 def sentence(code: str, figures: Mapping[str, Any]) -> str:
     """The reason in words, for people."""
-    kept = KEPT_QUOTA if "kept_for" in figures else ""
-    return (SENTENCES[WaitCode(code)] + kept).format_map(defaultdict(str, figures))
+    more = "".join(text for figure, text in ADDENDA.items() if figure in figures)
+    return (SENTENCES[WaitCode(code)] + more).format_map(defaultdict(str, figures))
 
 
 SENTENCES: Mapping[WaitCode, str] = {
@@ -171,4 +194,9 @@ SENTENCES: Mapping[WaitCode, str] = {
     WaitCode.FRAGMENTED: "Needs {needs} GPUs of {wants} together; {free} are free, at most {best} on one node.",
     WaitCode.RESERVED: "Needs {needs} GPUs of {wants}; {free} are free, but kept for a job that is ahead.",
 }
-KEPT_QUOTA = " The rest is kept for the tenant's job {kept_for}, which has waited longest."
+# What is added to the sentence where the figures have this one.
+ADDENDA: Mapping[str, str] = {
+    "kept_for": " The rest is kept for the tenant's job {kept_for}, which has waited longest.",
+    "borrowable": " Of others' idle quota it may borrow {borrowable} more now.",
+    "preempting": " {preempting} running are preempted for it, at {preempt_at} UTC.",
+}

@@ -1,4 +1,4 @@
-"""One cycle: reap what lost its hardware, look, plan, and write the plan down.
+"""One cycle: reap what can't go on, look, plan, and write the plan down.
 
 What a cycle writes, it writes in short transactions, each of which leaves the house in order: a cycle that is killed
 between two of them is carried on by the next.
@@ -6,22 +6,26 @@ between two of them is carried on by the next.
 
 import time
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+
+from django.db import connection
 
 from jobs.models import SchedulerCycle
 from jobs.placement import Plan, plan
-from jobs.scheduler.reaping import reap
-from jobs.scheduler.snapshot import take_snapshot
+from jobs.scheduler.reaping import preempt_due, reap
 from jobs.scheduler.starting import start_jobs
 from jobs.scheduler.waits import write_waits
-from jobs.services import keep_estimates
+from jobs.scheduler.world import World
+from jobs.services import announce_preemption, keep_estimates, spare_jobs, withdraw_claims
 
 # A plan is made anew when some of it could not be written, so that the GPUs it meant for a job that can't have them
 # go to the next one. Jobs that the database refuses are left out of it; whatever else came between may come again.
 MOST_PLANS = 3
 # So many jobs at the head of the queue show the figures of this very cycle; those behind them show the figures as they
 # were when their reason was last written. An explanation gives everybody's figures as they are now.
-FIGURES_UP_TO_DATE = 1_000
+FIGURES_UP_TO_DATE = 100
+# An estimate is put on record when it differs by so much from the one that was.
+ESTIMATES_DIFFER_BY = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,33 +37,91 @@ class CycleResult:
     failed: int
 
 
-def run_cycle(*, now: datetime) -> CycleResult:
-    """Run one cycle at ``now``. The caller has the turn; see ``turn``."""
+def run_cycle(*, now: datetime, world: World | None = None) -> CycleResult:
+    """Run one cycle at ``now``. The caller has the turn; see ``turn``. ``world`` is what he knows from the cycle before
+    this one; without it, everything is read."""
     began = time.monotonic()
-    failed = reap(now)
-    started, decided = _start_what_can(now)
-    head = {job.job_id for job in decided.waiting[:FIGURES_UP_TO_DATE]}
-    write_waits(decided.waits, now, up_to_date=head)
-    kept = decided.reservations.values()
-    keep_estimates(estimates={one.job.job_id: one.at for one in kept if one.at is not None}, now=now)
-    waiting = sum(len(wait.job_ids) for wait in decided.waits)
-    _write_cycle(now, (time.monotonic() - began) * 1000, started, waiting)
-    return CycleResult(started=started, waiting=waiting, failed=failed)
+    world = world or World()
+    world.refresh(now)
+    failed = reap(world, now)
+    if failed + preempt_due(world, now):
+        world.refresh(now)
+    started, decided = _start_what_can(world, now)
+    write_waits(decided, world, now, up_to_date=FIGURES_UP_TO_DATE)
+    _keep_estimates(decided, world, now)
+    _write_cycle(now, (time.monotonic() - began) * 1000, started, decided.waiting_count)
+    return CycleResult(started=started, waiting=decided.waiting_count, failed=failed)
 
 
-def _start_what_can(now: datetime) -> tuple[int, Plan]:
+def run_cycle_of_process(*, now: datetime) -> CycleResult:
+    """The same, with what this process knows from its last cycle.
+
+    A world that a cycle failed in is forgotten; and two threads never share one, whatever becomes of the turn. Nothing
+    is kept of what was read inside a transaction, since that may be undone.
+    """
+    if connection.in_atomic_block:
+        return run_cycle(now=now)
+    try:
+        world = _worlds.pop()
+    except IndexError:
+        world = World()
+    result = run_cycle(now=now, world=world)
+    _worlds[:] = [world]
+    return result
+
+
+_worlds: list[World] = []
+
+
+def _start_what_can(world: World, now: datetime) -> tuple[int, Plan]:
     """Plan and start until a plan was written whole. Returns how many jobs started, and the last plan."""
     started, faulty = 0, frozenset[int]()
-    for _ in range(MOST_PLANS):
-        decided = plan(take_snapshot(now, without=faulty), now)
+    for attempt in range(MOST_PLANS):
+        if attempt:
+            world.refresh(now)
+        decided = plan(world.snapshot(now, without=faulty), now)
         outcome = start_jobs(decided.starts, now)
         started += outcome.started
         faulty |= outcome.faulty
-        if outcome.started == len(decided.starts):
+        freed = _write_preemptions(decided, world, now)
+        if outcome.started == len(decided.starts) and not freed:
             break
     return started, decided
 
 
+def _write_preemptions(decided: Plan, world: World, now: datetime) -> int:
+    """Tell those who must go, and those who may stay. Returns how many are gone already, where there is no grace."""
+    if decided.unclaimed:
+        withdraw_claims(job_ids=decided.unclaimed, now=now)
+    if decided.spared:
+        spare_jobs(job_ids=decided.spared, now=now)
+    at_once = False
+    for one in decided.preemptions:
+        announced = announce_preemption(job_id=one.job.job_id, victims=one.why, at=one.at, now=now)
+        at_once |= announced and one.at <= now
+    if not at_once:
+        return 0
+    world.refresh(now)
+    return preempt_due(world, now)
+
+
+def _keep_estimates(decided: Plan, world: World, now: datetime) -> None:
+    estimates = {one.job.job_id: one.at for one in decided.reservations.values() if one.at is not None}
+    news = {
+        job_id: at
+        for job_id, at in estimates.items()
+        if job_id not in world.estimates or abs(world.estimates[job_id] - at) >= ESTIMATES_DIFFER_BY
+    }
+    if news:
+        keep_estimates(estimates=news, now=now)
+    world.estimates = {job_id: news.get(job_id, world.estimates.get(job_id, at)) for job_id, at in estimates.items()}
+
+
 def _write_cycle(now: datetime, duration_ms: float, started: int, waiting: int) -> None:
-    values = {"finished_at": now, "duration_ms": duration_ms, "jobs_started": started, "jobs_waiting": waiting}
-    SchedulerCycle.objects.update_or_create(pk=1, defaults=values)
+    cycle = SchedulerCycle(pk=1, finished_at=now, duration_ms=duration_ms, jobs_started=started, jobs_waiting=waiting)
+    SchedulerCycle.objects.bulk_create(
+        [cycle],
+        update_conflicts=True,
+        unique_fields=["id"],
+        update_fields=["finished_at", "duration_ms", "jobs_started", "jobs_waiting"],
+    )

@@ -12,7 +12,7 @@ from jobs.models import Allocation, Job, JobEvent, JobStatus, WaitPeriod
 from jobs.placement import takes
 from jobs.placement.explaining import Blocker, Prospect, prospect_of
 from jobs.queries import get_job
-from jobs.scheduler.snapshot import take_snapshot
+from jobs.scheduler.world import take_snapshot
 from jobs.services import keep_estimates
 
 NOBODY = Prospect(blockers=(), place=None, queued=0, earliest=None, estimated=None, without_estimate=0, remedies=())
@@ -85,7 +85,7 @@ def _summary(job: Job, prospect: Prospect) -> str:
         return "Nothing stands in its way: the scheduler's next cycle starts it."
     events = JobEvent.objects.filter(job=job).order_by("-pk")
     last = events.first()
-    start = events.filter(to_status=JobStatus.RUNNING).first()
+    start = events.filter(to_status=JobStatus.RUNNING).exclude(from_status=JobStatus.RUNNING).first()
     parts = [f"Started on {start.reason}"] if start is not None else ["It never started."]
     if job.status != JobStatus.RUNNING and last is not None:
         parts.append(f"It is {job.status}" + (f": {last.reason}" if last.reason else "."))

@@ -2,7 +2,7 @@
 cluster that is gone is cancelled; and where the cluster enforces it, what is past its own time limit fails."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 from django.db.models import DurationField, F, Func, Q
@@ -10,33 +10,48 @@ from django.db.models import DurationField, F, Func, Q
 from clusters.models import OnNodeLoss
 from jobs.models import Allocation, Job, JobStatus
 from jobs.scheduler.pieces import write_in_pieces
-from jobs.services import cancel_waiting_jobs, fail_lost_job, requeue_lost_job
+from jobs.scheduler.world import World
+from jobs.services import cancel_waiting_jobs, fail_lost_job, preempt_job, requeue_lost_job
 from jobs.states import scheduler_sources
 
 JOBS_IN_ONE_TRANSACTION = 500
 
 
-def reap(now: datetime) -> int:
+def reap(world: World, now: datetime) -> int:
     """End or requeue what can't go on. Returns how many running jobs it was."""
-    stranded = Job.objects.filter(
-        status__in=scheduler_sources(JobStatus.CANCELLED), cluster__decommissioned_at__isnull=False
+    if world.decommissioned:
+        _cancel_stranded(world.decommissioned, now)
+    failed, _ = write_in_pieces(_lost_gpus(world.with_lost_gpus()), 1, lambda jobs: sum(_end(one, now) for one in jobs))
+    overdue, _ = write_in_pieces(
+        _past_their_limit(world.enforcing, now), 1, lambda jobs: sum(_stop(job, now) for job in jobs)
     )
+    return failed + overdue
+
+
+def preempt_due(world: World, now: datetime) -> int:
+    """Preempt the jobs whose time of grace is over. Returns how many."""
+    due = [job.job_id for job in world.due(now)]
+    done, _ = write_in_pieces(due, 1, lambda ids: sum(preempt_job(job_id=job_id, now=now) for job_id in ids))
+    return done
+
+
+def _cancel_stranded(cluster_ids: Collection[int], now: datetime) -> None:
+    stranded = Job.objects.filter(status__in=scheduler_sources(JobStatus.CANCELLED), cluster__in=cluster_ids)
     write_in_pieces(
         stranded.order_by("pk").values_list("pk", flat=True),
         JOBS_IN_ONE_TRANSACTION,
         lambda ids: cancel_waiting_jobs(job_ids=ids, reason="The cluster was decommissioned.", now=now),
     )
-    failed, _ = write_in_pieces(_lost_gpus(), 1, lambda jobs: sum(_end(losses, now) for losses in jobs))
-    overdue, _ = write_in_pieces(_past_their_limit(now), 1, lambda jobs: sum(_stop(job, now) for job in jobs))
-    return failed + overdue
 
 
-def _past_their_limit(now: datetime) -> list[Job]:
-    """Running jobs past their own estimate, on clusters that hold them to it."""
+def _past_their_limit(cluster_ids: Collection[int], now: datetime) -> list[Job]:
+    """Running jobs of these clusters that are past their own estimate."""
+    if not cluster_ids:
+        return []
     limit = F("started_at") + Func(
         "estimated_duration_min", template="make_interval(mins => %(expressions)s)", output_field=DurationField()
     )
-    running = Job.objects.filter(status=JobStatus.RUNNING, cluster__enforce_time_limit=True)
+    running = Job.objects.filter(status=JobStatus.RUNNING, cluster__in=cluster_ids)
     return list(running.filter(estimated_duration_min__isnull=False).alias(limit=limit).filter(limit__lt=now))
 
 
@@ -45,10 +60,12 @@ def _stop(job: Job, now: datetime) -> bool:
     return fail_lost_job(job_id=job.pk, reason=reason, lost_at={}, now=now)
 
 
-def _lost_gpus() -> list[list[Allocation]]:
-    """Open allocations whose node is silent or whose GPU is retired, a list for each job."""
+def _lost_gpus(job_ids: Collection[int]) -> list[list[Allocation]]:
+    """Of these jobs, the open allocations whose node is silent or whose GPU is retired, a list for each job."""
+    if not job_ids:
+        return []
     lost = Allocation.objects.filter(
-        Q(gpu__retired_at__isnull=False) | Q(gpu__node__silent=True), during__upper_inf=True
+        Q(gpu__retired_at__isnull=False) | Q(gpu__node__silent=True), job__in=job_ids, during__upper_inf=True
     ).select_related("gpu__node__cluster")
     by_job: dict[int, list[Allocation]] = defaultdict(list)
     for allocation in lost.order_by("job_id", "gpu_id"):

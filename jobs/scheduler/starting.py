@@ -1,15 +1,14 @@
 """Writing a plan's starts down, each checked again under the locks: tenants, GPUs, then jobs."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from django.db import connection, transaction
-from django.db.models import Count
 
-from clusters.models import GPU, GPUState
 from gpufleet.common.locks import lock_rows
-from jobs.models import Allocation, Job, JobEvent, JobStatus
+from jobs.models import JobStatus
 from jobs.placement import Start
 from jobs.queries import LockedRate, rate_book
 from jobs.scheduler.pieces import write_in_pieces
@@ -17,13 +16,28 @@ from jobs.services import close_waits, lock_waiting_jobs
 from jobs.states import scheduler_sources
 from tenants.models import Tenant, TenantStatus
 
-JOBS_IN_ONE_TRANSACTION = 100
+JOBS_IN_ONE_TRANSACTION = 250
 
 ALLOCATE = """
 INSERT INTO jobs_allocation (job_id, gpu_id, tenant_id, during, rate_id, price_per_gpu_hour, currency)
 SELECT job_id, gpu_id, tenant_id, tstzrange(%s, NULL), rate_id, price, currency
   FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::numeric[], %s::text[])
        AS held (job_id, gpu_id, tenant_id, rate_id, price, currency)
+"""
+
+LOCK_GPUS = """
+SELECT id, state = 'available' AND retired_at IS NULL FROM clusters_gpu WHERE id = ANY(%s) ORDER BY id FOR NO KEY UPDATE
+"""
+HELD = """
+SELECT tenant_id, count(*) FROM jobs_allocation WHERE tenant_id = ANY(%s) AND upper_inf(during) GROUP BY tenant_id
+"""
+RUN = """
+UPDATE jobs_job SET status = 'running', started_at = %s, block_reason = '', claimed_at = NULL WHERE id = ANY(%s)
+"""
+NOTE = """
+INSERT INTO jobs_jobevent (job_id, at, from_status, to_status, actor, reason)
+SELECT job_id, %s, 'queued', 'running', 'scheduler', reason
+  FROM unnest(%s::bigint[], %s::text[]) AS note (job_id, reason)
 """
 
 Rates = Mapping[tuple[int | None, str], LockedRate]
@@ -52,42 +66,60 @@ def _start(starts: Sequence[Start], rates: Rates, now: datetime) -> int:
     startable = scheduler_sources(JobStatus.RUNNING)
     waiting = lock_waiting_jobs([start.job.job_id for start in good], now=now, statuses=startable)
     good = [start for start in good if start.job.job_id in waiting]
-    ids = [start.job.job_id for start in good]
-    Job.objects.filter(pk__in=ids).update(status=JobStatus.RUNNING, started_at=now, block_reason="")
-    close_waits(ids, now)
-    _allocate(good, rates, now)
-    JobEvent.objects.bulk_create(_event(start, now) for start in good)
+    if good:
+        ids = [start.job.job_id for start in good]
+        close_waits(ids, now)
+        _allocate(good, rates, now)
+        with connection.cursor() as cursor:
+            cursor.execute(RUN, [now, ids])
+            cursor.execute(NOTE, [now, ids, list(map(_reason, good))])
     return len(good)
 
 
 def _still_possible(starts: Sequence[Start]) -> list[Start]:
     """Quotas may have been lowered, tenants and GPUs taken out of service since the snapshot."""
-    tenants = lock_rows(Tenant.objects.all(), [start.job.tenant_id for start in starts if start.job.tenant_id])
-    gpus = lock_rows(GPU.objects.only("state", "retired_at"), [gpu_id for start in starts for gpu_id in start.gpu_ids])
-    held = dict(
-        Allocation.objects.filter(tenant_id__in=tenants, during__upper_inf=True)
-        .order_by()
-        .values_list("tenant_id")
-        .annotate(count=Count("pk"))
-    )
-    return [start for start in starts if _in_service(start, gpus) and _within_quota(start, tenants, held)]
+    limits = _Limits([start.job.tenant_id for start in starts if start.job.tenant_id is not None])
+    with connection.cursor() as cursor:
+        cursor.execute(LOCK_GPUS, [[gpu_id for start in starts for gpu_id in start.gpu_ids]])
+        in_service = {gpu_id for gpu_id, available in cursor.fetchall() if available}
+    return [start for start in starts if in_service.issuperset(start.gpu_ids) and limits.admit(start)]
 
 
-def _in_service(start: Start, gpus: Mapping[int, GPU]) -> bool:
-    taken = (gpus[gpu_id] for gpu_id in start.gpu_ids)
-    return all(gpu.state == GPUState.AVAILABLE and gpu.retired_at is None for gpu in taken)
+class _Limits:
+    """What these tenants may still hold, under their locks; what is admitted counts as held."""
 
+    def __init__(self, tenant_ids: Collection[int]) -> None:
+        borrow = Tenant.objects.filter(pk__in=tenant_ids, borrow_limit__gt=0).exists()
+        lenders = Tenant.objects.filter(lends_idle_quota=True) if borrow else Tenant.objects.none()
+        self.tenants = lock_rows(Tenant.objects.all(), {*tenant_ids, *lenders.values_list("pk", flat=True)})
+        # What is borrowed is held by tenants beside these, so that all are counted where anybody borrows.
+        counted = Tenant.objects.values_list("pk", "gpu_quota") if borrow else []
+        self.quotas = {**dict(counted), **{pk: tenant.gpu_quota for pk, tenant in self.tenants.items()}}
+        with connection.cursor() as cursor:
+            cursor.execute(HELD, [list(self.quotas)])
+            self.held: Counter[int] = Counter(dict(cursor.fetchall()))
 
-def _within_quota(start: Start, tenants: Mapping[int, Tenant], held: dict[int, int]) -> bool:
-    """Whether the tenant may hold these GPUs too; if so they are counted as held."""
-    tenant_id = start.job.tenant_id
-    if tenant_id is None:
+    def admit(self, start: Start) -> bool:
+        """Whether the tenant may hold these GPUs too, of its own quota or borrowed."""
+        tenant_id = start.job.tenant_id
+        if tenant_id is None:
+            return True
+        tenant, total = self.tenants[tenant_id], self.held[tenant_id] + start.job.gpu_count
+        above = total - tenant.gpu_quota
+        if tenant.status != TenantStatus.ACTIVE or (above > 0 and not self._may_borrow(tenant, above)):
+            return False
+        self.held[tenant_id] = total
         return True
-    tenant, total = tenants[tenant_id], held.get(tenant_id, 0) + start.job.gpu_count
-    if tenant.status != TenantStatus.ACTIVE or total > tenant.gpu_quota:
-        return False
-    held[tenant_id] = total
-    return True
+
+    def _may_borrow(self, tenant: Tenant, above: int) -> bool:
+        """Whether all that is borrowed, with this tenant at ``above``, is no more than what is lent."""
+        others = (max(0, self.held[pk] - quota) for pk, quota in self.quotas.items() if pk != tenant.pk)
+        idle = (
+            max(0, other.gpu_quota - self.held[pk])
+            for pk, other in self.tenants.items()
+            if other.lends_idle_quota and other.status == TenantStatus.ACTIVE and pk != tenant.pk
+        )
+        return above <= tenant.borrow_limit and above + sum(others) <= sum(idle)
 
 
 def _allocate(starts: Sequence[Start], rates: Rates, now: datetime) -> None:
@@ -103,8 +135,5 @@ def _allocate(starts: Sequence[Start], rates: Rates, now: datetime) -> None:
             cursor.execute(ALLOCATE, [now, *(list(column) for column in zip(*rows, strict=True))])
 
 
-def _event(start: Start, now: datetime) -> JobEvent:
-    reason = f"{len(start.gpu_ids)} × {start.model}, {start.why}."[:500]
-    return JobEvent(
-        job_id=start.job.job_id, at=now, from_status="queued", to_status="running", actor="scheduler", reason=reason
-    )
+def _reason(start: Start) -> str:
+    return f"{len(start.gpu_ids)} × {start.model}, {start.why}."[:500]

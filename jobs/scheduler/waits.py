@@ -1,7 +1,8 @@
 """Writing down why jobs wait: only where it changed, set-based, in short transactions."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 from django.db import connection, transaction
 
 from jobs.models import JobStatus
-from jobs.placement import Reason, Wait
+from jobs.placement import Kind, Plan, Reason, WaitingJob, kind_of
 from jobs.scheduler.pieces import write_in_pieces
+from jobs.scheduler.world import World
 from jobs.services import lock_waiting_jobs
 
 # A client's PATCH of one of these jobs waits for as long as a transaction lasts: a few hundredths of a second.
@@ -25,11 +27,10 @@ WITH decided AS (
            AS reason (code, figures, sentence, number) USING (number))
 """
 CHANGED = f"""{DECIDED}
-SELECT decided.job_id, period.code IS NOT DISTINCT FROM decided.code
+SELECT decided.job_id
   FROM decided
   LEFT JOIN jobs_waitperiod AS period ON period.job_id = decided.job_id AND upper_inf(period.during)
  WHERE period.id IS NULL OR period.code <> decided.code OR period.figures <> decided.figures
- ORDER BY decided.job_id
 """  # noqa: S608  (SQL of this module alone)
 
 # The same reason with other figures, and a reason that began at this very instant, stay one period.
@@ -69,24 +70,54 @@ class _Waiter:
     number: int
 
 
-def write_waits(waits: Sequence[Wait], now: datetime, *, up_to_date: Collection[int]) -> None:
-    """Give every job its reason from ``now`` on. A job whose reason is on record as it is costs no write.
+def write_waits(decided: Plan, world: World, now: datetime, *, up_to_date: int) -> None:
+    """Give every job its reason from ``now`` on. A job whose reason is on record as it is costs nothing.
 
-    One that waits for the same reason with other figures gets them only if it is among those ``up_to_date``: a GPU that
-    comes free changes the figures of a whole queue, and would cost a write for each job of it.
+    One that waits for the same reason with other figures gets them only if it is among the first ``up_to_date`` of the
+    queue: a GPU that comes free changes the figures of a whole queue, and would cost a write for each job of it.
     """
-    if not waits:
-        return
-    reasons = _columns([wait.reason for wait in waits])
-    number_of = {job_id: number for number, wait in enumerate(waits, start=1) for job_id in wait.job_ids}
-    everyone = [_Waiter(*item) for item in number_of.items()]
+    news = _other_code(decided, world)
+    same_code = _same_code(decided, [job for job in decided.waiting(up_to_date) if job.job_id not in news])
+    reasons = list({id(reason): reason for reason in (*news.values(), *same_code.values())}.values())
+    number_of = {id(reason): number for number, reason in enumerate(reasons, start=1)}
+    columns = _columns(reasons)
+    waiters = [_Waiter(job_id, number_of[id(reason)]) for job_id, reason in news.items()]
+    waiters += _other_figures([_Waiter(job_id, number_of[id(reason)]) for job_id, reason in same_code.items()], columns)
+    write_in_pieces(waiters, JOBS_IN_ONE_TRANSACTION, lambda piece: _write(piece, columns, now))
+    world.told({job_id: reason.code for job_id, reason in news.items()}, decided)
+
+
+def _other_code(decided: Plan, world: World) -> dict[int, Reason]:
+    """The jobs that have another reason than is on record. Where a whole kind is told what it has been told already,
+    only those of it that are new are looked at."""
+    found = {}
+    untold: dict[Kind, list[int]] = defaultdict(list)
+    for job_id in world.untold:
+        if job_id in world.queue.jobs:
+            untold[kind_of(world.queue.jobs[job_id])].append(job_id)
+    left = {start.job.job_id for start in decided.starts}
+    for kind, reason in decided.reasons.items():
+        known = world.codes.get(kind) == reason.code
+        for job_id in untold[kind] if known else decided.jobs_of(kind):
+            if world.recorded[job_id] != reason.code and job_id not in left and job_id not in decided.exceptions:
+                found[job_id] = reason
+    for job_id, reason in decided.exceptions.items():
+        if world.recorded[job_id] != reason.code:
+            found[job_id] = reason
+    return found
+
+
+def _same_code(decided: Plan, jobs: Iterable[WaitingJob]) -> dict[int, Reason]:
+    return {job.job_id: decided.reason_of(job) for job in jobs}
+
+
+def _other_figures(waiters: Sequence[_Waiter], columns: dict[str, Any]) -> list[_Waiter]:
+    if not waiters:
+        return []
     with connection.cursor() as cursor:
-        cursor.execute(CHANGED, {**reasons, **_pairs(everyone)})
-        rows = cursor.fetchall()
-    changed = [
-        _Waiter(job_id, number_of[job_id]) for job_id, same_code in rows if not same_code or job_id in up_to_date
-    ]
-    write_in_pieces(changed, JOBS_IN_ONE_TRANSACTION, lambda piece: _write(piece, reasons, now))
+        cursor.execute(CHANGED, {**columns, **_pairs(waiters)})
+        changed = {job_id for (job_id,) in cursor.fetchall()}
+    return [waiter for waiter in waiters if waiter.job_id in changed]
 
 
 @transaction.atomic

@@ -15,6 +15,7 @@ from jobs.services.moving import (
     requeue_lost_job,
     ring_doorbell,
 )
+from jobs.services.preempting import announce_preemption, preempt_job, spare_jobs, withdraw_claims
 from jobs.services.pricing import price_unpriced_time
 from jobs.services.submitting import (
     JobFields,
@@ -34,6 +35,7 @@ __all__ = [
     "NotWaiting",
     "OverQuota",
     "TenantInactive",
+    "announce_preemption",
     "cancel_waiting_jobs",
     "change_priority",
     "change_status",
@@ -43,9 +45,12 @@ __all__ = [
     "fail_lost_job",
     "keep_estimates",
     "lock_waiting_jobs",
+    "preempt_job",
     "price_unpriced_time",
     "requeue_lost_job",
     "ring_doorbell",
+    "spare_jobs",
     "submit_job",
     "submit_jobs",
+    "withdraw_claims",
 ]

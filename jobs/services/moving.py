@@ -6,7 +6,7 @@ from typing import Any
 
 from django.db import connection, transaction
 from django.db.backends.postgresql.psycopg_any import DateTimeTZRange
-from django.db.models import Func, QuerySet
+from django.db.models import QuerySet
 from django.db.models.functions import Lower
 
 from gpufleet.common.errors import Conflict, DomainError, FieldProblem, InvalidInput, NotFound
@@ -24,6 +24,21 @@ UPDATE jobs_allocation AS allocation
   FROM unnest(%s::bigint[], %s::timestamptz[]) AS closing (id, at)
  WHERE allocation.id = closing.id
 """
+
+LOCK_WAITING = """
+SELECT id, status FROM jobs_job WHERE id = ANY(%s) AND status = ANY(%s) ORDER BY id FOR NO KEY UPDATE
+"""
+WAITED_SINCE = """
+SELECT job_id FROM jobs_waitperiod WHERE job_id = ANY(%s) AND upper_inf(during) AND lower(during) > %s
+"""
+DROP_EMPTY_WAITS = """
+DELETE FROM jobs_waitperiod WHERE job_id = ANY(%s) AND upper_inf(during) AND lower(during) >= %s
+"""
+CLOSE_WAITS = """
+UPDATE jobs_waitperiod SET during = tstzrange(lower(during), %s) WHERE job_id = ANY(%s) AND upper_inf(during)
+"""
+
+PREEMPTION = ["claimed_at", "preempt_at", "preempt_for"]
 
 ESTIMATES_DIFFER_BY = timedelta(minutes=1)
 
@@ -61,7 +76,7 @@ def change_status(
     if status == JobStatus.BLOCKED:
         return _hold(job, actor=actor, reason=reason, now=now)
     if job.status == RUNNING:
-        return _requeue(job, actor=actor, reason=reason, now=now)
+        return requeue_job(job, actor=actor, reason=reason, now=now)
     return _release(job, actor=actor, reason=reason, now=now)
 
 
@@ -111,7 +126,7 @@ def requeue_lost_job(*, job_id: int, reason: str, lost_at: Mapping[int, datetime
     """The same, with the job back in the queue instead."""
     job = _lock_for_scheduler(job_id, QUEUED)
     if job is not None:
-        _requeue(job, actor="scheduler", reason=reason, now=now, lost_at=lost_at)
+        requeue_job(job, actor="scheduler", reason=reason, now=now, lost_at=lost_at)
     return job is not None
 
 
@@ -129,7 +144,7 @@ def cancel_waiting_jobs(*, job_ids: Collection[int], reason: str, now: datetime)
     """Cancel those of the jobs that still wait: what they wait for is gone. Returns how many it was."""
     waiting = lock_waiting_jobs(job_ids, now=now, statuses=scheduler_sources(CANCELLED))
     close_waits(list(waiting), now)
-    Job.objects.filter(pk__in=waiting).update(status=CANCELLED, ended_at=now, block_reason="")
+    Job.objects.filter(pk__in=waiting).update(status=CANCELLED, ended_at=now, block_reason="", claimed_at=None)
     JobEvent.objects.bulk_create(
         JobEvent(job_id=pk, at=now, from_status=status, to_status=CANCELLED, actor="scheduler", reason=reason)
         for pk, status in waiting.items()
@@ -143,11 +158,12 @@ def lock_waiting_jobs(job_ids: Collection[int], *, now: datetime, statuses: Coll
     A job that was held or released after ``now``, which a cycle reads once, is left for the next cycle: what happened
     to it is later than what this one would write.
     """
-    rows = Job.objects.filter(pk__in=job_ids, status__in=statuses).order_by("pk")
-    jobs = dict(rows.select_for_update(no_key=True).values_list("pk", "status"))
-    later = WaitPeriod.objects.filter(job_id__in=jobs, during__upper_inf=True, during__startswith__gt=now)
-    for job_id in later.values_list("job_id", flat=True):
-        del jobs[job_id]
+    with connection.cursor() as cursor:
+        cursor.execute(LOCK_WAITING, [list(job_ids), list(statuses)])
+        jobs = dict(cursor.fetchall())
+        cursor.execute(WAITED_SINCE, [list(jobs), now])
+        for (job_id,) in cursor.fetchall():
+            del jobs[job_id]
     return jobs
 
 
@@ -175,9 +191,9 @@ def ring_doorbell() -> None:
 
 def close_waits(job_ids: Collection[int], now: datetime) -> None:
     """End the open wait periods of these jobs; one that lasted no time leaves no row."""
-    open_ones = WaitPeriod.objects.filter(job_id__in=job_ids, during__upper_inf=True)
-    open_ones.filter(during__startswith__gte=now).delete()
-    open_ones.update(during=Func(Lower("during"), now, function="tstzrange"))
+    with connection.cursor() as cursor:
+        cursor.execute(DROP_EMPTY_WAITS, [list(job_ids), now])
+        cursor.execute(CLOSE_WAITS, [now, list(job_ids)])
 
 
 def _lock_job(job_id: int, tenant_id: int | None) -> Job:
@@ -198,7 +214,8 @@ def _end(
     _close_allocations(job.pk, now, lost_at or {})
     ended_at = max(now, job.started_at or now)  # Clocks differ; no job ends before it starts.
     job.status, job.ended_at, job.block_reason = status, ended_at, ""
-    job.save(update_fields=["status", "ended_at", "block_reason"])
+    _forget_preemption(job)
+    job.save(update_fields=["status", "ended_at", "block_reason", *PREEMPTION])
     note(job, from_status=before, actor=actor, reason=reason, now=ended_at)
     ring_doorbell()
     return job
@@ -217,8 +234,10 @@ def _release(job: Job, *, actor: str, reason: str, now: datetime) -> Job:
     return job
 
 
-def _requeue(job: Job, *, actor: str, reason: str, now: datetime, lost_at: Mapping[int, datetime] | None = None) -> Job:
-    """Back into the queue, with the age that it has; the seconds that it held stay sold."""
+def requeue_job(
+    job: Job, *, actor: str, reason: str, now: datetime, lost_at: Mapping[int, datetime] | None = None
+) -> Job:
+    """A running job, locked with its tenant, goes back into the queue with the age that it has."""
     now = max(now, job.started_at or now)
     _close_allocations(job.pk, now, lost_at or {})
     job.started_at = None
@@ -229,11 +248,17 @@ def _wait_on(
     job: Job, status: str, code: WaitCode, figures: dict[str, Any], *, actor: str, reason: str, now: datetime
 ) -> Job:
     before, job.status = job.status, status
+    _forget_preemption(job)
     now = max([now, *_open_waits(job).values_list(Lower("during"), flat=True)])  # Clocks differ; the ledger goes on.
     close_waits([job.pk], now)
     begin_wait(job, code, figures, now=now)
     note(job, from_status=before, actor=actor, reason=reason, now=now)
     return job
+
+
+def _forget_preemption(job: Job) -> None:
+    """A claim is for as long as a job is queued, and a notice for as long as it runs."""
+    job.claimed_at = job.preempt_at = job.preempt_for = None
 
 
 def _open_waits(job: Job) -> QuerySet[WaitPeriod]:

@@ -1,11 +1,9 @@
 """The loop: plan, start, go on to what happens next."""
 
 import time
-from dataclasses import replace
 from datetime import datetime, timedelta
 
-from jobs.placement import Plan, Snapshot, plan
-from jobs.simulation.contenders import Queue
+from jobs.placement import Snapshot, plan
 from jobs.simulation.shapes import Course, Lengths, Policy
 from jobs.simulation.world import World
 
@@ -30,10 +28,9 @@ def simulate(
     began = time.monotonic()
     world, plans, cut = World(snapshot, now, lengths), 0, False
     while not cut:
-        if world.queue.size:
+        if world.queue:
             plans += 1
-            for start in _decide(world, policy).starts:
-                world.start(start)
+            _decide(world, policy)
         event = world.next_event()
         if event is None or event > until:
             break
@@ -45,27 +42,16 @@ def simulate(
 
 
 def _why(job_id: int | None, world: World) -> str:
-    jobs = world.queue.jobs()
-    if job_id not in {job.job_id for job in jobs}:
-        return ""
-    waits = plan(replace(world.view(), jobs=jobs), world.now).waits
-    return next((wait.reason.sentence for wait in waits if job_id in wait.job_ids), "")
+    job = None if job_id is None else world.queue.jobs.get(job_id)
+    return "" if job is None else plan(world.view(), world.now).reason_of(job).sentence
 
 
-def _decide(world: World, policy: Policy | None) -> Plan:
-    view = world.view()
+def _decide(world: World, policy: Policy | None) -> None:
     if policy is not None:
-        return policy(replace(view, jobs=world.queue.jobs()), world.now)
-    return plan_of_queue(world.queue, view, world.now)
-
-
-def plan_of_queue(queue: Queue, view: Snapshot, now: datetime) -> Plan:
-    """The starts and reservations that ``plan`` decides on for the whole queue, by asking it about the contenders."""
-    jobs = {job.job_id: job for job in queue.contenders(view, now)}
-    decided = plan(replace(view, jobs=list(jobs.values())), now)
-    while True:
-        fillers = {job.job_id: job for job in queue.fillers(view, now, decided)}
-        if fillers.keys() <= jobs.keys():
-            return decided
-        jobs |= fillers
-        decided = plan(replace(view, jobs=list(jobs.values())), now)
+        starts = policy(world.view(), world.now)
+    else:
+        decided = plan(world.view(), world.now)
+        starts = decided.starts
+        world.preempt(decided)
+    for start in starts:
+        world.start(start)

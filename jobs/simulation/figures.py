@@ -22,7 +22,10 @@ class Waits:
 
 def waits_of(course: Course, until: datetime, *, of_tenant: int | None = None) -> Waits:
     """The waits of the jobs that were submitted before ``until``: of one tenant's, or of all."""
-    starts = {one.job_id: one.start for one in course.holdings if not one.ran_before and one.start <= until}
+    starts: dict[int, datetime] = {}
+    for one in course.holdings:
+        if not one.ran_before and one.start <= until:
+            starts.setdefault(one.job_id, one.start)  # One that was preempted starts again.
     waits = []
     for job_id, job in course.submitted.items():
         if job.submitted_at <= until and of_tenant in (None, job.tenant_id):

@@ -3,18 +3,17 @@
 from collections.abc import Mapping
 from datetime import datetime
 
-from jobs.placement import Plan, Snapshot, Start, WaitingJob, takes
+from jobs.placement import Snapshot, Start, WaitingJob, takes
 from jobs.placement.pools import Pool
 
 
-def fifo(snapshot: Snapshot, now: datetime) -> Plan:
+def fifo(snapshot: Snapshot, now: datetime) -> list[Start]:
     """Start the jobs of each cluster in the order of their submission, up to the first that does not fit, or whose
     tenant's quota does not allow it. GPUs are chosen as ``plan`` does. Needs no clock."""
     del now
     pools = _pools(snapshot)
     held = {tenant_id: tenant.held for tenant_id, tenant in snapshot.tenants.items()}
     starts: list[Start] = []
-    left: list[WaitingJob] = []
     stopped = set(snapshot.closed_clusters)
     for job in sorted(snapshot.jobs, key=lambda job: (job.submitted_at, job.job_id)):
         start = None
@@ -22,12 +21,11 @@ def fifo(snapshot: Snapshot, now: datetime) -> Plan:
             start = _place(job, pools)
         if start is None:
             stopped.add(job.cluster_id)
-            left.append(job)
         else:
             starts.append(start)
             if job.tenant_id is not None:
                 held[job.tenant_id] += job.gpu_count
-    return Plan(starts, [], left, {})
+    return starts
 
 
 def _pools(snapshot: Snapshot) -> dict[tuple[int, str], Pool]:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from jobs.placement import Plan, RunningJob, Snapshot, WaitingJob
+from jobs.placement import RunningJob, Snapshot, Start, WaitingJob
 
-Policy = Callable[[Snapshot, datetime], Plan]
+# Who starts now, and on which GPUs.
+Policy = Callable[[Snapshot, datetime], Sequence[Start]]
 
 
 class Source(StrEnum):

@@ -6,8 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import count
 
-from jobs.placement import NodeView, RunningJob, Snapshot, Start
-from jobs.simulation.contenders import Queue
+from jobs.placement import NodeView, Plan, Queue, RunningJob, Snapshot, Start, WaitingJob
 from jobs.simulation.shapes import Holding, Length, Lengths
 
 # GPUs by (node, model), as ids. Of GPUs that are held at the beginning only the number is known: theirs are below zero.
@@ -31,6 +30,8 @@ class World:
             for model, gpu_ids in node.free.items():
                 self._give_back({(node.node_id, model): list(gpu_ids)})
         self.running: dict[int, tuple[RunningJob, _Gpus, Holding]] = {}
+        # When each job that runs ends, and all such instants that were ever expected, of which some have moved.
+        self.ends_at: dict[int, datetime] = {}
         self.ends: list[tuple[datetime, int]] = []
         self.holdings: list[Holding] = []
         names = count(-1, -1)
@@ -46,10 +47,10 @@ class World:
         self._run(running, gpus, ran_before=True)
 
     def view(self) -> Snapshot:
-        """The world as it is now, without the queue."""
+        """The world as it is now, until the next thing happens."""
         return replace(
             self.first,
-            jobs=(),
+            jobs=self.queue,
             nodes=[NodeView(node_id, *self.nodes[node_id], by_model) for node_id, by_model in self.free.items()],
             tenants={pk: replace(tenant, held=self.held[pk]) for pk, tenant in self.first.tenants.items()},
             unassigned_held=self.unassigned_held,
@@ -59,10 +60,11 @@ class World:
     def start(self, start: Start) -> None:
         """The job has its GPUs from now on."""
         job = start.job
-        self.queue.remove(job)
+        self.queue.remove(job.job_id)
         running = RunningJob(
-            job.job_id, job.cluster_id, job.tenant_id, start.model, start.nodes, self.now, job.minutes, job.gpu_count
-        )
+            job.job_id, job.cluster_id, job.tenant_id, start.model, start.nodes, self.now, job.minutes, job.gpu_count,
+            job.priority, job.submitted_at,
+        )  # fmt: skip
         taken, gpus = set(start.gpu_ids), {}
         for node_id in start.nodes:
             here = self.free[node_id].pop(start.model)
@@ -91,8 +93,40 @@ class World:
         self.running[running.job_id] = (running, gpus, holding)
         self.holdings.append(holding)
         end = self._end_of(running, length)
+        if running.preempt_at is not None:
+            end = running.preempt_at if end is None else min(end, running.preempt_at)
         if end is not None:
-            heapq.heappush(self.ends, (end, running.job_id))
+            self._expect(running.job_id, end)
+
+    def _expect(self, job_id: int, end: datetime) -> None:
+        self.ends_at[job_id] = end
+        heapq.heappush(self.ends, (end, job_id))
+
+    def preempt(self, decided: Plan) -> None:
+        """Those who must go have their notice from now on, those who may stay none, and claims are as decided."""
+        for job_id in decided.unclaimed:
+            self._claim(job_id, None)
+        for job_id in decided.spared:
+            self._notify(job_id, None, None)
+        for one in decided.preemptions:
+            self._claim(one.job.job_id, self.now)
+            for victim in one.victims:
+                self._notify(victim.job_id, one.at, one.job.job_id)
+
+    def _claim(self, job_id: int, at: datetime | None) -> None:
+        job = self.queue.remove(job_id)
+        if job is not None:
+            self.queue.add(replace(job, claimed_at=at))
+
+    def _notify(self, job_id: int, at: datetime | None, for_job: int | None) -> None:
+        running, gpus, holding = self.running[job_id]
+        running = replace(running, preempt_at=at, preempt_for=for_job)
+        self.running[job_id] = running, gpus, holding
+        end = self._end_of(running, self.lengths(running))
+        known = [one for one in (end, at) if one is not None]
+        self.ends_at.pop(job_id, None)
+        if known:
+            self._expect(job_id, max(min(known), self.now))
 
     def _end_of(self, running: RunningJob, length: Length) -> datetime | None:
         """One that has run for longer than expected goes on for as long as it is past that; see ``RunningJob``."""
@@ -104,6 +138,8 @@ class World:
 
     def next_event(self) -> datetime | None:
         """When something happens next; None: nothing will."""
+        while self.ends and self.ends_at.get(self.ends[0][1]) != self.ends[0][0]:
+            heapq.heappop(self.ends)  # It has moved.
         coming = [self.ends[0][0]] if self.ends else []
         if self.coming:
             coming.append(self.coming[-1].submitted_at)
@@ -115,15 +151,20 @@ class World:
         while event is not None and event <= at:
             self.now = event
             while self.ends and self.ends[0][0] <= event:
-                self._end(*self.running.pop(heapq.heappop(self.ends)[1]))
+                end, job_id = heapq.heappop(self.ends)
+                if self.ends_at.get(job_id) == end:
+                    self._end(*self.running.pop(job_id))
             while self.coming and self.coming[-1].submitted_at <= event:
                 self.queue.add(self.coming.pop())
             event = self.next_event()
 
     def _end(self, running: RunningJob, gpus: _Gpus, holding: Holding) -> None:
         holding.end = self.now
+        del self.ends_at[running.job_id]
         self._give_back(gpus)
         self._hold(running.tenant_id, -running.held)
+        if running.preempt_at is not None and running.preempt_at <= self.now:
+            self.queue.add(replace(self.submitted.get(running.job_id) or _as_it_waited(running), claimed_at=None))
 
     def _give_back(self, gpus: Mapping[tuple[int, str], list[int]]) -> None:
         for (node_id, model), gpu_ids in gpus.items():
@@ -135,3 +176,12 @@ class World:
             self.unassigned_held += gpus
         else:
             self.held[tenant_id] += gpus
+
+
+def _as_it_waited(running: RunningJob) -> WaitingJob:
+    """A job that ran at the beginning, as it waits once it is preempted: it takes the model that it had."""
+    since = running.submitted_at or running.started_at
+    return WaitingJob(
+        running.job_id, running.cluster_id, running.tenant_id, running.held, running.model, running.priority, since,
+        running.minutes,
+    )  # fmt: skip

@@ -1,11 +1,14 @@
 """The queue in the console, as staff of different rights see it."""
 
 import pytest
+from django.http import HttpResponse
 from django.test import Client
 
+from clusters.tests.factories import make_gpu, make_node
+from gpufleet.common.models import AuditEntry
 from gpufleet.common.tests.factories import staff
-from jobs.models import Allocation, JobEvent
-from jobs.tests.factories import make_job
+from jobs.models import Allocation, Job, JobEvent
+from jobs.tests.factories import allocate, make_job
 
 pytestmark = pytest.mark.django_db
 
@@ -13,7 +16,8 @@ JOBS = "/admin/jobs/job/"
 
 
 def run(client: Client, action: str, *ids: int) -> str:
-    return client.post(JOBS, {"action": action, "_selected_action": ids}, follow=True).content.decode()
+    form = {"action": action, "_selected_action": ids, "agreed": "yes", "reason": "by the book"}
+    return client.post(JOBS, form, follow=True).content.decode()
 
 
 def test_an_operator_holds_releases_and_cancels_and_is_told_what_was_refused() -> None:
@@ -23,7 +27,7 @@ def test_an_operator_holds_releases_and_cancels_and_is_told_what_was_refused() -
     assert "1 of 2 jobs are now blocked." in page
     assert "A completed job can&#x27;t become blocked." in page
     job.refresh_from_db()
-    assert job.block_reason == "On hold: held in the console by eve"
+    assert job.block_reason == "On hold: by the book"
     run(client, "release", job.pk)
     run(client, "cancel", job.pk)
     job.refresh_from_db()
@@ -46,3 +50,88 @@ def test_the_ledger_is_read_only_even_for_a_superuser(admin_client: Client, mode
     assert admin_client.post(f"/admin/jobs/job/{job.pk}/change/", {"name": "x"}).status_code == 403
     assert admin_client.get(f"/admin/jobs/job/{job.pk}/change/").status_code == 200
     assert not Allocation.objects.exists()
+
+
+def ask(client: Client, action: str, *ids: int, **answers: str) -> HttpResponse:
+    return client.post(JOBS, {"action": action, "_selected_action": ids, **answers})  # type: ignore[return-value]
+
+
+def busy_job() -> Job:
+    job, node = make_job("fold", status="running"), make_node()
+    allocate(job, [make_gpu(node) for _ in range(3)])
+    return job
+
+
+def test_an_action_says_what_it_will_do_before_it_does_it() -> None:
+    job, done = busy_job(), make_job("over", status="completed")
+    page = ask(staff("view_job", "change_job"), "cancel", job.pk, done.pk).content.decode()
+    assert "Cancels 1 job and frees 3 GPUs." in page
+    assert "The other 1 are in a status that does not allow it" in page
+    job.refresh_from_db()
+    assert job.status == "running"
+    assert not AuditEntry.objects.exists()
+
+
+def test_an_action_needs_its_reason() -> None:
+    job = busy_job()
+    page = ask(staff("view_job", "change_job"), "cancel", job.pk, agreed="yes", reason=" ").content.decode()
+    assert "This field is required." in page
+    job.refresh_from_db()
+    assert job.status == "running"
+
+
+def test_what_was_done_is_in_the_audit_log_with_who_why_before_and_after() -> None:
+    job, done = busy_job(), make_job("over", status="completed")
+    ask(staff("view_job", "change_job"), "cancel", job.pk, done.pk, agreed="yes", reason="the customer asked")
+    refused, cancelled = AuditEntry.objects.order_by("-object_id")
+    assert (cancelled.actor, cancelled.action, cancelled.model) == ("user:eve", "cancel", "jobs.job")
+    assert (cancelled.object_id, cancelled.reason) == (job.pk, "the customer asked")
+    assert (cancelled.before["status"], (cancelled.after or {})["status"]) == ("running", "cancelled")
+    assert refused.before == refused.after
+    event = JobEvent.objects.filter(job=job).first()
+    assert event is not None
+    assert (event.actor, event.reason) == ("user:eve", "the customer asked")
+    page = staff("view_auditentry", name="frank").get("/admin/common/auditentry/").content.decode()
+    assert "status: running → cancelled" in page
+
+
+def test_a_deed_that_dies_half_way_is_in_the_log_without_an_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(**fields: object) -> None:
+        raise RuntimeError("the power failed")
+
+    monkeypatch.setattr("jobs.services.change_statuses", die)
+    with pytest.raises(RuntimeError):
+        ask(staff("view_job", "change_job"), "cancel", busy_job().pk, agreed="yes", reason="no need")
+    (entry,) = AuditEntry.objects.all()
+    assert entry.after is None
+
+
+def test_requeue_and_priority_and_back_to_the_page_that_asked() -> None:
+    job, client = busy_job(), staff("view_job", "change_job")
+    back = f"/admin/jobs/job/{job.pk}/change/"
+    answer = ask(client, "requeue", job.pk, agreed="yes", reason="moved", back_to=back)
+    assert answer.headers["Location"] == back
+    ask(client, "change_priority", job.pk, agreed="yes", reason="urgent", priority="1")
+    job.refresh_from_db()
+    assert (job.status, job.priority) == ("queued", 1)
+    ask(client, "change_priority", job.pk, agreed="yes", reason="urgent", priority="11")
+    job.refresh_from_db()
+    assert job.priority == 1
+    elsewhere = ask(client, "hold", job.pk, agreed="yes", reason="x", back_to="https://elsewhere.example/")
+    assert "elsewhere" not in elsewhere.headers["Location"]
+
+
+@pytest.mark.parametrize(
+    ("status", "offered"),
+    [
+        ("queued", {"hold", "change_priority", "cancel"}),
+        ("blocked", {"release", "change_priority", "cancel"}),
+        ("running", {"requeue", "cancel"}),
+        ("completed", set()),
+    ],
+)
+def test_a_job_has_buttons_for_what_its_status_allows_and_its_reader_may_do(status: str, offered: set[str]) -> None:
+    job = make_job(status=status)
+    page = f"/admin/jobs/job/{job.pk}/change/"
+    assert {name for name, _ in staff("view_job", "change_job").get(page).context["buttons"]} == offered
+    assert staff("view_job", name="frank").get(page).context["buttons"] == []

@@ -158,7 +158,7 @@ def test_nothing_that_passes_delays_the_reservation(snapshot: Snapshot) -> None:
 def test_no_gpu_is_idle_that_a_waiting_job_could_have_but_for_a_reservation(snapshot: Snapshot) -> None:
     result = decide(snapshot)
     left = after(snapshot, result)
-    for one in result.waiting:
+    for one in result.waiting():
         code = said(result)[one.job_id].code
         sizes = [len(view.free.get(H100, ())) for view in left.nodes]
         fits = max(sizes, default=0) >= one.gpu_count if one.gpu_count <= 8 else sum(sizes) >= one.gpu_count

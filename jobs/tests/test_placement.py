@@ -270,7 +270,7 @@ def test_a_plan_of_what_a_plan_leaves_starts_nothing_and_gives_the_same_reasons(
 def test_the_order_of_the_input_does_not_matter(snapshot: Snapshot, chance: random.Random) -> None:
     shuffled = replace(
         snapshot,
-        jobs=chance.sample(snapshot.jobs, len(snapshot.jobs)),
+        jobs=chance.sample(list(snapshot.jobs), len(snapshot.jobs)),
         nodes=chance.sample(snapshot.nodes, len(snapshot.nodes)),
     )
     one, other = plan(snapshot), plan(shuffled)

@@ -15,7 +15,7 @@ from clusters.tests.factories import make_cluster, make_gpu, make_node
 from jobs import placement, scheduler, services
 from jobs.models import Allocation, Job, JobEvent, JobStatus, SchedulerCycle, WaitPeriod
 from jobs.scheduler.pieces import write_in_pieces
-from jobs.scheduler.snapshot import take_snapshot
+from jobs.scheduler.world import take_snapshot
 from jobs.tests.factories import NOW, allocate, make_job
 from tenants.models import Tenant
 from tenants.tests.factories import make_tenant

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from jobs.placement import NodeView, RunningJob, Snapshot, TenantView, WaitingJob, plan
+from jobs.placement import NodeView, Preempting, RunningJob, Snapshot, Start, TenantView, WaitingJob, plan
 from jobs.placement.forecasting import forecast
 from jobs.simulation import (
     Addition,
@@ -129,9 +129,13 @@ def test_a_single_gpu_is_lindleys_recursion(seed: int) -> None:
     assert any(expected[number] > arrivals[number] for number in expected)
 
 
+def anew(snapshot: Snapshot, now: datetime) -> Sequence[Start]:
+    return plan(replace(snapshot, jobs=list(snapshot.jobs)), now).starts
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_whoever_decides_the_course_is_the_same(seed: int) -> None:
-    """The plan of contenders, the plan of the whole queue, and the planner's own forecast."""
+    """The plan, the same plan of a queue that is made anew each time, and the planner's own forecast."""
     rng = random.Random(seed)
     jobs = [
         job(number, rng.choice([1, 1, 2, 4, 8]), rng.randint(5, 90), priority=rng.randint(1, 3))
@@ -139,7 +143,7 @@ def test_whoever_decides_the_course_is_the_same(seed: int) -> None:
     ]
     snapshot = world(jobs, nodes=2, quota=rng.choice([6, 100]))
     course = simulate(snapshot, NOW, lengths=by_estimate, until=NOW + 500 * HOUR)
-    whole = simulate(snapshot, NOW, lengths=by_estimate, until=NOW + 500 * HOUR, policy=plan)
+    whole = simulate(snapshot, NOW, lengths=by_estimate, until=NOW + 500 * HOUR, policy=anew)
     assert starts_of(course) == starts_of(whole)
     said = forecast(snapshot, NOW, wanted=[one.job_id for one in jobs], most_plans=1_000)
     assert {one.job_id: one.start for one in course.holdings} == said
@@ -184,3 +188,17 @@ def test_stranded_is_what_is_idle_beside_something() -> None:
     assert stranded_share([held], {1: 4, 2: 4}, NOW, NOW + 2 * HOUR) == pytest.approx(1 / 13)
     full = Holding(1, 1, ALICE, "A100", {1: 4}, 4, NOW)
     assert stranded_share([full], {1: 4}, NOW, NOW + HOUR) is None
+
+
+def test_a_preempted_job_runs_again_when_there_is_room() -> None:
+    """The urgent one comes after half an hour, runs for ten minutes a minute later; then the other begins anew."""
+    low = replace(job(1, 4, 60), priority=5)
+    urgent = replace(job(2, 4, 10, priority=1), submitted_at=NOW + HOUR / 2)
+    terms = {1: Preempting(grace=MINUTE, min_run=MINUTE)}
+    snapshot = replace(world([low, urgent], nodes=1), preempting=terms)
+    course = simulate(snapshot, NOW, lengths=by_estimate, until=NOW + 5 * HOUR)
+    assert [(one.job_id, one.start - NOW, (one.end or NOW) - NOW) for one in course.holdings] == [
+        (1, 0 * MINUTE, 31 * MINUTE),
+        (2, 31 * MINUTE, 41 * MINUTE),
+        (1, 41 * MINUTE, 101 * MINUTE),
+    ]

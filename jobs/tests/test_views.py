@@ -50,6 +50,9 @@ def test_a_job_is_submitted_with_the_contracts_defaults(api: APIClient, node: No
         "cost": None,
         "currency": None,
         "quote": None,
+        "claimed_at": None,
+        "preempt_at": None,
+        "preempt_for": None,
         "started_at": None,
         "ended_at": None,
     }

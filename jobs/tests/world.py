@@ -24,7 +24,7 @@ BREACHES = {
         GROUP BY j.id HAVING count(w.id) <> CASE WHEN j.status IN ('queued', 'blocked') THEN 1 ELSE 0 END""",
     "a job that has started, and was not requeued since, has not one start more on record than requeues": """
         SELECT j.id FROM jobs_job j LEFT JOIN jobs_jobevent e ON e.job_id = j.id
-        GROUP BY j.id HAVING count(e.id) FILTER (WHERE e.to_status = 'running')
+        GROUP BY j.id HAVING count(e.id) FILTER (WHERE e.to_status = 'running' AND e.from_status <> 'running')
              <> count(e.id) FILTER (WHERE e.from_status = 'running' AND e.to_status = 'queued')
               + CASE WHEN j.started_at IS NULL THEN 0 ELSE 1 END""",
 }

@@ -14,9 +14,7 @@ from jobs.ledger import snapshot as one_instant
 from jobs.models import JobStatus
 from jobs.placement import Snapshot, WaitingJob
 from jobs.queries import get_job
-from jobs.scheduler.snapshot import _free_nodes as free_nodes
-from jobs.scheduler.snapshot import _running_jobs as running_jobs
-from jobs.scheduler.snapshot import take_snapshot
+from jobs.scheduler.world import take_snapshot
 from jobs.services import keep_estimates
 from jobs.simulation import FIRST_ID, Changes, Course, Lengths, changed, simulate
 from jobs.whatif.answers import Answer, Scenario, scenario_of
@@ -144,8 +142,6 @@ def _missing(places: Mapping[int, str], known: Collection[int], what: str) -> li
 
 def _look(asked: Asked, now: datetime) -> _World:
     snapshot = take_snapshot(now)
-    if not snapshot.jobs:  # The scheduler has no use for the hardware then.
-        snapshot = replace(snapshot, nodes=free_nodes(now), running=running_jobs())
     if asked.job is not None:
         snapshot = replace(snapshot, jobs=[*snapshot.jobs, replace(asked.job, job_id=FIRST_ID, submitted_at=now)])
     gpus = GPU.objects.filter(retired_at__isnull=True).order_by().values_list("model").annotate(count=Count("pk"))

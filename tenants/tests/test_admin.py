@@ -7,7 +7,15 @@ from tenants.tests.factories import alice, bob
 pytestmark = pytest.mark.django_db
 
 LIST = "/admin/tenants/tenant/"
-FORM = {"name": "acme", "gpu_quota": 8, "contact_email": "", "plan_tier": "pro", "status": "active", "currency": "JPY"}
+FORM = {
+    "name": "acme",
+    "gpu_quota": 8,
+    "contact_email": "",
+    "plan_tier": "pro",
+    "status": "active",
+    "currency": "JPY",
+    "borrow_limit": 3,
+}
 
 
 def test_a_tenant_is_made_in_the_console(admin_client: Client) -> None:

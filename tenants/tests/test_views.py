@@ -34,6 +34,8 @@ def test_a_tenant_is_made_with_its_defaults(admin: APIClient) -> None:
         "currency": "USD",
         "billing_address": "",
         "tax_id": "",
+        "lends_idle_quota": False,
+        "borrow_limit": 0,
         "gpus_in_use": 0,
         "queued_jobs": 0,
         "quota_used_pct": 0.0,

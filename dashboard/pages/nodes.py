@@ -1,0 +1,152 @@
+"""A node's page: its GPUs now, their last week as timelines, its metrics as plots, and its jobs."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.core.exceptions import PermissionDenied
+from django.db.backends.postgresql.psycopg_any import DateTimeTZRange
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404
+from django.template.response import TemplateResponse
+from django.utils import timezone
+from django.utils.safestring import SafeString
+
+from clusters.models import GPU, GPUStatePeriod, LatestReading, Node
+from clusters.queries import Series, gpu_metrics, holders
+from dashboard import plots
+from gpufleet.common.panels import Panel, panel_on
+from jobs.models import Allocation, Job
+from tenants.callers import Caller, CallerKind, Scope
+
+WEEK = timedelta(days=7)
+JOBS_SHOWN = 20
+# What a person may see: everything. The figures are those that the API shows to a key without a tenant.
+WHOLE_FLEET = Caller(CallerKind.KEY, frozenset({Scope.READ}), "console")
+# Name of a window: its step, and how long it is.
+WINDOWS = {
+    "6h": ("5m", timedelta(hours=6)),
+    "24h": ("5m", timedelta(hours=24)),
+    "7d": ("1h", WEEK),
+    "30d": ("1d", timedelta(days=30)),
+}
+# Place among a bucket's spreads, what it is called, its unit, and what one unit is in the integers of the database.
+FIGURES = (
+    (0, "Utilization", "%", 1000),
+    (1, "Memory used", "MB", 1),
+    (3, "Temperature", "°C", 1000),
+    (4, "Power", "W", 1000),
+)
+COLOURS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class GpuRow:
+    """A GPU of the node: now, and its last week."""
+
+    gpu: GPU
+    reading: LatestReading | None
+    job_id: int | None
+    job_name: str
+    week: SafeString
+
+
+@dataclass(frozen=True, slots=True)
+class NodePanel:
+    """The node's GPUs, and the newest jobs that held any of them."""
+
+    node: Node
+    since: datetime
+    gpus: list[GpuRow]
+    jobs: list[Job]
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """One figure of all GPUs of a node, with its extremes."""
+
+    name: str
+    unit: str
+    svg: SafeString
+    least: float
+    mean: float
+    greatest: float
+
+
+@panel_on(Node)
+def node_panel(request: HttpRequest, node: Node) -> Panel:
+    """A fixed number of queries."""
+    now = timezone.now()
+    gpus = list(GPU.objects.filter(node=node, retired_at__isnull=True).order_by("gpu_index"))
+    ids = [gpu.pk for gpu in gpus]
+    readings = LatestReading.objects.in_bulk(ids)
+    held, weeks = holders.ask(ids), _weeks(ids, now)
+    rows = []
+    for gpu in gpus:
+        holder = held.get(gpu.pk)
+        label = f"GPU {gpu.gpu_index} in the last seven days"
+        week = plots.timeline(weeks[gpu.pk], now - WEEK, now, label)
+        job_id, name = (holder.job_id, holder.job_name) if holder else (None, "")
+        rows.append(GpuRow(gpu, readings.get(gpu.pk), job_id, name, week))
+    newest = Allocation.objects.filter(gpu_id__in=ids).order_by().values("job_id").distinct()
+    jobs = list(Job.objects.filter(pk__in=newest).select_related("tenant").order_by("-pk")[:JOBS_SHOWN])
+    return Panel("dashboard/pages/node.html", NodePanel(node, now - WEEK, rows, jobs))
+
+
+def metrics(request: HttpRequest, node_id: int) -> HttpResponse:
+    """The plots as a fragment."""
+    if not request.user.has_perm("clusters.view_node"):
+        raise PermissionDenied
+    window = request.GET.get("window", "6h")
+    if window not in WINDOWS:
+        raise Http404
+    node = get_object_or_404(Node, pk=node_id)
+    gpus = list(GPU.objects.filter(node=node, retired_at__isnull=True).order_by("gpu_index"))
+    context = {"node": node, "window": window, "windows": list(WINDOWS), "gpus": gpus, "plots": plots_of(gpus, window)}
+    return TemplateResponse(request, "dashboard/pages/metrics.html", context)
+
+
+def plots_of(gpus: Sequence[GPU], window: str, *, level: float | None = None) -> list[Drawn]:
+    """The four figures of the GPUs, a line each. Three queries a GPU. ``level`` is marked in the first plot."""
+    step, span = WINDOWS[window]
+    end = timezone.now()
+    start = end - span
+    series = [gpu_metrics(gpu.pk, WHOLE_FLEET, start=start, end=end, step=step, now=end) for gpu in gpus]
+    drawn = [_draw(figure, series, start, span) for figure in FIGURES]
+    return [one for one in drawn if one is not None]
+
+
+def _draw(
+    figure: tuple[int, str, str, int], series: Sequence[Series], start: datetime, span: timedelta
+) -> Drawn | None:
+    place, name, unit, scale = figure
+    lines: list[tuple[str, list[plots.Point]]] = []
+    for turn, one in enumerate(series):
+        points = [
+            ((bucket.start - start) / span, spread.total / spread.measured / scale)
+            for bucket in one.buckets
+            if (spread := bucket.spreads[place]).measured and spread.total is not None
+        ]
+        lines.append((f"gf-line-{turn % COLOURS}", points))
+    figures = [y for _, points in lines for _, y in points]
+    if not figures:
+        return None
+    top = 100.0 if unit == "%" else 1.1 * max(figures)
+    svg = plots.lines(lines, top, f"{name}, a line for each GPU")
+    return Drawn(name, unit, svg, min(figures), sum(figures) / len(figures), max(figures))
+
+
+def _weeks(ids: Sequence[int], now: datetime) -> dict[int, list[plots.Span]]:
+    """The states of the last seven days, and over them what was sold."""
+    weeks: dict[int, list[plots.Span]] = defaultdict(list)
+    touched = DateTimeTZRange(now - WEEK, now)
+    for period in GPUStatePeriod.objects.filter(gpu_id__in=ids, during__overlap=touched):
+        state = "idle" if period.state == "available" else period.state
+        hint = f"{state} from {period.during.lower:%Y-%m-%d %H:%M} UTC: {period.reason}".rstrip(": ")
+        weeks[period.gpu_id].append(plots.Span(f"gf-fill-{state}", period.during.lower, period.during.upper, hint))
+    held = Allocation.objects.filter(gpu_id__in=ids, during__overlap=touched).select_related("job")
+    for row in held.only("gpu_id", "during", "job__name"):
+        hint = f"sold to {row.job.name} from {row.during.lower:%Y-%m-%d %H:%M} UTC"
+        weeks[row.gpu_id].append(plots.Span("gf-fill-sold", row.during.lower, row.during.upper, hint))
+    return weeks

@@ -1,0 +1,53 @@
+/* What the console does in the browser beside htmx: instants in the reader's own zone, and keys that are copied. */
+(() => {
+  "use strict";
+  htmx.config.includeIndicatorStyles = false; // The policy refuses a style that a script writes into the page.
+
+  const WRITTEN = /^(\d{4}-\d\d-\d\d) (\d\d:\d\d(?::\d\d)?)$/; // As the server writes instants, in UTC.
+  const two = (number) => String(number).padStart(2, "0");
+
+  function inOwnZone(at, withSeconds) {
+    const day = `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())}`;
+    return `${day} ${two(at.getHours())}:${two(at.getMinutes())}${withSeconds ? `:${two(at.getSeconds())}` : ""}`;
+  }
+
+  function showTime(element, at, utc) {
+    element.title = `${utc} UTC`;
+    const seconds = utc.length > 16;
+    const own = inOwnZone(at, seconds);
+    element.textContent = element.dataset.show === "time" ? own.slice(11) : own;
+    element.dataset.own = "";
+  }
+
+  function showTimes(root) {
+    for (const element of root.querySelectorAll("time[datetime]:not([data-own])")) {
+      const at = new Date(element.dateTime);
+      showTime(element, at, at.toISOString().slice(0, 19).replace("T", " "));
+    }
+    for (const cell of root.querySelectorAll("#result_list td, #result_list th, .readonly, .inline-group td p, .gf-at")) {
+      const inner = cell.children.length === 1 && cell.firstElementChild.children.length === 0 ? cell.firstElementChild : cell;
+      const written = inner.children.length === 0 && inner.textContent.trim().match(WRITTEN);
+      if (written) showTime(inner, new Date(`${written[1]}T${written[2]}Z`), written[0]);
+    }
+    const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+    for (const element of root.querySelectorAll("[data-zone]")) element.textContent = zone;
+  }
+
+  async function copy(button) {
+    const from = document.getElementById(button.dataset.copy);
+    try {
+      await navigator.clipboard.writeText(from.textContent.trim());
+      button.textContent = "Copied";
+    } catch {
+      getSelection().selectAllChildren(from);
+      button.textContent = "Selected: press Ctrl-C";
+    }
+  }
+
+  document.addEventListener("DOMContentLoaded", () => showTimes(document));
+  document.addEventListener("htmx:load", (event) => showTimes(event.target));
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-copy]");
+    if (button) copy(button);
+  });
+})();

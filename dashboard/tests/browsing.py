@@ -1,0 +1,80 @@
+"""A person at a browser in front of the console, with an eye on whatever is broken, foreign or hard to use."""
+
+import shutil
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]  # it has no stubs
+from django.urls import reverse
+from playwright.sync_api import Browser, Page
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+PASSPHRASE = "a long enough passphrase"
+
+MARKS = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("browser"),
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt-get install chromium)"),
+]
+# WCAG 2.2 AA.
+RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
+
+
+class Visit:
+    """A page of the console, and everything that it asked for or complained about."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.page, self.url = page, url
+        self.external: list[str] = []
+        self.complaints: list[str] = []
+        page.on("request", self._note_request)
+        page.on("console", lambda message: self._complain(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self._complain(str(error)))
+        page.on(
+            "response", lambda answer: self._complain(f"{answer.status} {answer.url}") if answer.status > 399 else None
+        )
+
+    def _note_request(self, request: Any) -> None:
+        if not request.url.startswith((self.url, "data:", "blob:")):
+            self.external.append(request.url)
+
+    def _complain(self, text: str) -> None:
+        self.complaints.append(f"{self.page.url}: {text}")
+
+    def go(self, path: str) -> None:
+        """Open a page and wait until it is quiet."""
+        self.page.goto(self.url + path)
+        self.page.wait_for_load_state("networkidle")
+
+    def log_in(self, name: str = "charlie") -> None:
+        """Through the form."""
+        self.go(reverse("admin:index"))
+        self.page.fill("#id_username", name)
+        self.page.fill("#id_password", PASSPHRASE)
+        self.page.get_by_role("button", name="Log in").click()
+        self.page.wait_for_url(self.url + reverse("admin:index"))
+
+    def press(self, button: str) -> None:
+        """Press a button and wait until the page is quiet."""
+        self.page.get_by_role("button", name=button, exact=True).click()
+        self.page.wait_for_load_state("networkidle")
+
+    def assert_usable(self) -> None:
+        """For people who see, hear or point otherwise: axe finds nothing, and the page is as wide as the screen."""
+        root = "document.documentElement"
+        assert self.page.evaluate(f"{root}.scrollWidth - {root}.clientWidth") <= 0, self.page.url
+        found = Axe().run(self.page, options=RULES).response["violations"]
+        told = [(one["id"], [(node["target"], node["failureSummary"]) for node in one["nodes"][:3]]) for one in found]
+        assert not told, f"{self.page.url}: {told}"
+
+    def assert_clean(self) -> None:
+        """Nothing from outside, nothing broken."""
+        assert self.external == []
+        assert self.complaints == []
+
+
+def visit(browser: Browser, live_server: Any, *, width: int = 1440, scheme: Any = "light") -> Visit:
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    return Visit(context.new_page(), live_server.url)

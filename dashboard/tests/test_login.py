@@ -1,0 +1,59 @@
+"""Whoever fails too often is locked out, and nobody else is."""
+
+import pytest
+from django.contrib.auth.models import User
+from django.core.cache import cache
+from django.test import Client
+from django.urls import reverse
+from redis import ConnectionError as RedisIsAway
+
+from dashboard.login import LOCKED, MOST_OF_ADDRESS, MOST_OF_NAME
+
+pytestmark = pytest.mark.django_db
+
+RIGHT = "a-long-passphrase"
+
+
+@pytest.fixture(autouse=True)
+def people() -> None:
+    cache.clear()
+    User.objects.create_superuser("charlie", password=RIGHT)
+    User.objects.create_superuser("dana", password=RIGHT)
+
+
+def log_in(name: str, password: str, address: str = "192.0.2.1") -> str:
+    """Where it leads, or what the form says."""
+    form = {"username": name, "password": password, "next": "/admin/"}
+    answer = Client(REMOTE_ADDR=address).post(reverse("admin:login"), form)
+    return answer.headers.get("Location") or answer.content.decode()
+
+
+def test_after_some_failures_the_right_password_does_not_help() -> None:
+    for _ in range(MOST_OF_NAME):
+        assert LOCKED not in log_in("charlie", "nonsense")
+    assert LOCKED in log_in("Charlie", RIGHT)
+    assert log_in("dana", RIGHT) == "/admin/"
+    assert log_in("charlie", RIGHT, address="192.0.2.2") == "/admin/"
+
+
+def test_a_login_forgets_the_failures_before_it() -> None:
+    for _ in range(3):
+        for _ in range(MOST_OF_NAME - 1):
+            log_in("charlie", "nonsense")
+        assert log_in("charlie", RIGHT) == "/admin/"
+
+
+def test_an_address_that_tries_many_names_is_locked_out_for_all_of_them() -> None:
+    for number in range(MOST_OF_ADDRESS):
+        log_in(f"somebody{number}", "nonsense")
+    assert LOCKED in log_in("charlie", RIGHT)
+
+
+def test_without_redis_people_log_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*args: object, **kwargs: object) -> None:
+        raise RedisIsAway("away")
+
+    for method in ("get", "add", "incr", "delete"):
+        monkeypatch.setattr(cache, method, away)
+    assert LOCKED not in log_in("charlie", "nonsense")
+    assert log_in("charlie", RIGHT) == "/admin/"

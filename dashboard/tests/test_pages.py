@@ -1,0 +1,156 @@
+"""The pages of a job, a node, a tenant and an incident: what they say, to whom, and in how many queries."""
+
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from alerts.models import AlertEvent, AlertRule
+from billing.tests.factories import make_rate, sell
+from clusters.models import GPUStatePeriod, LatestReading
+from clusters.services import record_batch
+from clusters.tests.factories import make_cluster, make_gpu, make_node
+from gpufleet.common.tests.factories import staff
+from jobs.models import WaitPeriod
+from jobs.tests.factories import allocate, make_job
+from tenants.tests.factories import alice
+
+pytestmark = pytest.mark.django_db
+
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture
+def charlie() -> Client:
+    client = Client()
+    client.force_login(User.objects.create_superuser("charlie", password="x"))
+    return client
+
+
+def page_of(client: Client, row: Any) -> str:
+    meta = row._meta
+    answer = client.get(f"/admin/{meta.app_label}/{meta.model_name}/{row.pk}/change/")
+    assert answer.status_code == 200
+    return answer.content.decode()
+
+
+def test_a_jobs_page_has_its_life_its_gpus_and_its_cost(charlie: Client) -> None:
+    now = timezone.now()
+    node = make_node(hostname="fra-01")
+    gpus = [make_gpu(node, model="H100") for _ in range(2)]
+    job = make_job("fold", status="running", cluster=node.cluster, tenant=alice(), submitted_at=now - 180 * MINUTE)
+    WaitPeriod.objects.create(job=job, code="quota", during=(now - 180 * MINUTE, now - 120 * MINUTE))
+    price: dict[str, Any] = {"price_per_gpu_hour": Decimal("2.50"), "currency": "USD"}
+    price["rate_id"] = make_rate(price="2.50").pk
+    allocate(job, gpus, start=now - 120 * MINUTE, **price)
+    page = page_of(charlie, job)
+    assert "USD 10.00" in page
+    assert "waits: quota" in page
+    assert "runs on 2 GPUs" in page
+    assert "2 × H100: 0, 1" in page
+    parts = 'class="gf-waited" x="0.00" y="0.00" width="333.', 'class="gf-fill-sold" x="333.'
+    assert all(part in page for part in parts)
+
+
+def test_the_explanation_is_a_fragment_for_whoever_may_see_jobs(charlie: Client) -> None:
+    node = make_node()
+    make_gpu(node)
+    job = make_job(cluster=node.cluster, gpu_count=2, tenant=None)
+    address = f"/admin/live/job/{job.pk}/explanation/"
+    assert "Why it stands where it stands" in charlie.get(address).content.decode()
+    assert job.name not in Client().get(address).content.decode()
+    assert staff("view_node").get(address).status_code == 403
+    assert charlie.get("/admin/live/job/999999/explanation/").status_code == 404
+
+
+def test_a_nodes_page_has_its_gpus_their_week_and_its_jobs(charlie: Client) -> None:
+    now = timezone.now()
+    node = make_node(hostname="fra-01")
+    held, idle = make_gpu(node), make_gpu(node, health="unhealthy", health_reason="XID 79")
+    allocate(make_job("fold", status="running"), [held], start=now - timedelta(days=3, hours=12))
+    LatestReading.objects.create(gpu=held, recorded_at=now, utilization_pct=93.4, temperature_c=71)
+    page = page_of(charlie, node)
+    for said in ("fold", "93 %", "71 °C", "unhealthy: XID 79", "sold to fold from"):
+        assert said in page
+    assert GPUStatePeriod.objects.filter(gpu=idle).exists()
+    assert page.count('class="gf-fill-sold" x="500.') == 1
+
+
+def test_a_nodes_metrics_are_plotted_a_line_for_each_gpu(charlie: Client) -> None:
+    now = timezone.now()
+    node = make_node()
+    gpus = [make_gpu(node), make_gpu(node)]
+    for ago in (30, 20, 10):
+        at = (now - ago * MINUTE).isoformat()
+        samples = [{"gpu_id": gpu.pk, "recorded_at": at, "utilization_pct": 10.0 * ago / 10} for gpu in gpus]
+        record_batch(body={"metrics": samples}, now=now)
+    page = charlie.get(f"/admin/live/node/{node.pk}/metrics/").content.decode()
+    assert page.count("<polyline") == 2
+    assert "least 10.0 %, mean 20.0, most 30.0" in page
+    assert charlie.get(f"/admin/live/node/{node.pk}/metrics/?window=1y").status_code == 404
+    assert staff("view_job").get(f"/admin/live/node/{node.pk}/metrics/").status_code == 403
+
+
+def test_a_tenants_page_has_quota_use_rates_invoices_and_keys() -> None:
+    tenant, rate = alice(), make_rate(price="2.00")
+    now = timezone.now()
+    sell(tenant, now - timedelta(hours=3), now - timedelta(hours=1), rate=rate)
+    allocate(make_job(status="running", tenant=tenant), [make_gpu(make_node())])
+    seer = staff("view_tenant", "view_allocation", "view_rate", "view_invoice", "view_apikey")
+    page = page_of(seer, tenant)
+    assert f"Quota: 1 of {tenant.gpu_quota} GPUs in use" in page
+    assert "2 USD" in page
+    for part in ("GPU-hours by day", "Rates in force", "Invoices", "API keys"):
+        assert part in page
+    bare = page_of(staff("view_tenant", name="frank"), tenant)
+    assert "Quota: 1 of" in bare
+    for part in ("GPU-hours by day", "Rates in force", ">Invoices<", ">API keys<"):
+        assert part not in bare
+
+
+def test_an_incidents_page_has_the_series_and_the_threshold(charlie: Client) -> None:
+    now = timezone.now()
+    gpu = make_gpu(make_node())
+    for ago in (30, 20):
+        at = (now - ago * MINUTE).isoformat()
+        record_batch(body={"metrics": [{"gpu_id": gpu.pk, "recorded_at": at, "temperature_c": 70.0 + ago}]}, now=now)
+    rule = AlertRule.objects.get(type="gpu_temperature")
+    fields = {"rule": rule, "status": "firing", "value": 96, "since": now - 20 * MINUTE, "fired_at": now}
+    page = page_of(charlie, AlertEvent.objects.create(subject=f"gpu:{gpu.pk}", message="too hot", **fields))
+    assert "<polyline" in page
+    assert "gf-level" in page
+    lost = page_of(charlie, AlertEvent.objects.create(subject="gpu:999999", message="gone", **fields))
+    assert "No readings are kept" in lost
+
+
+def queries_of(client: Client, row: Any) -> int:
+    page_of(client, row)
+    with CaptureQueriesContext(
+        connection,
+    ) as queries:
+        page_of(client, row)
+    return len(queries)
+
+
+def test_the_pages_take_as_many_queries_however_much_there_is_on_them(charlie: Client) -> None:
+    cluster = make_cluster()
+    small, large = make_node(cluster), make_node(cluster)
+    tenant = alice()
+    few, many = (
+        make_job("few", cluster=cluster, status="running", tenant=tenant),
+        make_job("many", cluster=cluster, status="running", tenant=tenant),
+    )
+    allocate(few, [make_gpu(small)])
+    allocate(many, [make_gpu(large) for _ in range(6)])
+    for hour in range(5):
+        start = timezone.now() - timedelta(days=2, hours=hour)
+        WaitPeriod.objects.create(job=many, code="quota", during=(start, start + 10 * MINUTE))
+    assert queries_of(charlie, few) == queries_of(charlie, many) <= 30
+    assert queries_of(charlie, small) == queries_of(charlie, large) <= 20
+    assert queries_of(charlie, tenant) <= 35

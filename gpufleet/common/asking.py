@@ -1,0 +1,134 @@
+"""Actions of the console that ask before they act: what they will do, and why it should be done."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+from django import forms
+from django.contrib import admin
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.http import url_has_allowed_host_and_scheme
+from unfold.widgets import UnfoldAdminTextInputWidget
+
+from gpufleet.common.audit import audited
+from gpufleet.common.senders import person_of
+
+AGREED = "agreed"
+BACK = "back_to"
+SHOWN = 20
+
+Answers = dict[str, Any]
+Deed = Callable[[Any, HttpRequest, QuerySet[Any], Answers], HttpResponse | None]
+# What will happen to these rows, in sentences.
+Meaning = Callable[[Sequence[Any]], Sequence[str]]
+
+
+class ReasonForm(forms.Form):
+    """Why."""
+
+    reason = forms.CharField(
+        max_length=400, widget=UnfoldAdminTextInputWidget, help_text="It stands in the audit log, and on the rows."
+    )
+
+
+class AgreeForm(forms.Form):
+    """Nothing to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked before an action. ``fields`` of each row are in the audit log before and after it."""
+
+    button: str
+    meaning: Meaning
+    fields: Sequence[str]
+    form: type[forms.Form] = ReasonForm
+    danger: bool = False
+
+
+def asks(question: Question, *, description: str, permission: str) -> Callable[[Deed], Any]:
+    """Make a deed an action that first shows its question, and is written into the audit log when it is done."""
+
+    def make(deed: Deed) -> Any:
+        @wraps(deed)
+        def action(self: Any, request: HttpRequest, rows: QuerySet[Any]) -> HttpResponse | None:
+            form = question.form(request.POST if AGREED in request.POST else None)
+            if not form.is_valid():
+                return _ask(self, request, rows, question, form, deed.__name__)
+            answers: Answers = form.cleaned_data
+            with audited(
+                list(rows),
+                action=deed.__name__,
+                fields=question.fields,
+                actor=person_of(request),
+                reason=answers.get("reason", ""),
+                now=timezone.now(),
+            ):
+                answer = deed(self, request, rows, answers)
+            return answer or _back(request)
+
+        return admin.action(description=description, permissions=[permission])(action)
+
+    return make
+
+
+def silently(fields: Sequence[str], *, description: str, permission: str) -> Callable[[Any], Any]:
+    """For an action that takes nothing from anybody: it does not ask, and is in the audit log all the same."""
+
+    def make(deed: Callable[[Any, HttpRequest, QuerySet[Any]], None]) -> Any:
+        @wraps(deed)
+        def action(self: Any, request: HttpRequest, rows: QuerySet[Any]) -> HttpResponse | None:
+            actor, now = person_of(request), timezone.now()
+            with audited(list(rows), action=deed.__name__, fields=fields, actor=actor, reason="", now=now):
+                deed(self, request, rows)
+            return _back(request)
+
+        return admin.action(description=description, permissions=[permission])(action)
+
+    return make
+
+
+def _ask(
+    page: Any, request: HttpRequest, rows: QuerySet[Any], question: Question, form: forms.Form, action: str
+) -> HttpResponse:
+    chosen: list[Model] = list(rows)
+    kept = {"action": action, "index": "0", AGREED: "yes", BACK: request.POST.get(BACK, "")}
+    if request.POST.get("select_across") == "1":
+        kept["select_across"] = "1"
+    context = {
+        **page.admin_site.each_context(request),
+        "opts": page.opts,
+        "title": question.button,
+        "sentences": question.meaning(chosen),
+        "shown": [(row, _page_of(row)) for row in chosen[:SHOWN]],
+        "others": max(0, len(chosen) - SHOWN),
+        "form": form,
+        "kept": kept,
+        "checkbox": ACTION_CHECKBOX_NAME,
+        "ids": request.POST.getlist(ACTION_CHECKBOX_NAME),
+        "question": question,
+        "back": _wanted(request) or request.get_full_path(),
+    }
+    return TemplateResponse(request, "admin/ask.html", context)
+
+
+def _back(request: HttpRequest) -> HttpResponse | None:
+    wanted = _wanted(request)
+    return redirect(wanted) if wanted else None
+
+
+def _wanted(request: HttpRequest) -> str:
+    """The page that the button was on, if it is one of ours."""
+    wanted = request.POST.get(BACK, "")
+    return wanted if url_has_allowed_host_and_scheme(wanted, allowed_hosts=None) else ""
+
+
+def _page_of(row: Model) -> str:
+    return reverse(f"admin:{row._meta.app_label}_{row._meta.model_name}_change", args=[row.pk])

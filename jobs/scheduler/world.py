@@ -1,0 +1,381 @@
+"""What the planner must know, kept from one cycle to the next, so that a cycle reads only what has changed.
+
+Every change of a job that the planner cares for puts an event on record, and every event carries the transaction that
+wrote it. A refresh first asks for the oldest transaction that is still under way, and then reads the events of that
+one and of all younger ones than the refresh before had asked: what was committed by then has been seen, and everything
+else is read again, until it has been. GPUs are found in the same way by the transaction that last wrote their rows.
+
+A world belongs to one process. It is forgotten when the server was started anew, when the table of jobs was emptied or
+restored, and when an hour has passed, so that nothing that could go wrong with it stays wrong.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from django.db import connection
+
+from jobs.placement import Kind, NodeView, Plan, Preempting, Queue, RunningJob, Snapshot, TenantView, WaitingJob
+from jobs.placement.resting import FAILS_WITHIN, LONGEST_REST, Failure, resting
+from tenants.models import Tenant, TenantStatus
+
+FORGOTTEN_AFTER = timedelta(hours=1)
+
+HORIZON = """
+SELECT pg_snapshot_xmin(pg_current_snapshot())::text, pg_postmaster_start_time(),
+       pg_relation_filenode('jobs_job')::bigint
+"""
+CHANGED_JOBS = "SELECT DISTINCT job_id FROM jobs_jobevent WHERE xact >= %s::xid8"
+JOBS = """
+SELECT job.id, job.cluster_id, job.tenant_id, job.gpu_count, job.gpu_type, job.priority, job.submitted_at,
+       job.estimated_duration_min, job.claimed_at, job.status, job.preempt_at, job.preempt_for, wait.code
+  FROM jobs_job AS job
+  LEFT JOIN jobs_waitperiod AS wait ON wait.job_id = job.id AND upper_inf(wait.during)
+ WHERE job.status IN ('queued', 'running') AND {which}
+"""
+HELD = """
+SELECT job_id, gpu_id, lower(during) FROM jobs_allocation AS held WHERE upper_inf(during) AND {which}
+"""
+# GPUs that were given back later than the clock was read; their new allocation would begin before the old one ended.
+HELD_UNTIL = """
+SELECT gpu_id, max(upper(during)) FROM jobs_allocation
+ WHERE upper(during) > %(now)s AND during && tstzrange(%(now)s, NULL) AND {which}
+ GROUP BY gpu_id
+"""
+# How jobs ended lately, and on which nodes: at once, or otherwise. Those that were cancelled say nothing of a node.
+ENDED = """
+SELECT job.status = 'failed' AND job.ended_at - job.started_at <= %(within)s, job.ended_at, job.tenant_id,
+       array_agg(DISTINCT gpu.node_id)
+  FROM jobs_job AS job
+  JOIN jobs_allocation AS held ON held.job_id = job.id AND lower(held.during) >= job.started_at
+  JOIN clusters_gpu AS gpu ON gpu.id = held.gpu_id
+ WHERE job.status IN ('failed', 'completed') AND {which}
+ GROUP BY job.id
+ ORDER BY job.ended_at, job.id
+"""
+ENDED_LATELY = """
+    held.during && tstzrange(%(now)s - interval '1 hour', %(now)s) AND job.ended_at > %(now)s - interval '1 hour'
+"""
+GPUS = """
+SELECT gpu.id, gpu.node_id, node.cluster_id, node.hostname, gpu.model, gpu.state = 'available', gpu.retired_at IS NULL,
+       gpu.registered_at
+  FROM clusters_gpu AS gpu JOIN clusters_node AS node ON node.id = gpu.node_id
+ WHERE {which}
+"""
+# Compared as ages, since the numbers of transactions begin anew every four thousand million.
+GPU_CHANGED = "age(gpu.xmin) <= age((%(since)s::xid8)::xid)"
+GPU_MATTERS = """
+    (gpu.retired_at IS NULL
+     OR gpu.id IN (SELECT gpu_id FROM jobs_allocation WHERE upper_inf(during)))
+"""
+CLUSTERS = """
+SELECT id, status = 'active' AND decommissioned_at IS NULL, decommissioned_at IS NOT NULL, enforce_time_limit,
+       preemption, preemption_grace_s, preemption_min_run_s
+  FROM clusters_cluster
+"""
+SILENT_NODES = "SELECT id FROM clusters_node WHERE silent AND decommissioned_at IS NULL"
+
+
+class GpuView(NamedTuple):
+    """A GPU: where it is, and whether it takes jobs. One that is not ``registered`` is retired."""
+
+    gpu_id: int
+    node_id: int
+    cluster_id: int
+    hostname: str
+    model: str
+    available: bool
+    registered: bool
+    registered_at: datetime
+
+
+@dataclass(slots=True)
+class Holding:
+    """A running job, and the GPUs that it holds."""
+
+    job: RunningJob
+    gpu_ids: list[int]
+
+
+class World:
+    """The queue, what runs, and the hardware, as of the last refresh."""
+
+    def __init__(self) -> None:
+        self.since: str | None = None
+        self.identity: tuple[Any, ...] | None = None
+        self.loaded_at: datetime | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self.queue = Queue()
+        self.later: dict[int, WaitingJob] = {}
+        self.left_out: dict[int, WaitingJob] = {}
+        self.running: dict[int, Holding] = {}
+        self.gpus: dict[int, GpuView] = {}
+        self.holder: dict[int, int] = {}
+        self.by_node: dict[int, set[int]] = defaultdict(set)
+        self.free: dict[int, set[int]] = defaultdict(set)
+        self.held: Counter[int | None] = Counter()
+        self.held_until: dict[int, datetime] = {}
+        self.tenants: dict[int, TenantView] = {}
+        self.largest_node: dict[tuple[int, str], int] = {}
+        self.gpu_total = 0
+        self.retired: set[int] = set()
+        self.clusters: list[tuple[Any, ...]] = []
+        self.silent: list[int] = []
+        # Why each waiting job waits, as it is on record; those ``untold`` have changed since they were last told why.
+        self.recorded: dict[int, str | None] = {}
+        self.untold: set[int] = set()
+        # By kind, the reason that all have on record but those untold.
+        self.codes: dict[Kind, str] = {}
+        self.estimates: dict[int, datetime] = {}
+        # By node, those of its last jobs that failed as soon as they had started, with nothing else since.
+        self.failures: dict[int, list[Failure]] = {}
+
+    def told(self, codes: Mapping[int, str], decided: Plan) -> None:
+        """These jobs were told why they wait, so that everybody of the plan has been."""
+        self.recorded.update(codes)
+        self.codes = {kind: reason.code for kind, reason in decided.reasons.items()}
+        self.untold = {*decided.exceptions, *self.left_out}
+
+    def refresh(self, now: datetime) -> None:
+        """Take in what has been committed since the last refresh."""
+        with connection.cursor() as cursor:
+            cursor.execute(HORIZON)
+            horizon, *identity = cursor.fetchone()
+            if self._is_stale(tuple(identity), now):
+                self._forget()
+                self.identity, self.loaded_at, self.since = tuple(identity), now, None
+            self._read_gpus(cursor)
+            self._read_jobs(cursor, now)
+            cursor.execute(CLUSTERS)
+            self.clusters = cursor.fetchall()
+            cursor.execute(SILENT_NODES)
+            self.silent = [node_id for (node_id,) in cursor.fetchall()]
+        rows = Tenant.objects.order_by().values_list("pk", "gpu_quota", "status", "lends_idle_quota", "borrow_limit")
+        self.tenants = {
+            pk: TenantView(quota, self.held[pk], status == TenantStatus.ACTIVE, lends, limit)
+            for pk, quota, status, lends, limit in rows
+        }
+        self.since = horizon
+
+    def _is_stale(self, identity: tuple[Any, ...], now: datetime) -> bool:
+        if self.loaded_at is None or identity != self.identity:
+            return True
+        return not self.loaded_at <= now < self.loaded_at + FORGOTTEN_AFTER
+
+    def _read_gpus(self, cursor: Any) -> None:
+        which = GPU_MATTERS if self.since is None else GPU_CHANGED
+        cursor.execute(GPUS.format(which=which), {"since": self.since})
+        rows = [GpuView(*row) for row in cursor.fetchall()]
+        changed = [view for view in rows if self.gpus.get(view.gpu_id) != view]
+        for view in changed:
+            self.gpus[view.gpu_id] = view
+            self.by_node[view.node_id].add(view.gpu_id)
+            self._file(view.gpu_id)
+        self.retired |= {view.gpu_id for view in changed if not view.registered}
+        if changed:
+            self._count_hardware()
+        for job_id in {self.holder[view.gpu_id] for view in changed if view.gpu_id in self.holder}:
+            holding = self.running[job_id]
+            holding.job = self._running_job(holding.job, holding.gpu_ids)
+
+    def _count_hardware(self) -> None:
+        sizes = Counter((view.cluster_id, view.model, view.node_id) for view in self.gpus.values() if view.registered)
+        self.gpu_total = sizes.total()
+        self.largest_node = {}
+        for (cluster_id, model, _), size in sizes.items():
+            key = cluster_id, model
+            self.largest_node[key] = max(self.largest_node.get(key, 0), size)
+
+    def _file(self, gpu_id: int) -> None:
+        """Free is what takes jobs and nobody holds."""
+        view = self.gpus[gpu_id]
+        if view.available and view.registered and gpu_id not in self.holder:
+            self.free[view.node_id].add(gpu_id)
+        elif view.node_id in self.free:
+            self.free[view.node_id].discard(gpu_id)
+            if not self.free[view.node_id]:
+                del self.free[view.node_id]
+
+    def _read_jobs(self, cursor: Any, now: datetime) -> None:
+        parameters: dict[str, Any] = {"now": now, "within": FAILS_WITHIN}
+        self.held_until = {gpu_id: until for gpu_id, until in self.held_until.items() if until > now}
+        if self.since is None:
+            which = which_held = "true"
+        else:
+            cursor.execute(CHANGED_JOBS, [self.since])
+            parameters["ids"] = ids = [job_id for (job_id,) in cursor.fetchall()]
+            which, which_held = "job.id = ANY(%(ids)s)", "job_id = ANY(%(ids)s)"
+            for job_id in ids:
+                self._leave(job_id)
+        self._readmit(now)
+        if parameters.get("ids") == []:
+            return
+        cursor.execute(ENDED.format(which=ENDED_LATELY if self.since is None else which), parameters)
+        self._learn(cursor.fetchall())
+        cursor.execute(JOBS.format(which=which), parameters)
+        rows = cursor.fetchall()
+        # In this order: what is given back between the two is held by the first, and not forgotten by both.
+        cursor.execute(HELD.format(which=which_held), parameters)
+        held = cursor.fetchall()
+        cursor.execute(HELD_UNTIL.format(which=which_held), parameters)
+        self.held_until |= dict(cursor.fetchall())
+        self._enter(rows, held, now)
+
+    def _learn(self, ended: Iterable[tuple[bool, datetime, int | None, list[int]]]) -> None:
+        """An end that is read once more is known by its time."""
+        for at_once, at, tenant_id, node_ids in ended:
+            for node_id in node_ids:
+                failures = self.failures.setdefault(node_id, [])
+                if failures and failures[-1].at >= at:
+                    continue
+                if not at_once:
+                    failures.clear()
+                else:
+                    failures.append(Failure(at, tenant_id))
+
+    def _leave(self, job_id: int) -> None:
+        self.queue.remove(job_id)
+        self.later.pop(job_id, None)
+        self.left_out.pop(job_id, None)
+        self.recorded.pop(job_id, None)
+        self.untold.discard(job_id)
+        holding = self.running.pop(job_id, None)
+        if holding is not None:
+            self.held[holding.job.tenant_id] -= len(holding.gpu_ids)
+            for gpu_id in holding.gpu_ids:
+                del self.holder[gpu_id]
+                self._file(gpu_id)
+
+    def _readmit(self, now: datetime) -> None:
+        """Those that were submitted later than the clock was then, and those that were left out of a plan."""
+        for job in [*self.left_out.values(), *self.later.values()]:
+            if job.submitted_at <= now:
+                self.left_out.pop(job.job_id, None)
+                self.later.pop(job.job_id, None)
+                self.queue.add(job)
+
+    def _enter(self, rows: Iterable[tuple[Any, ...]], held: Iterable[tuple[Any, ...]], now: datetime) -> None:
+        gpu_ids: dict[int, list[int]] = defaultdict(list)
+        begun: dict[int, datetime] = {}
+        for job_id, gpu_id, start in held:
+            gpu_ids[job_id].append(gpu_id)
+            begun[job_id] = min(begun.get(job_id, start), start)
+        waiting = []
+        for *fields, status, preempt_at, preempt_for, code in rows:
+            job = WaitingJob(*fields)
+            if status == "queued":
+                waiting.append(job)
+                self.recorded[job.job_id] = code
+                self.untold.add(job.job_id)
+            elif job.job_id in gpu_ids:
+                self._hold(job, gpu_ids[job.job_id], begun[job.job_id], preempt_at, preempt_for)
+        for job in sorted(waiting, key=lambda one: (one.submitted_at, one.job_id)):
+            if job.submitted_at <= now:
+                self.queue.add(job)
+            else:
+                self.later[job.job_id] = job
+
+    def _hold(
+        self, job: WaitingJob, gpu_ids: list[int], begun: datetime, preempt_at: datetime | None, preempt_for: int | None
+    ) -> None:
+        gpu_ids = [gpu_id for gpu_id in gpu_ids if gpu_id in self.gpus]
+        model = self.gpus[gpu_ids[0]].model if gpu_ids else ""
+        running = RunningJob(
+            job.job_id, job.cluster_id, job.tenant_id, model, {}, begun, job.minutes, len(gpu_ids), job.priority,
+            job.submitted_at, preempt_at, preempt_for,
+        )  # fmt: skip
+        self.running[job.job_id] = Holding(self._running_job(running, gpu_ids), gpu_ids)
+        self.held[job.tenant_id] += len(gpu_ids)
+        for gpu_id in gpu_ids:
+            self.holder[gpu_id] = job.job_id
+            self._file(gpu_id)
+
+    def _running_job(self, job: RunningJob, gpu_ids: Collection[int]) -> RunningJob:
+        """The job, with how many of its GPUs take jobs again when it ends, by node."""
+        views = [self.gpus[gpu_id] for gpu_id in gpu_ids]
+        nodes = Counter(view.node_id for view in views if view.available and view.registered)
+        return RunningJob(
+            job.job_id, job.cluster_id, job.tenant_id, job.model, dict(nodes), job.started_at, job.minutes, job.held,
+            job.priority, job.submitted_at, job.preempt_at, job.preempt_for,
+        )  # fmt: skip
+
+    def snapshot(self, now: datetime, *, without: Collection[int] = ()) -> Snapshot:
+        """The world at ``now``, ``without`` these jobs, until the next refresh."""
+        for job_id in without:
+            job = self.queue.remove(job_id)
+            if job is not None:
+                self.left_out[job_id] = job
+        resting_nodes = self._resting(now)
+        return Snapshot(
+            jobs=self.queue,
+            nodes=self._free_nodes(now, resting_nodes),
+            resting=resting_nodes,
+            tenants=self.tenants,
+            largest_node=self.largest_node,
+            closed_clusters=frozenset(pk for pk, is_open, *_ in self.clusters if not is_open),
+            unassigned_held=self.held[None],
+            gpu_total=self.gpu_total,
+            running=[holding.job for holding in self.running.values()],
+            preempting={
+                pk: Preempting(timedelta(seconds=grace), timedelta(seconds=min_run))
+                for pk, *_, allowed, grace, min_run in self.clusters
+                if allowed
+            },
+        )
+
+    def _resting(self, now: datetime) -> dict[int, datetime]:
+        lately = {
+            node_id: [one for one in failures if one.at > now - LONGEST_REST]
+            for node_id, failures in self.failures.items()
+        }
+        if not any(lately.values()):
+            return {}
+        clusters: dict[int, set[int]] = defaultdict(set)
+        for view in self.gpus.values():
+            if view.registered:
+                clusters[view.cluster_id].add(view.node_id)
+        return resting(lately, clusters, now)
+
+    def _free_nodes(self, now: datetime, without: Collection[int]) -> list[NodeView]:
+        found = []
+        for node_id, gpu_ids in self.free.items():
+            if node_id in without:
+                continue
+            by_model: dict[str, list[int]] = defaultdict(list)
+            for view in map(self.gpus.__getitem__, gpu_ids):
+                if view.registered_at <= now and view.gpu_id not in self.held_until:
+                    by_model[view.model].append(view.gpu_id)
+            if by_model:
+                found.append(NodeView(node_id, view.cluster_id, view.hostname, by_model))
+        return found
+
+    @property
+    def decommissioned(self) -> list[int]:
+        """The clusters that are gone."""
+        return [pk for pk, _, is_gone, *_ in self.clusters if is_gone]
+
+    @property
+    def enforcing(self) -> list[int]:
+        """The clusters that hold jobs to their estimates."""
+        return [pk for pk, _, _, enforces, *_ in self.clusters if enforces]
+
+    def with_lost_gpus(self) -> set[int]:
+        """The running jobs that hold a GPU that is retired or on a silent node."""
+        silent = (gpu_id for node_id in self.silent for gpu_id in self.by_node.get(node_id, ()))
+        return {self.holder[gpu_id] for gpu_id in (*silent, *self.retired) if gpu_id in self.holder}
+
+    def due(self, now: datetime) -> list[RunningJob]:
+        """The running jobs whose time of grace is over."""
+        jobs = [holding.job for holding in self.running.values()]
+        return [job for job in jobs if job.preempt_at is not None and job.preempt_at <= now]
+
+
+def take_snapshot(now: datetime) -> Snapshot:
+    """The world at ``now``, read anew."""
+    world = World()
+    world.refresh(now)
+    return world.snapshot(now)
