@@ -38,7 +38,7 @@ def simulate(
         if not cut:
             world.pass_to(min(event + coalesce, until))
     reached = event if cut and event is not None else until
-    return Course(now, reached, cut, plans, world.holdings, world.submitted, world.sources, _why(asked, world))
+    return Course(now, reached, cut, plans, world.holdings, world.submitted, _why(asked, world))
 
 
 def _why(job_id: int | None, world: World) -> str:

@@ -33,7 +33,8 @@ Lengths = Callable[[RunningJob], Length]
 
 @dataclass(slots=True)
 class Holding:
-    """A job holds GPUs of one model, so many of each node, from ``start`` to ``end``; None: beyond the simulation."""
+    """A job holds GPUs of one model, so many of each node, from ``start`` to ``end``; None: beyond the simulation.
+    ``source``: where its length is from."""
 
     job_id: int
     cluster_id: int
@@ -44,6 +45,7 @@ class Holding:
     start: datetime
     end: datetime | None = None
     ran_before: bool = False
+    source: Source = Source.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,5 +60,4 @@ class Course:
     plans: int
     holdings: Sequence[Holding]
     submitted: Mapping[int, WaitingJob]
-    sources: Mapping[Source, int]
     reason: str = ""

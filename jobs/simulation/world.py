@@ -1,14 +1,13 @@
 """A snapshot that time passes in."""
 
 import heapq
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import count
 
 from jobs.placement import NodeView, Plan, Queue, RunningJob, Snapshot, Start, WaitingJob
-from jobs.simulation.shapes import Holding, Length, Lengths, Source
+from jobs.simulation.shapes import Holding, Length, Lengths
 
 # GPUs by (node, model), as ids. Of GPUs that are held at the beginning only the number is known: theirs are below zero.
 _Gpus = dict[tuple[int, str], list[int]]
@@ -35,7 +34,6 @@ class World:
         self.ends_at: dict[int, datetime] = {}
         self.ends: list[tuple[datetime, int]] = []
         self.holdings: list[Holding] = []
-        self.sources: Counter[Source] = Counter()
         names = count(-1, -1)
         for running in snapshot.running:
             self._take_over(running, names)
@@ -80,6 +78,7 @@ class World:
         self._run(running, gpus)
 
     def _run(self, running: RunningJob, gpus: _Gpus, *, ran_before: bool = False) -> None:
+        length = self.lengths(running)
         holding = Holding(
             job_id=running.job_id,
             cluster_id=running.cluster_id,
@@ -89,9 +88,8 @@ class World:
             gpus=running.held,
             start=self.now,
             ran_before=ran_before,
+            source=length.source,
         )
-        length = self.lengths(running)
-        self.sources[length.source] += 1
         self.running[running.job_id] = (running, gpus, holding)
         self.holdings.append(holding)
         end = self._end_of(running, length)

@@ -83,7 +83,7 @@ def test_what_is_beyond_the_horizon_is_not_said() -> None:
     assert course.reason == "Needs 4 GPUs of one model; 0 are free."
     waits = waits_of(course, course.until)
     assert (waits.started, waits.waiting, waits.p50_s, waits.p95_s) == (3, 1, 3600, None)
-    assert course.sources == {Source.ESTIMATE: 2, Source.UNKNOWN: 1}
+    assert [one.source for one in course.holdings] == [Source.ESTIMATE, Source.ESTIMATE, Source.UNKNOWN]
 
 
 def test_one_who_runs_past_the_expected_end_goes_on_for_as_long_again() -> None:

@@ -252,12 +252,14 @@ def test_alice_asks_about_herself_alone(node: Node, now: datetime) -> None:
     api = client_with(make_key(acme))
     mine = queued(node, acme, now, gpus=2)
     theirs = queued(node, bluefin, now, gpus=4)
+    queued(node, bluefin, now, gpus=2)
     assert api.post("/api/jobs/simulate", {"job_id": theirs.pk}).status_code == 404
     body = ask(api, job_id=mine.pk)
     figures = body["present"]["figures"]
     assert (figures["started"], figures["still_waiting"]) == (1, 0)
     assert (figures["registered_gpu_seconds"], figures["utilization"], figures["leakage"]) == (None, None, None)
     assert figures["sold_gpu_seconds"] == pytest.approx(2 * 3600, abs=2 * CLOCK_S)
+    assert sum(body["present"]["lengths"].values()) == 1
     ask(api, quotas=[{"tenant_id": acme.pk, "gpu_quota": 4}])
     hers = ask(api, job={"cluster_id": node.cluster_id, "gpu_count": 3})
     assert hers["present"]["job"]["reason"] == "Needs 3 GPUs; the tenant holds 0 of its quota of 2."

@@ -1,5 +1,6 @@
 """What a simulation answers, made of its course."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -69,7 +70,8 @@ def scenario_of(
     """The course up to ``until``, in figures. ``registered``: GPUs by model."""
     job = None if asked is None else _outlook(course, asked, until, hostnames)
     figures = _figures(course, until, pricing, registered, of_tenant)
-    return Scenario(job, figures, course.plans, course.sources)
+    sources = Counter(one.source for one in course.holdings if of_tenant in (None, one.tenant_id))
+    return Scenario(job, figures, course.plans, {source: sources[source] for source in Source})
 
 
 def _outlook(course: Course, job_id: int, until: datetime, hostnames: Mapping[int, str]) -> Outlook:
