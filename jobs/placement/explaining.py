@@ -10,7 +10,7 @@ from jobs.placement.matching import preferences
 from jobs.placement.planner import Planner
 from jobs.placement.plans import plan
 from jobs.placement.reserving import NEVER
-from jobs.placement.shapes import Snapshot, WaitCode, WaitingJob, sentence
+from jobs.placement.shapes import Snapshot, Start, WaitCode, WaitingJob, sentence
 
 # How much planning one explanation may cost: plans times jobs in the queue.
 MOST_WORK: Final = 200_000
@@ -153,24 +153,44 @@ def _release(job: WaitingJob, model: str, planner: Planner) -> dict[str, Any]:
         figures = {"kept": sum(kept.nodes.values()), "kept_from": kept.at}
     else:
         figures = {}
+    figures["out_of_service"] = _out_of_service(job.cluster_id, model, planner)
     first = planner.shadow_of(job, model)
+    figures["enough_in_service"] = first is not None
     if first is None or first.at == NEVER:
         return {**figures, "free_at": None, "jobs_ending": 0}
     ends = [end for end in planner.ends(job.cluster_id, model) if end.at <= first.at and end.node_id in first.nodes]
     return {**figures, "free_at": first.at, "jobs_ending": len(ends)}
 
 
+def _out_of_service(cluster_id: int, model: str, planner: Planner) -> int:
+    """GPUs of the model that are neither held nor free: drained, in maintenance, unhealthy, offline, or resting."""
+    registered = planner.snapshot.registered.get((cluster_id, model), 0)
+    running = (one for one in planner.snapshot.running if (one.cluster_id, one.model) == (cluster_id, model))
+    given = sum(start.job.gpu_count for start in planner.starts if _is_of(start, cluster_id, model))
+    free = planner.pools[cluster_id][model].total_with_kept
+    return max(0, registered - free - given - sum(one.held for one in running))
+
+
+def _is_of(start: Start, cluster_id: int, model: str) -> bool:
+    return (start.job.cluster_id, start.model) == (cluster_id, model)
+
+
 def _words(code: WaitCode, figures: Mapping[str, Any]) -> str:
     together = " on one node" if figures["one_node"] else ""
-    text = f"Needs {figures['needs']} GPUs of {figures['model']}{together}; {figures['free']} are free"
+    gpus = "GPU" if figures["needs"] == 1 else "GPUs"
+    text = f"Needs {figures['needs']} {gpus} of {figures['model']}{together}; {figures['free']} are free"
+    if figures["out_of_service"]:
+        text += f", {figures['out_of_service']} are out of service"
     if figures["best_node"] is not None and figures["one_node"]:
         text += f", and the freest node ({figures['best_node']}) has {figures['free_on_best_node']}"
     text += "."
     if "kept" in figures:
         until = "" if figures["kept_from"] is None else f" from {figures['kept_from']:%Y-%m-%d %H:%M} UTC on"
-        text += f" {figures['kept']} are kept{until} for a job that is ahead."
+        text += f" {figures['kept']} are kept{until} for another job."
     if code is WaitCode.RESERVED:
         return text
+    if not figures["enough_in_service"]:
+        return text + " Nothing that runs would free enough."
     if figures["free_at"] is None:
         return text + " Too few of the jobs that run say when they end."
     jobs = "job ends" if figures["jobs_ending"] == 1 else "jobs end"

@@ -178,7 +178,7 @@ class Planner:
         taken = self.pools[job.cluster_id][kept.model].take_kept(job.gpu_count)
         if taken is None:
             return None
-        why = f"since it ends before {kept.at:%Y-%m-%d %H:%M} UTC, from when on they are kept for a job that is ahead"
+        why = f"since it ends before {kept.at:%Y-%m-%d %H:%M} UTC, from when on they are kept for another job"
         return Start(job, kept.model, taken.gpu_ids, taken.nodes, why)
 
     def _why(self, job: WaitingJob, model: str, taken: Taken) -> str:

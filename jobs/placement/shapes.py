@@ -21,7 +21,7 @@ class WaitCode(StrEnum):
     QUOTA = "quota"
     CAPACITY = "capacity"  # Too few free GPUs of the models it takes.
     FRAGMENTED = "fragmented"  # Enough free GPUs, but not together.
-    RESERVED = "reserved"  # Enough free GPUs, but kept for a job that is ahead.
+    RESERVED = "reserved"  # Enough free GPUs, but kept for another job.
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +106,10 @@ class Preempting:
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """The world at one instant. ``largest_node``: the most GPUs of a model that one node of the cluster has, free or
-    not, by (cluster id, model). ``unassigned_held``: GPUs held by jobs without a tenant; ``gpu_total``: all GPUs.
-    ``preempting``: the terms of the clusters that allow it. ``resting``: nodes on which everything fails, and until
-    when they are not among the ``nodes``. ``jobs`` may be a ``Queue``, which a plan reads fastest."""
+    not, by (cluster id, model); ``registered``: all of them. ``unassigned_held``: GPUs held by jobs without a tenant;
+    ``gpu_total``: all GPUs. ``preempting``: the terms of the clusters that allow it. ``resting``: nodes on which
+    everything fails, and until when they are not among the ``nodes``. ``jobs`` may be a ``Queue``, which a plan reads
+    fastest."""
 
     jobs: Collection[WaitingJob]
     nodes: Sequence[NodeView]
@@ -119,6 +120,7 @@ class Snapshot:
     gpu_total: int = 0
     running: Collection[RunningJob] = ()
     preempting: Mapping[int, Preempting] = field(default_factory=dict)
+    registered: Mapping[tuple[int, str], int] = field(default_factory=dict)
     resting: Mapping[int, datetime] = field(default_factory=dict)
 
 
@@ -181,7 +183,8 @@ class Preemption:
 def sentence(code: str, figures: Mapping[str, Any]) -> str:
     """The reason in words, for people."""
     more = "".join(text for figure, text in ADDENDA.items() if figure in figures)
-    return (SENTENCES[WaitCode(code)] + more).format_map(defaultdict(str, figures))
+    words = {**figures, "gpus": "GPU" if figures.get("needs") == 1 else "GPUs"}
+    return (SENTENCES[WaitCode(code)] + more).format_map(defaultdict(str, words))
 
 
 SENTENCES: Mapping[WaitCode, str] = {
@@ -189,14 +192,14 @@ SENTENCES: Mapping[WaitCode, str] = {
     WaitCode.HELD: "On hold: {reason}",
     WaitCode.TENANT_INACTIVE: "The tenant is inactive.",
     WaitCode.CLUSTER_MAINTENANCE: "The cluster is in maintenance.",
-    WaitCode.QUOTA: "Needs {needs} GPUs; the tenant holds {held} of its quota of {quota}.",
-    WaitCode.CAPACITY: "Needs {needs} GPUs of {wants}; {free} are free.",
-    WaitCode.FRAGMENTED: "Needs {needs} GPUs of {wants} together; {free} are free, at most {best} on one node.",
-    WaitCode.RESERVED: "Needs {needs} GPUs of {wants}; {free} are free, but kept for a job that is ahead.",
+    WaitCode.QUOTA: "Needs {needs} {gpus}; the tenant holds {held} of its quota of {quota}.",
+    WaitCode.CAPACITY: "Needs {needs} {gpus} of {wants}; {free} are free.",
+    WaitCode.FRAGMENTED: "Needs {needs} {gpus} of {wants} together; {free} are free, at most {best} on one node.",
+    WaitCode.RESERVED: "Needs {needs} {gpus} of {wants}; {free} are free, but kept for another job.",
 }
 # What is added to the sentence where the figures have this one.
 ADDENDA: Mapping[str, str] = {
     "kept_for": " The rest is kept for the tenant's job {kept_for}, which has waited longest.",
     "borrowable": " Of others' idle quota it may borrow {borrowable} more now.",
-    "preempting": " {preempting} running are preempted for it, at {preempt_at} UTC.",
+    "preempting": " For it {preempting} of those that run must go, at {preempt_at} UTC.",
 }

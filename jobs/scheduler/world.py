@@ -121,6 +121,7 @@ class World:
         self.held_until: dict[int, datetime] = {}
         self.tenants: dict[int, TenantView] = {}
         self.largest_node: dict[tuple[int, str], int] = {}
+        self.registered: Counter[tuple[int, str]] = Counter()
         self.gpu_total = 0
         self.retired: set[int] = set()
         self.clusters: list[tuple[Any, ...]] = []
@@ -185,9 +186,10 @@ class World:
     def _count_hardware(self) -> None:
         sizes = Counter((view.cluster_id, view.model, view.node_id) for view in self.gpus.values() if view.registered)
         self.gpu_total = sizes.total()
-        self.largest_node = {}
+        self.largest_node, self.registered = {}, Counter()
         for (cluster_id, model, _), size in sizes.items():
             key = cluster_id, model
+            self.registered[key] += size
             self.largest_node[key] = max(self.largest_node.get(key, 0), size)
 
     def _file(self, gpu_id: int) -> None:
@@ -316,6 +318,7 @@ class World:
             resting=resting_nodes,
             tenants=self.tenants,
             largest_node=self.largest_node,
+            registered=self.registered,
             closed_clusters=frozenset(pk for pk, is_open, *_ in self.clusters if not is_open),
             unassigned_held=self.held[None],
             gpu_total=self.gpu_total,

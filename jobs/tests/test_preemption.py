@@ -53,7 +53,7 @@ def test_a_job_of_lower_priority_gives_way_after_its_grace() -> None:
     assert result.preemptions[0].at == NOON + MINUTE
     assert result.preemptions[0].why[91] == "for job 1, whose priority is 1 and this one's 5"
     assert said(result)[1].sentence == (
-        "Needs 4 GPUs of one model; 2 are free. 1 running are preempted for it, at 2026-03-01 12:01:00 UTC."
+        "Needs 4 GPUs of one model; 2 are free. For it 1 of those that run must go, at 2026-03-01 12:01:00 UTC."
     )
 
 

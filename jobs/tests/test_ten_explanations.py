@@ -126,6 +126,12 @@ SELECT node.hostname, count(*)
  GROUP BY node.id ORDER BY count(*) DESC, node.id
 """
 # When each running job ends that says so, and how many GPUs have come free by then: on its node, and in all.
+OUT_OF_SERVICE = """
+SELECT count(*)
+  FROM clusters_gpu AS gpu
+  JOIN clusters_node AS node ON node.id = gpu.node_id
+ WHERE node.cluster_id = %s AND gpu.model = %s AND node.intent <> 'active'
+"""
 ENDS = """
 SELECT ends_at, sum(gpus) OVER (PARTITION BY node_id ORDER BY ends_at) + free_here, hostname,
        sum(gpus) OVER (ORDER BY ends_at) + free_in_all, row_number() OVER (ORDER BY ends_at),
@@ -263,8 +269,10 @@ def test_what_is_idle_there_is_draining(world: World, api: APIClient) -> None:
     assert sql(FREE, world.east.pk, "A100") == []
     at, ending = enough(world.east, "A100", 4, one_node=True)
     assert ending == 1
+    [(drained,)] = sql(OUT_OF_SERVICE, world.east.pk, "A100")
     assert said["summary"] == (
-        f"Needs 4 GPUs of A100 on one node; 0 are free. 1 job ends by {clock(at)} and would free them."
+        f"Needs 4 GPUs of A100 on one node; 0 are free, {drained} are out of service. 1 job ends by {clock(at)} and would "
+        "free them."
     )
     check_surroundings(world, said, world.draining, ["A100"])
 
@@ -310,7 +318,7 @@ def test_what_is_free_is_kept_for_another(world: World, api: APIClient) -> None:
     assert codes(said) == ["reserved"]
     assert said["summary"] == (
         f"Needs 2 GPUs of H100 on one node; {total} are free, and the freest node ({host}) has {best}. "
-        f"8 are kept from {clock(at)} on for a job that is ahead."
+        f"8 are kept from {clock(at)} on for another job."
     )
     check_surroundings(world, said, world.reserved, ["H100"])
 
