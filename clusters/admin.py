@@ -41,7 +41,7 @@ class ClusterAdmin(ServiceAdmin):
 
     def get_fields(self, request: HttpRequest, obj: Cluster | None = None) -> list[str]:
         """A new cluster is active."""
-        return ["name", "region"] if obj is None else ["name", "region", "status"]
+        return ["name", "region"] if obj is None else ["name", "region", "status", "execution_enabled"]
 
     def has_change_permission(self, request: HttpRequest, obj: Cluster | None = None) -> bool:
         """A decommissioned cluster is history."""

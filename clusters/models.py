@@ -35,6 +35,9 @@ class Cluster(models.Model):
         max_length=16, choices=OnNodeLoss, default=OnNodeLoss.FAIL, help_text="What becomes of a job that loses a node."
     )
     enforce_time_limit = models.BooleanField(default=False, help_text="Fail a job that runs past its own estimate.")
+    execution_enabled = models.BooleanField(
+        default=False, help_text="Let agents that execute run the commands and images of jobs."
+    )
     key = models.OneToOneField(
         ApiKey, on_delete=models.PROTECT, related_name="+", help_text="The key of the cluster's node agents."
     )

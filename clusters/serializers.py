@@ -41,6 +41,7 @@ class ClusterChangesSerializer(StrictSerializer):
     status = serializers.ChoiceField(choices=ClusterStatus.choices, required=False)
     on_node_loss = serializers.ChoiceField(choices=OnNodeLoss.choices, required=False)
     enforce_time_limit = serializers.BooleanField(required=False)
+    execution_enabled = serializers.BooleanField(required=False)
 
 
 class NodeInputSerializer(StrictSerializer):
@@ -97,6 +98,9 @@ class ClusterSerializer(serializers.Serializer[Any]):
     status = serializers.ChoiceField(source="cluster.status", choices=ClusterStatus.choices)
     on_node_loss = serializers.ChoiceField(source="cluster.on_node_loss", choices=OnNodeLoss.choices)
     enforce_time_limit = serializers.BooleanField(source="cluster.enforce_time_limit")
+    execution_enabled = serializers.BooleanField(
+        source="cluster.execution_enabled", help_text="Agents that execute may run the jobs' commands and images."
+    )
     node_count = serializers.IntegerField(source="cluster.node_count")
     gpu_count = serializers.IntegerField(source="cluster.gpu_count")
     idle_gpus = serializers.IntegerField(source="cluster.idle_gpus", help_text="Available, and held by no job.")

@@ -48,6 +48,7 @@ class ClusterChanges(TypedDict, total=False):
     status: str
     on_node_loss: str
     enforce_time_limit: bool
+    execution_enabled: bool
 
 
 @transaction.atomic

@@ -1,5 +1,6 @@
 """Submitting jobs and moving them along. Ending a job frees its GPUs in the same transaction."""
 
+from jobs.services.executing import RunIsOver, report_run
 from jobs.services.moving import (
     IllegalMove,
     NotWaiting,
@@ -33,6 +34,7 @@ __all__ = [
     "NoSuchHardware",
     "NotWaiting",
     "OverQuota",
+    "RunIsOver",
     "TenantInactive",
     "cancel_waiting_jobs",
     "change_priority",
@@ -44,6 +46,7 @@ __all__ = [
     "keep_estimates",
     "lock_waiting_jobs",
     "price_unpriced_time",
+    "report_run",
     "requeue_lost_job",
     "ring_doorbell",
     "submit_job",
