@@ -15,11 +15,13 @@ from gpufleet_agent.schemas import (
     Cluster,
     Explanation,
     Gpu,
+    Invoice,
     Job,
     Node,
-    Record,
     RegisteredGpu,
     Run,
+    Tenant,
+    Usage,
 )
 from gpufleet_agent.transport import TIMEOUT_S, Transport
 
@@ -94,19 +96,17 @@ class Client:
         """What the nodes reported of the job's runs, newest first, with the last lines of their logs."""
         return cast("list[Run]", self._rows(f"/api/jobs/{job_id}/runs", {}))
 
-    def tenants(self) -> list[Record]:
+    def tenants(self) -> list[Tenant]:
         """The tenants that the key may see."""
-        return self._rows("/api/tenants", {})
+        return cast("list[Tenant]", self._rows("/api/tenants", {}))
 
-    def usage(self, tenant_id: int, *, days: int) -> Record:
+    def usage(self, tenant_id: int, *, days: int) -> Usage:
         """A tenant's GPU-time and cost."""
-        return cast(
-            "Record", self._transport.call("GET", f"/api/tenants/{tenant_id}/usage", params={"days": days}).body
-        )
+        return cast("Usage", self._transport.call("GET", f"/api/tenants/{tenant_id}/usage", params={"days": days}).body)
 
-    def invoices(self) -> list[Record]:
+    def invoices(self) -> list[Invoice]:
         """The invoices that the key may see."""
-        return self._rows("/api/billing/invoices", {})
+        return cast("list[Invoice]", self._rows("/api/billing/invoices", {}))
 
     def _rows(self, path: str, params: dict[str, Any], limit: int | None = None) -> list[Any]:
         """The rows of a list, page by page."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import TypedDict
 
 
 class Cluster(TypedDict):
@@ -169,4 +169,41 @@ class Assignments(TypedDict):
     runs: list[Assignment]
 
 
-Record = dict[str, Any]
+class Tenant(TypedDict):
+    """A customer."""
+
+    id: int
+    name: str
+
+
+class UsedByModel(TypedDict):
+    """What a tenant used of one GPU model. Numbers are decimal strings."""
+
+    gpu_model: str
+    gpu_seconds: str
+    cost: str
+
+
+class Usage(TypedDict):
+    """What a tenant used."""
+
+    tenant_id: int
+    window_from: str
+    window_to: str
+    gpu_seconds: str
+    cost: str
+    currency: str
+    by_gpu_model: list[UsedByModel]
+
+
+class Invoice(TypedDict):
+    """An invoice; its number is given when it is finalised."""
+
+    id: int
+    number: int | None
+    tenant_id: int
+    status: str
+    total: str
+    currency: str
+    period_from: str
+    period_to: str
