@@ -93,7 +93,7 @@ def open_allocations(job_id: int) -> QuerySet[Allocation]:
 
 def current_run_id(job_id: int) -> int | None:
     """The run that goes on now, or None where the job holds nothing."""
-    return open_allocations(job_id).order_by().aggregate(first=Min("pk"))["first"]
+    return open_allocations(job_id).order_by("pk").values_list("pk", flat=True).first()
 
 
 def nodes_of(allocations: Collection[Allocation]) -> list[Node]:

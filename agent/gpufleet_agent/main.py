@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -32,7 +33,7 @@ logger = logging.getLogger("gpufleet_agent")
 
 MEGABYTE = 2**20
 GIGABYTE = 2**30
-LONGEST_NAP_S = 5.0
+SHORTEST_NAP_S, LONGEST_NAP_S = 0.05, 5.0
 MISUSE = 2
 
 
@@ -93,16 +94,27 @@ def _run(telemetry: Telemetry, executor: Executor | None) -> None:
         executor.node_id = telemetry.node_id
         for work in (executor.poll, executor.watch):
             threading.Thread(target=work, args=(stop,), daemon=True).start()
-    while not stop.is_set():
-        try:
-            wait = telemetry.step(datetime.now(timezone.utc), time.monotonic())
-        except OSError:
-            logger.exception("the disk takes no samples")
-            wait = LONGEST_NAP_S
+    threading.Thread(target=_repeat, args=(telemetry.sample, stop), daemon=True).start()
+
+    def speak(now: datetime, tick: float) -> float:
+        wait = telemetry.speak(now, tick)
         if executor is not None:
             executor.node_id = telemetry.node_id
-        stop.wait(min(max(wait, 0.05), LONGEST_NAP_S))
+        return wait
+
+    _repeat(speak, stop)
     logger.info("the agent has stopped; the jobs that it started run on")
+
+
+def _repeat(work: Callable[[datetime, float], float], stop: threading.Event) -> None:
+    """Work whenever it is due, until told to stop."""
+    while not stop.is_set():
+        try:
+            wait = work(datetime.now(timezone.utc), time.monotonic())
+        except OSError:
+            logger.exception("the disk does not do its part")
+            wait = LONGEST_NAP_S
+        stop.wait(min(max(wait, SHORTEST_NAP_S), LONGEST_NAP_S))
 
 
 def _source(options: argparse.Namespace) -> Source:

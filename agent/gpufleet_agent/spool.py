@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,13 +44,17 @@ class Batch:
 
 
 class Spool:
-    """A folder of samples, of ``most_bytes`` at most: beyond it the oldest go, and are counted in ``lost``."""
+    """A folder of samples, of ``most_bytes`` at most: beyond it the oldest go, and are counted in ``lost``.
+
+    One thread may append while another one sends.
+    """
 
     def __init__(self, folder: Path, *, most_bytes: int) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._folder = folder
         self._open = folder / OPEN
         self._most_bytes = most_bytes
+        self._lock = threading.RLock()
         self.lost = 0
         self._drop_older_generations()
         self._mend()
@@ -57,46 +62,50 @@ class Spool:
 
     def append(self, samples: Sequence[Sample]) -> None:
         """Keep samples; they are on the disk when this returns."""
-        if self._count and self._count + len(samples) > MOST_SAMPLES:
-            self._seal()
-        text = "".join(json.dumps(sample, separators=(",", ":")) + "\n" for sample in samples)
-        with self._open.open("a") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        self._count += len(samples)
-        self._keep_within_bounds()
+        with self._lock:
+            if self._count and self._count + len(samples) > MOST_SAMPLES:
+                self._seal()
+            text = "".join(json.dumps(sample, separators=(",", ":")) + "\n" for sample in samples)
+            with self._open.open("a") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            self._count += len(samples)
+            self._keep_within_bounds()
 
     def oldest(self, *, now: datetime) -> Batch | None:
         """The batch to be sent next, or None when all is sent. What the server would not take any more is dropped."""
-        while True:
-            if not self._sealed() and self._count:
-                self._seal()
-            sealed = self._sealed()
-            if not sealed:
-                return None
-            batch = _read(sealed[0])
-            late = [place for place, sample in enumerate(batch.samples) if _is_late(sample, now)]
-            if not late:
-                return batch
-            logger.warning("%d samples are more than a day old; the server takes them no more", len(late))
-            self.drop(batch, late)
+        with self._lock:
+            while True:
+                if not self._sealed() and self._count:
+                    self._seal()
+                sealed = self._sealed()
+                if not sealed:
+                    return None
+                batch = _read(sealed[0])
+                late = [place for place, sample in enumerate(batch.samples) if _is_late(sample, now)]
+                if not late:
+                    return batch
+                logger.warning("%d samples are more than a day old; the server takes them no more", len(late))
+                self.drop(batch, late)
 
     def done(self, batch: Batch) -> None:
         """The server has it, or never will."""
-        batch.path.unlink(missing_ok=True)
-        sync_folder(self._folder)
+        with self._lock:
+            batch.path.unlink(missing_ok=True)
+            sync_folder(self._folder)
 
     def drop(self, batch: Batch, places: Sequence[int]) -> None:
         """Let go of the samples at these places; the rest is another batch, in the same place of the order."""
-        self.lost += len(places)
-        refused = set(places)
-        rest = [sample for place, sample in enumerate(batch.samples) if place not in refused]
-        number, generation, _ = batch.path.stem.split("-", 2)
-        if rest:
-            name = f"{number}-{int(generation) + 1:04d}-{uuid.uuid4().hex}.jsonl"
-            write_whole(self._folder / name, "".join(json.dumps(sample) + "\n" for sample in rest).encode())
-        self.done(batch)
+        with self._lock:
+            self.lost += len(places)
+            refused = set(places)
+            rest = [sample for place, sample in enumerate(batch.samples) if place not in refused]
+            number, generation, _ = batch.path.stem.split("-", 2)
+            if rest:
+                name = f"{number}-{int(generation) + 1:04d}-{uuid.uuid4().hex}.jsonl"
+                write_whole(self._folder / name, "".join(json.dumps(sample) + "\n" for sample in rest).encode())
+            self.done(batch)
 
     def size(self) -> int:
         """Bytes on disk."""

@@ -68,14 +68,25 @@ class Telemetry:
         self._failures = 0
 
     def step(self, now: datetime, tick: float) -> float:
-        """Do what is due at ``tick``, seconds of a clock that nobody sets; samples are dated ``now``. Returns how many
-        seconds later something is due again."""
+        """Sample and speak, whatever is due. Returns how many seconds later something is due again."""
+        return min(self.sample(now, tick), self.speak(now, tick))
+
+    def sample(self, now: datetime, tick: float) -> float:
+        """Take a sample, dated ``now``, if one is due at ``tick``, seconds of a clock that nobody sets. Returns how
+        many seconds later the next one is. A server that lets us wait must not hold it up: it may have a thread of
+        its own beside ``speak``'s."""
         if tick >= self._next_sample:
             self._next_sample = tick + self._jittered(self._interval)
             self._sample(now)
+        return max(self._next_sample - tick, 0.0)
+
+    def speak(self, now: datetime, tick: float) -> float:
+        """Beat, register and send, if the server may be spoken to at ``tick``. Returns how many seconds later it is to
+        be spoken to again."""
         if tick >= self._next_call:
+            self._next_call = tick + self._jittered(min(self._interval, self._heartbeat) / 2)
             self._speak(now, tick)
-        return max(min(self._next_sample, max(self._next_call, self._next_beat)) - tick, 0.0)
+        return max(self._next_call - tick, 0.0)
 
     def _speak(self, now: datetime, tick: float) -> None:
         try:
@@ -141,10 +152,10 @@ class Telemetry:
         answers = self._client.register_gpus(self.node_id, body)
         replaced = set(slots.values())
         kept = {u: {**gpu, "there": False} for u, gpu in self._gpus.items() if gpu["slot"] not in replaced}
-        self._gpus = kept
         for device, answer in zip(ordered, answers):
             slot = slots[device.uuid]
-            self._gpus[device.uuid] = {"id": answer["id"], "slot": slot, "pci": device.pci_bus_id, "there": True}
+            kept[device.uuid] = {"id": answer["id"], "slot": slot, "pci": device.pci_bus_id, "there": True}
+        self._gpus = kept  # At once: samples are being taken meanwhile.
         logger.info("%d GPUs registered", len(devices))
         self._remember()
 
@@ -152,7 +163,8 @@ class Telemetry:
         write_json(self._known, {"node_id": self.node_id, "status": self.status, "gpus": self._gpus})
 
     def _sample(self, now: datetime) -> None:
-        if not self._gpus:
+        gpus = self._gpus
+        if not gpus:
             return
         try:
             readings = self._source.readings()
@@ -160,7 +172,7 @@ class Telemetry:
             logger.error("no readings: %s", error)
             return
         at = now.isoformat(timespec="milliseconds")
-        samples = [_sample_of(self._gpus[u]["id"], at, reading) for u, reading in readings.items() if u in self._gpus]
+        samples = [_sample_of(gpus[u]["id"], at, reading) for u, reading in readings.items() if u in gpus]
         if samples:
             self.spool.append(samples)
 

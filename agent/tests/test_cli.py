@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.utils import timezone
-
 from apikeys.services import issue_key
 from clusters.tests.factories import make_gpu, make_node
-from gpufleet_agent.cli import main
+from django.utils import timezone
 from jobs.models import Job, JobStatus
 from jobs.scheduler import run_cycle
 from jobs.services import change_status
+
+from gpufleet_agent.cli import main
 from tests.fleet import Fleet
 
 

@@ -251,7 +251,12 @@ def test_a_gang_of_two_nodes_knows_who_is_who(host: Host, tmp_path: Path) -> Non
     code = "import os; print(*(os.environ[name] for name in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')))"
     job = submit(host.fleet, *python(code), gpu_count=4)
     other.turn()
-    host.until(lambda: other.turn() or status(job) == JobStatus.COMPLETED)
+
+    def both() -> bool:
+        other.turn()
+        return status(job) == JobStatus.COMPLETED
+
+    host.until(both)
     said = dict(Run.objects.filter(job=job).values_list("node__hostname", "log_tail"))
     assert said == {"node-1": "0 2 10.0.0.1 29500", "node-2": "1 2 10.0.0.1 29500"}
 

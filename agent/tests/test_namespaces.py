@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clusters.models import GPU, MetricSample
 from django.db.models import Max
 from pytest_django.live_server_helper import LiveServer
 
-from clusters.models import GPU, MetricSample
 from tests.fleet import make_fleet
 
 HERE = Path(__file__).parent

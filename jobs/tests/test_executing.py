@@ -215,7 +215,7 @@ def test_who_comes_when_all_places_are_taken_is_answered_at_once(monkeypatch: py
     client, node = agent_of()
     version = client.get(path(node, "assignments")).json()["version"]
     naps: list[float] = []
-    monkeypatch.setattr(assignment_views.time, "sleep", naps.append)
+    monkeypatch.setattr("jobs.assignment_views.time.sleep", naps.append)
     with every_place_taken():
         client.get(path(node, f"assignments?wait=1&version={version}"))
     assert naps == []
