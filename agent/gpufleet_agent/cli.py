@@ -1,4 +1,4 @@
-"""``gpufleet``: submit jobs and look at the fleet, from a terminal or a script."""
+"""Submit jobs and look at the fleet, from a terminal or a script."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``gpufleet-agent``: reports a node's GPUs to gpufleet and, where it is told to, runs its jobs."""
+"""Reports a node's GPUs to gpufleet and, where it is told to, runs its jobs."""
 
 from __future__ import annotations
 
