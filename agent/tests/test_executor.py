@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,23 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_a_preempted_job_has_until_its_time_is_over_and_waits_anew(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    stubborn = (
+        "import signal, time; signal.signal(15, lambda *_: print('saving', flush=True)); print('up', flush=True)\n"
+    )
+    job = submit(host.fleet, *python(stubborn + "while True: time.sleep(1)"))
+    host.until(lambda: any(run.tail() for run in host.executor._runs().values()))
+    until = timezone.now() + timedelta(seconds=3)
+    for module in ("jobs.assignments", "jobs.services.executing"):
+        monkeypatch.setattr(f"{module}.stop_by", lambda _: until)
+    host.until(lambda: status(job) == JobStatus.QUEUED)
+    run = run_of(job)
+    assert (run.exit_code, run.log_tail) == (-9, "up\nsaving")
+    assert run.ended_at is not None
+    assert run.ended_at > until
+    assert "preempted" in job.events.latest("pk").reason
 
 
 def test_a_gpu_is_not_given_on_before_the_run_before_has_left_it(host: Host) -> None:
