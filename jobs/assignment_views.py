@@ -14,6 +14,7 @@ from rest_framework.response import Response
 
 from clusters.models import Node
 from gpufleet.common.api import ApiViewSet
+from gpufleet.common.idempotency import idempotent
 from gpufleet.common.query import parse_bounded_int
 from gpufleet.common.serializers import checked_body
 from jobs import services
@@ -63,6 +64,7 @@ class AssignmentViewSet(ApiViewSet):
         "nothing.",
     )
     @action(detail=True, methods=["post"], pagination_class=None)
+    @idempotent()
     def reports(self, request: Request, pk: str) -> Response:
         """Say what became of a run on the node."""
         values = checked_body(ReportInputSerializer, request)

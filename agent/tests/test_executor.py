@@ -248,6 +248,18 @@ def test_where_the_cluster_does_not_allow_it_nothing_is_started(host: Host) -> N
     assert not Run.objects.exists()
 
 
+def test_a_server_that_lists_a_run_all_the_same_starts_nothing_while_execution_is_off(host: Host) -> None:
+    submit(host.fleet, "true")
+    host.executor.ask()
+    assert host.executor._wanted is not None
+    host.executor._wanted["execution_enabled"] = False
+    host.executor.settle()
+    assert not list((host.folder / "runs").iterdir())
+    host.executor._wanted["execution_enabled"] = True
+    host.executor.settle()
+    assert list((host.folder / "runs").iterdir())
+
+
 def test_a_drained_node_gives_back_what_it_has_not_begun(host: Host) -> None:
     job = submit(host.fleet, "true")
     update_node(node_id=host.node.pk, intent=NodeIntent.DRAINING, now=timezone.now())

@@ -31,6 +31,7 @@ def test_a_new_cluster_shows_its_key_once_and_the_key_works(admin: APIClient) ->
         "status": "active",
         "on_node_loss": "fail",
         "enforce_time_limit": False,
+        "execution_enabled": False,
         "node_count": 0,
         "gpu_count": 0,
         "idle_gpus": 0,
