@@ -51,6 +51,7 @@ lint: install-dev  ## Style, types, import rules, migrations, deployment setting
 	@echo "ruff";             $(DEV) -m ruff check --quiet .
 	@echo "ruff format";      $(DEV) -m ruff format --quiet --check .
 	@echo "import rules";     .venv-dev/bin/lint-imports --no-logo
+	@echo "agent's imports";  cd agent && ../.venv-dev/bin/lint-imports --no-logo
 	@echo "mypy --strict";    $(WITH_SERVERS) $(DEV) -m mypy .
 	@echo "migrations";       $(WITH_SERVERS) $(DEV) manage.py makemigrations --check --dry-run
 	@echo "check --deploy";   $(PRODUCTION) $(DEV) manage.py check --deploy --fail-level WARNING

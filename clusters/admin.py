@@ -37,7 +37,14 @@ STATE_COLOURS = {
     "offline": "danger",
 }
 # What a cluster does with its jobs.
-JOB_RULES = ["on_node_loss", "enforce_time_limit", "preemption", "preemption_grace_s", "preemption_min_run_s"]
+JOB_RULES = [
+    "on_node_loss",
+    "enforce_time_limit",
+    "execution_enabled",
+    "preemption",
+    "preemption_grace_s",
+    "preemption_min_run_s",
+]
 STATUS_COLOURS = {"online": "success", "offline": "danger", "draining": "warning", "maintenance": "info"}
 INTENTS = {"drain": NodeIntent.DRAINING, "maintain": NodeIntent.MAINTENANCE, "resume": NodeIntent.ACTIVE}
 

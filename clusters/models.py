@@ -44,6 +44,9 @@ class Cluster(models.Model):
     preemption_min_run_s = models.PositiveIntegerField(
         default=600, help_text="Seconds that a job runs before it may be preempted."
     )
+    execution_enabled = models.BooleanField(
+        default=False, help_text="Let agents that execute run the commands and images of jobs."
+    )
     key = models.OneToOneField(
         ApiKey, on_delete=models.PROTECT, related_name="+", help_text="The key of the cluster's node agents."
     )

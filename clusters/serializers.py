@@ -53,6 +53,7 @@ class ClusterChangesSerializer(StrictSerializer):
     preemption_min_run_s = serializers.IntegerField(
         min_value=0, max_value=MAX_SECONDS, required=False, help_text="A job runs for so long undisturbed."
     )
+    execution_enabled = serializers.BooleanField(required=False)
 
 
 class NodeInputSerializer(StrictSerializer):
@@ -112,6 +113,9 @@ class ClusterSerializer(serializers.Serializer[Any]):
     preemption = serializers.BooleanField(source="cluster.preemption")
     preemption_grace_s = serializers.IntegerField(source="cluster.preemption_grace_s")
     preemption_min_run_s = serializers.IntegerField(source="cluster.preemption_min_run_s")
+    execution_enabled = serializers.BooleanField(
+        source="cluster.execution_enabled", help_text="Agents that execute may run the jobs' commands and images."
+    )
     node_count = serializers.IntegerField(source="cluster.node_count")
     gpu_count = serializers.IntegerField(source="cluster.gpu_count")
     idle_gpus = serializers.IntegerField(source="cluster.idle_gpus", help_text="Available, and held by no job.")

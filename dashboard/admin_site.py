@@ -35,6 +35,7 @@ SIDEBAR: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("jobs.Allocation", "lock_clock"),
         ("jobs.WaitPeriod", "hourglass_empty"),
         ("jobs.JobEvent", "receipt_long"),
+        ("jobs.Run", "terminal"),
         ("jobs.SchedulerCycle", "autorenew"),
     ),
     "Money": (

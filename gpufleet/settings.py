@@ -196,6 +196,8 @@ SPECTACULAR_SETTINGS = {
         "ClusterStatus": "clusters.models.ClusterStatus",
         "NodeStatus": "clusters.models.NodeStatus",
         "JobStatus": "jobs.models.JobStatus",
+        "RunState": "jobs.models.RunState",
+        "GpuState": "clusters.models.GPUState",
         "InvoiceStatus": "billing.models.InvoiceStatus",
         "InvoiceMove": "billing.serializers.INVOICE_MOVES",
         "CreditNoteStatus": "billing.models.CreditNoteStatus",

@@ -17,7 +17,7 @@ from gpufleet.common.admin import Answers, Question, ReadOnlyAdmin, actor_of, as
 from gpufleet.common.asking import ReasonForm
 from gpufleet.common.errors import DomainError
 from jobs import services
-from jobs.models import Allocation, Job, JobEvent, JobStatus, SchedulerCycle, WaitPeriod
+from jobs.models import Allocation, Job, JobEvent, JobStatus, Run, SchedulerCycle, WaitPeriod
 from jobs.queries import ALIVE, WAITING
 
 COLOURS = {
@@ -112,6 +112,13 @@ class EventInline(LedgerInline):
     fields = readonly_fields = ["at", "from_status", "to_status", "actor", "reason"]
 
 
+class RunInline(LedgerInline):
+    """What the nodes' agents reported, with the last lines of its logs."""
+
+    model = Run
+    fields = readonly_fields = ["node", "rank", "state", "exit_code", "message", "log_tail", "started_at", "ended_at"]
+
+
 class WaitInline(LedgerInline):
     """What the job waited for, and how long."""
 
@@ -150,7 +157,7 @@ class JobAdmin(ReadOnlyAdmin):
     search_fields = ["name", "=id", "submitted_by"]
     list_select_related = ["tenant", "cluster"]
     date_hierarchy = "submitted_at"
-    inlines = [EventInline, WaitInline, AllocationInline]
+    inlines = [EventInline, RunInline, WaitInline, AllocationInline]
     actions = ["hold", "release", "requeue", "change_priority", "cancel"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Job]:
@@ -250,6 +257,16 @@ class JobEventAdmin(ReadOnlyAdmin):
     list_filter = ["to_status"]
     search_fields = ["=job__id", "job__name", "actor"]
     list_select_related = ["job"]
+
+
+@admin.register(Run)
+class RunAdmin(ReadOnlyAdmin):
+    """What the nodes' agents reported of the jobs that they ran."""
+
+    list_display = ["job", "node", "rank", "state", "exit_code", "message", "started_at", "ended_at"]
+    list_filter = ["state"]
+    search_fields = ["=job__id", "job__name", "node__hostname"]
+    list_select_related = ["job", "node"]
 
 
 @admin.register(SchedulerCycle)

@@ -9,7 +9,7 @@ from django.contrib.postgres.indexes import GistIndex
 from django.db import models
 from django.db.models import F, Q
 
-from clusters.models import GPU, Cluster
+from clusters.models import GPU, Cluster, Node
 from tenants.models import Tenant
 
 
@@ -199,6 +199,46 @@ class StartEstimate(models.Model):
 
     def __str__(self) -> str:
         return f"job {self.job_id} starts {self.starts_at:%Y-%m-%d %H:%M:%S}"
+
+
+class RunState(models.TextChoices):
+    """What a node's agent last said of a run. ``refused``: the node gave the job back unstarted."""
+
+    STARTED = "started", "Started"
+    EXITED = "exited", "Exited"
+    REFUSED = "refused", "Refused"
+
+
+class Run(models.Model):
+    """What one node's agent reports of one start of a job. ``run_id`` is the lowest id of the allocations that were
+    opened at that start, so that a job that is requeued and starts again has another one."""
+
+    job = models.ForeignKey(Job, on_delete=models.PROTECT, related_name="runs")
+    run_id = models.BigIntegerField()
+    node = models.ForeignKey(Node, on_delete=models.PROTECT, related_name="runs")
+    rank = models.PositiveIntegerField(help_text="The node's place among the job's nodes.")
+    state = models.CharField(max_length=16, choices=RunState)
+    exit_code = models.IntegerField(null=True, blank=True, help_text="Negative: the signal that ended it.")
+    message = models.CharField(max_length=500, blank=True, default="")
+    log_tail = models.TextField(blank=True, default="", help_text="The last lines of what it said.")
+    started_at = models.DateTimeField(null=True, blank=True)
+    ended_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-pk"]
+        constraints = [
+            # Also serves a node's reports, which find their run by it.
+            models.UniqueConstraint(fields=["run_id", "node"], name="run_once_a_node"),
+            models.CheckConstraint(condition=Q(state__in=RunState.values), name="run_state_known"),
+            models.CheckConstraint(
+                condition=Q(state="started", ended_at__isnull=True) | ~Q(state="started") & Q(ended_at__isnull=False),
+                name="run_ended_when_over",
+            ),
+        ]
+        indexes = [models.Index(fields=["job", "id"], name="run_by_job")]
+
+    def __str__(self) -> str:
+        return f"run {self.run_id} of job {self.job_id}"
 
 
 class SchedulerCycle(models.Model):

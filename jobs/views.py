@@ -13,7 +13,8 @@ from gpufleet.common.api import ApiViewSet
 from gpufleet.common.errors import FieldProblem, InvalidInput
 from gpufleet.common.idempotency import idempotent
 from gpufleet.common.serializers import checked_body
-from jobs import queries, scheduler, services
+from jobs import assignments, queries, scheduler, services
+from jobs.assignment_serializers import RunSerializer
 from jobs.filters import JobFilter
 from jobs.models import Job
 from jobs.serializers import (
@@ -46,8 +47,9 @@ class JobViewSet(ApiViewSet):
         "change_status": WRITE,
         "events": READ,
         "explain": READ,
+        "runs": READ,
     }
-    action_parameters = {"events": ("limit", "cursor")}
+    action_parameters = {"events": ("limit", "cursor"), "runs": ("limit", "cursor")}
 
     def list(self, request: Request) -> Response:
         """Jobs, newest first."""
@@ -112,6 +114,14 @@ class JobViewSet(ApiViewSet):
         """Every change of the job's state, newest first."""
         page = self.paginate_queryset(queries.list_events(int(pk), of_tenant=caller_of(request).tenant_id)) or []
         return self.get_paginated_response(JobEventSerializer(page, many=True).data)
+
+    @extend_schema(responses=RunSerializer(many=True))
+    @action(detail=True, methods=["get"], filterset_class=None)
+    def runs(self, request: Request, pk: str) -> Response:
+        """What the nodes' agents reported of the job, newest first, with the last lines of its logs."""
+        job = queries.get_job(int(pk), of_tenant=caller_of(request).tenant_id)
+        page = self.paginate_queryset(assignments.list_runs(job)) or []
+        return self.get_paginated_response(RunSerializer(page, many=True).data)
 
     @extend_schema(responses=ExplanationSerializer)
     @action(detail=True, methods=["get"], filterset_class=None)

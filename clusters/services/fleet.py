@@ -51,6 +51,7 @@ class ClusterChanges(TypedDict, total=False):
     preemption: bool
     preemption_grace_s: int
     preemption_min_run_s: int
+    execution_enabled: bool
 
 
 @transaction.atomic

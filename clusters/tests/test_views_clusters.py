@@ -34,6 +34,7 @@ def test_a_new_cluster_shows_its_key_once_and_the_key_works(admin: APIClient) ->
         "preemption": False,
         "preemption_grace_s": 60,
         "preemption_min_run_s": 600,
+        "execution_enabled": False,
         "node_count": 0,
         "gpu_count": 0,
         "idle_gpus": 0,

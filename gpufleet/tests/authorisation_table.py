@@ -109,6 +109,17 @@ API = [
         of="clusters/gpus",
         body={"metrics": [{"gpu_id": "@clusters/gpus"}]},
     ),
+    # What agents run.
+    Row("GET", "/api/clusters/nodes/{id}/assignments", AGENTS, hidden="other", of="clusters/nodes"),
+    Row(
+        "POST",
+        "/api/clusters/nodes/{id}/reports",
+        AGENTS,
+        hidden="other",
+        of="clusters/nodes",
+        body={"job_id": "@jobs", "run_id": "@run", "state": "started"},
+    ),
+    Row("GET", "/api/jobs/{id}/runs", "demo A read admin", hidden="B"),
     # Jobs.
     Row("GET", "/api/jobs", READERS),
     Row("POST", "/api/jobs", "A B write admin", body={"cluster_id": "@clusters", "name": "train"}),
@@ -202,6 +213,7 @@ CONSOLE = [
     ModelRow("clusters.LatestReading"),
     ModelRow("clusters.NodeWatch"),
     ModelRow("jobs.Job"),
+    ModelRow("jobs.Run"),
     ModelRow("jobs.Allocation"),
     ModelRow("jobs.WaitPeriod"),
     ModelRow("jobs.JobEvent"),

@@ -77,6 +77,7 @@ def _add_work(world: World, acme: Tenant, cluster: Cluster, now: datetime) -> No
     running.name = f"{MARK}-train"
     running.save()
     sell(acme, start, now - timedelta(hours=2), rate=rate, gpu=sold)
+    world.ids["run"] = running.allocations.get().pk
     invoice = create_invoice(tenant_id=acme.pk, start=start, end=now - timedelta(hours=2), created_by="test", now=now)
     unbilled = make_tenant(f"{MARK}-unbilled")
     sell(unbilled, now - timedelta(hours=2), now - timedelta(hours=1), rate=rate, gpu=sold)

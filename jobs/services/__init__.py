@@ -1,5 +1,6 @@
 """Submitting jobs and moving them along. Ending a job frees its GPUs in the same transaction."""
 
+from jobs.services.executing import RunIsOver, report_run
 from jobs.services.moving import (
     IllegalMove,
     NotWaiting,
@@ -34,6 +35,7 @@ __all__ = [
     "NoSuchHardware",
     "NotWaiting",
     "OverQuota",
+    "RunIsOver",
     "TenantInactive",
     "announce_preemption",
     "cancel_waiting_jobs",
@@ -47,6 +49,7 @@ __all__ = [
     "lock_waiting_jobs",
     "preempt_job",
     "price_unpriced_time",
+    "report_run",
     "requeue_lost_job",
     "ring_doorbell",
     "spare_jobs",

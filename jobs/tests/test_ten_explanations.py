@@ -271,8 +271,8 @@ def test_what_is_idle_there_is_draining(world: World, api: APIClient) -> None:
     assert ending == 1
     [(drained,)] = sql(OUT_OF_SERVICE, world.east.pk, "A100")
     assert said["summary"] == (
-        f"Needs 4 GPUs of A100 on one node; 0 are free, {drained} are out of service. 1 job ends by {clock(at)} and would "
-        "free them."
+        f"Needs 4 GPUs of A100 on one node; 0 are free, {drained} are out of service. "
+        f"1 job ends by {clock(at)} and would free them."
     )
     check_surroundings(world, said, world.draining, ["A100"])
 
