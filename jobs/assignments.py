@@ -12,6 +12,7 @@ from django.db.models import Min, Q, QuerySet
 from clusters.models import Node, NodeIntent, NodeStatus
 from clusters.queries import reportable_nodes
 from gpufleet.common.errors import NotFound
+from jobs.ledger import snapshot
 from jobs.models import Allocation, Job, JobStatus, Run
 
 # A cluster's agents together ask at most this often, however many nodes there are.
@@ -65,13 +66,14 @@ def get_assignments(node_id: int, *, cluster_key_id: int | None) -> Assignments:
     While the cluster's execution is off, only what the node had started before is listed, so that the agent can look
     after it; no other job's command leaves the server. Raises ``NotFound``.
     """
-    node = get_node(node_id, cluster_key_id)
-    runs = [_assignment(job, node, run_id) for job, run_id in _runs_on(node)]
-    if not node.cluster.execution_enabled:
-        known = set(
-            Run.objects.filter(node=node, run_id__in=[run.run_id for run in runs]).values_list("run_id", flat=True)
-        )
-        runs = [run for run in runs if run.run_id in known]
+    with snapshot():  # A job may end while its assignment is put together.
+        node = get_node(node_id, cluster_key_id)
+        runs = [_assignment(job, node, run_id) for job, run_id in _runs_on(node)]
+        if not node.cluster.execution_enabled:
+            known = set(
+                Run.objects.filter(node=node, run_id__in=[run.run_id for run in runs]).values_list("run_id", flat=True)
+            )
+            runs = [run for run in runs if run.run_id in known]
     accepts = node.intent == NodeIntent.ACTIVE
     shown = json.dumps([accepts, node.cluster.execution_enabled, *map(asdict, runs)], default=str, sort_keys=True)
     version = hashlib.sha256(shown.encode()).hexdigest()[:16]
