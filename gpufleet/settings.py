@@ -60,6 +60,8 @@ STRIPE_API_BASE: str = env.str("STRIPE_API_BASE", default="https://api.stripe.co
 STRIPE_WEBHOOK_SECRET: str = env.str("STRIPE_WEBHOOK_SECRET", default="")
 # On: /metrics answers without a key. Else it wants one with the scope `read` that is bound to no tenant.
 METRICS_OPEN: bool = env.bool("METRICS_OPEN", default=False)
+# Where several web processes of one machine sum up what they count of their requests; prometheus-client reads it too.
+PROMETHEUS_MULTIPROC_DIR: str = env.str("PROMETHEUS_MULTIPROC_DIR", default="")
 # The console's address as people reach it, for the links in messages; empty: links are paths.
 PUBLIC_URL: str = env.str("PUBLIC_URL", default="")
 # Hosts and networks that a webhook of an alert may lead to though they are not public, or speak plain HTTP.
@@ -97,6 +99,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "gpufleet.common.middleware.RequestIdMiddleware",
     "gpufleet.common.middleware.AccessLogMiddleware",
     "gpufleet.common.middleware.TrailingSlashMiddleware",
@@ -110,6 +113,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_prometheus.middleware.PrometheusAfterMiddleware",
 ]
 
 ROOT_URLCONF = "gpufleet.urls"

@@ -1,7 +1,9 @@
 """/metrics, scraped as Prometheus does and read by its own parser."""
 
+import os
 import shutil
 import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -84,14 +86,48 @@ def test_an_empty_house_has_metrics_too() -> None:
 
 @pytest.mark.usefixtures("house")
 def test_the_number_of_series_does_not_grow_with_jobs_gpus_or_tenants() -> None:
-    before = len(samples())
+    before = len(of_the_house())
     node = make_node()
     node.cluster_id = make_cluster("west").pk
     for _ in range(5):
         job = make_job()
         make_gpu(node)
-    assert len(samples()) <= before + 7  # A cluster or two, and no more.
+    assert len(of_the_house()) <= before + 7  # A cluster or two, and no more.
     assert job.name not in scrape()
+
+
+def of_the_house() -> list[tuple[str, ...]]:
+    return [name for name in samples() if name[0].startswith("gpufleet_")]
+
+
+def test_requests_are_counted_by_view_method_and_status() -> None:
+    name = "django_http_responses_total_by_status_view_method_total", "401", "GET", "job-list"
+    before = samples().get(name, 0)
+    Client().get("/api/jobs")
+    Client().get("/api/jobs/17")
+    assert samples()[name] == before + 1
+    assert "/api/jobs/17" not in scrape()
+
+
+def test_web_processes_of_one_machine_answer_for_each_other(tmp_path: Path) -> None:
+    """Two processes count a request each; either would say two."""
+    script = (
+        "import django; django.setup(); from django.test import Client; Client().get('/healthz'); "
+        "from prometheus_client import generate_latest; from gpufleet.metrics import _framework; "
+        "print(generate_latest(_framework()).decode())"
+    )
+    environment = {
+        **os.environ,
+        "PROMETHEUS_MULTIPROC_DIR": str(tmp_path),
+        "DJANGO_SETTINGS_MODULE": "gpufleet.settings",
+        "ALLOWED_HOSTS": "testserver",
+    }
+    said = ""
+    for _ in range(2):
+        said = subprocess.run(
+            [sys.executable, "-c", script], env=environment, cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
+    assert "django_http_requests_before_middlewares_total 2.0" in said
 
 
 def test_it_is_open_only_where_that_is_set(settings: Any) -> None:
