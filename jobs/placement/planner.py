@@ -206,8 +206,9 @@ class Planner:
         if not found:
             return False
         victims = min(found, key=self.preemptor.price)
+        if not self._claim(job, victims):
+            return False
         self.preemptor.take(victims)
-        self._claim(job, victims)
         why = {one.job_id: self._why_preempted(one, job) for one in victims}
         self.preemptions.append(Preemption(job, victims, self.now + terms.grace, why))
         return True
