@@ -162,6 +162,12 @@ def test_nothing_is_borrowed_where_it_could_not_be_reclaimed() -> None:
     assert reasons(result) == {1: WaitCode.QUOTA}
 
 
+def test_who_borrows_preempts_nobody() -> None:
+    running = [runs(91, {1: 8}, priority=9)]
+    result = decide(world(waits(1, 4, tenant=2), free={}, running=running, tenants=lenders(held=4)))
+    assert (victims(result), reasons(result)) == ({}, {1: WaitCode.CAPACITY})
+
+
 def test_a_lender_reclaims_from_the_borrowed_jobs_first_whatever_their_priority() -> None:
     """Of the borrower's jobs the one that started last runs on borrowed quota; the other is within its own."""
     running = [
