@@ -58,7 +58,7 @@ class GpuCell:
     def digit(self) -> str:
         """The sign in one character: tenths of the utilization, 9 from 90 % on."""
         if self.state != "sold" or self.utilization_pct is None:
-            return self.sign or "·"
+            return self.sign
         return str(min(int(self.utilization_pct // 10), 9))
 
     @property

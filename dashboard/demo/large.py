@@ -12,13 +12,14 @@ from billing.services import create_invoices, preview_invoices
 from clusters.models import Cluster, Node
 from dashboard.demo.seeding import is_empty
 from gpufleet.common.locks import lock_name
-from jobs.models import SchedulerCycle
 from tenants.models import Tenant
 
 DAYS: Final = 90
 CLUSTERS, MODELS, TENANTS, GPUS_A_NODE = 4, 4, 50, 8
 WAITING_SHARE: Final = 0.02
 INVOICED: Final = 10
+# No agent beats or measures here: it is as if all had done so ahead, lest they fall silent while they are looked at.
+QUIET_FOR: Final = timedelta(days=1)
 
 GPUS = """
     INSERT INTO clusters_gpu (node_id, gpu_index, model, uuid, pci_bus_id, health, health_cause, health_reason, state,
@@ -93,7 +94,7 @@ QUEUE = """
 READINGS = """
     INSERT INTO clusters_latestreading (gpu_id, recorded_at, utilization_pct, memory_used_mb, memory_total_mb,
                                         temperature_c, power_draw_w, hot_samples)
-    SELECT id, %(now)s, 100 * random(), 40000, 81920, 40 + 30 * random(), 300, 0 FROM clusters_gpu
+    SELECT id, %(now)s + %(quiet_for)s, 100 * random(), 40000, 81920, 40 + 30 * random(), 300, 0 FROM clusters_gpu
 """
 
 
@@ -113,6 +114,7 @@ def seed_large(*, gpus: int, jobs: int, now: datetime) -> bool:
         "turns": turns,
         "turn": timedelta(days=DAYS) / turns,
         "waiting": waiting,
+        "quiet_for": QUIET_FOR,
         "tenants": TENANTS,
         "clusters": CLUSTERS,
         "models": MODELS,
@@ -124,7 +126,6 @@ def seed_large(*, gpus: int, jobs: int, now: datetime) -> bool:
         for statement in (GPUS, STATES, JOBS, ALLOCATIONS, EVENTS, WAITS, QUEUE, READINGS):
             cursor.execute(statement, figures)
         cursor.execute("ANALYZE")
-    SchedulerCycle.objects.create(finished_at=now, duration_ms=12, jobs_started=0, jobs_waiting=waiting)
     _make_invoices(began, now)
     return True
 
@@ -142,7 +143,7 @@ def _make_names(nodes: int, began: datetime, now: datetime) -> None:
             cluster=clusters[n % CLUSTERS],
             hostname=f"node-{n:05}",
             total_gpus=GPUS_A_NODE,
-            last_heartbeat_at=now,
+            last_heartbeat_at=now + QUIET_FOR,
             created_at=began,
         )
         for n in range(nodes)
