@@ -109,6 +109,7 @@ class EventInline(LedgerInline):
     """Every change of the job's state."""
 
     model = JobEvent
+    verbose_name_plural = "Events"  # Short, so that the tabs fit on a phone.
     fields = readonly_fields = ["at", "from_status", "to_status", "actor", "reason"]
 
 
@@ -123,6 +124,7 @@ class WaitInline(LedgerInline):
     """What the job waited for, and how long."""
 
     model = WaitPeriod
+    verbose_name_plural = "Waits"
     fields = readonly_fields = ["code", "figures", shown_during]
 
 

@@ -69,7 +69,11 @@ def test_an_hour_without_the_server_and_two_kills_lose_nothing_and_double_nothin
     )
     gpus = set(GPU.objects.values_list("pk", flat=True))
     assert len(gpus) == 4
-    assert stored == {(datetime.fromisoformat(at), gpu): 1 for at in agent.kept for gpu in gpus}
+    known = {(datetime.fromisoformat(at), gpu): 1 for at in agent.kept for gpu in gpus}
+    assert set(stored.values()) == {1}
+    assert stored.keys() >= known.keys()
+    # A killed agent may have kept one more on disk than it lived to say.
+    assert len(stored.keys() - known.keys()) <= 2 * len(gpus)
     assert list((tmp_path / "spool").glob("*.jsonl")) == []
 
 
