@@ -6,17 +6,17 @@ between two of them is carried on by the next.
 
 import time
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from django.db import connection
 
 from jobs.models import SchedulerCycle
 from jobs.placement import Plan, plan
-from jobs.scheduler.reaping import preempt_due, reap
+from jobs.scheduler.reaping import preempt, preempt_due, reap
 from jobs.scheduler.starting import start_jobs
 from jobs.scheduler.waits import write_waits
 from jobs.scheduler.world import World
-from jobs.services import announce_preemption, keep_estimates, spare_jobs, withdraw_claims
+from jobs.services import ESTIMATES_DIFFER_BY, announce_preemption, keep_estimates, spare_jobs, withdraw_claims
 
 # A plan is made anew when some of it could not be written, so that the GPUs it meant for a job that can't have them
 # go to the next one. Jobs that the database refuses are left out of it; whatever else came between may come again.
@@ -24,8 +24,6 @@ MOST_PLANS = 3
 # So many jobs at the head of the queue show the figures of this very cycle; those behind them show the figures as they
 # were when their reason was last written. An explanation gives everybody's figures as they are now.
 FIGURES_UP_TO_DATE = 100
-# An estimate is put on record when it differs by so much from the one that was.
-ESTIMATES_DIFFER_BY = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,26 +81,27 @@ def _start_what_can(world: World, now: datetime) -> tuple[int, Plan]:
         outcome = start_jobs(decided.starts, now)
         started += outcome.started
         faulty |= outcome.faulty
-        freed = _write_preemptions(decided, world, now)
+        freed = _write_preemptions(decided, now)
         if outcome.started == len(decided.starts) and not freed:
             break
     return started, decided
 
 
-def _write_preemptions(decided: Plan, world: World, now: datetime) -> int:
-    """Tell those who must go, and those who may stay. Returns how many are gone already, where there is no grace."""
+def _write_preemptions(decided: Plan, now: datetime) -> int:
+    """Tell those who must go, and those who may stay. Returns how many are gone already, where there is no grace.
+
+    The world stays as it is: what the plan says of those who wait is made of its queue.
+    """
     if decided.unclaimed:
         withdraw_claims(job_ids=decided.unclaimed, now=now)
     if decided.spared:
         spare_jobs(job_ids=decided.spared, now=now)
-    at_once = False
+    at_once: list[int] = []
     for one in decided.preemptions:
         announced = announce_preemption(job_id=one.job.job_id, victims=one.why, at=one.at, now=now)
-        at_once |= announced and one.at <= now
-    if not at_once:
-        return 0
-    world.refresh(now)
-    return preempt_due(world, now)
+        if announced and one.at <= now:
+            at_once += one.why
+    return preempt(at_once, now)
 
 
 def _keep_estimates(decided: Plan, world: World, now: datetime) -> None:

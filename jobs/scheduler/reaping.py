@@ -30,8 +30,12 @@ def reap(world: World, now: datetime) -> int:
 
 def preempt_due(world: World, now: datetime) -> int:
     """Preempt the jobs whose time of grace is over. Returns how many."""
-    due = [job.job_id for job in world.due(now)]
-    done, _ = write_in_pieces(due, 1, lambda ids: sum(preempt_job(job_id=job_id, now=now) for job_id in ids))
+    return preempt([job.job_id for job in world.due(now)], now)
+
+
+def preempt(job_ids: Collection[int], now: datetime) -> int:
+    """Preempt those of the jobs whose time of grace is over. Returns how many."""
+    done, _ = write_in_pieces(job_ids, 1, lambda ids: sum(preempt_job(job_id=job_id, now=now) for job_id in ids))
     return done
 
 

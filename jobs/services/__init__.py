@@ -2,6 +2,7 @@
 
 from jobs.services.executing import RunIsOver, report_run
 from jobs.services.moving import (
+    ESTIMATES_DIFFER_BY,
     IllegalMove,
     NotWaiting,
     cancel_waiting_jobs,
@@ -29,6 +30,7 @@ from jobs.services.submitting import (
 )
 
 __all__ = [
+    "ESTIMATES_DIFFER_BY",
     "IllegalMove",
     "JobFields",
     "JobWish",
