@@ -71,9 +71,11 @@ def explain_job(*, job_id: int, of_tenant: int | None, now: datetime) -> Explana
 def _prospect(job: Job, now: datetime) -> Prospect:
     if job.status == JobStatus.BLOCKED:
         return replace(NOBODY, blockers=(Blocker("held", job.block_reason, {}),))
+    if job.status != JobStatus.QUEUED:
+        return NOBODY
     # A clock that is behind the submission's would not find the job in the queue.
     snapshot = take_snapshot(max(now, job.submitted_at))
-    if job.status != JobStatus.QUEUED or job.pk not in {one.job_id for one in snapshot.jobs}:
+    if job.pk not in {one.job_id for one in snapshot.jobs}:
         return NOBODY
     return prospect_of(job.pk, snapshot, now)
 

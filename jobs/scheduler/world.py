@@ -11,7 +11,7 @@ restored, and when an hour has passed, so that nothing that could go wrong with 
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -122,6 +122,7 @@ class World:
         self.tenants: dict[int, TenantView] = {}
         self.largest_node: dict[tuple[int, str], int] = {}
         self.registered: Counter[tuple[int, str]] = Counter()
+        self.nodes: dict[int, set[int]] = defaultdict(set)  # Those with GPUs, by cluster.
         self.gpu_total = 0
         self.retired: set[int] = set()
         self.clusters: list[tuple[Any, ...]] = []
@@ -186,9 +187,10 @@ class World:
     def _count_hardware(self) -> None:
         sizes = Counter((view.cluster_id, view.model, view.node_id) for view in self.gpus.values() if view.registered)
         self.gpu_total = sizes.total()
-        self.largest_node, self.registered = {}, Counter()
-        for (cluster_id, model, _), size in sizes.items():
+        self.largest_node, self.registered, self.nodes = {}, Counter(), defaultdict(set)
+        for (cluster_id, model, node_id), size in sizes.items():
             key = cluster_id, model
+            self.nodes[cluster_id].add(node_id)
             self.registered[key] += size
             self.largest_node[key] = max(self.largest_node.get(key, 0), size)
 
@@ -300,10 +302,7 @@ class World:
         """The job, with how many of its GPUs take jobs again when it ends, by node."""
         views = [self.gpus[gpu_id] for gpu_id in gpu_ids]
         nodes = Counter(view.node_id for view in views if view.available and view.registered)
-        return RunningJob(
-            job.job_id, job.cluster_id, job.tenant_id, job.model, dict(nodes), job.started_at, job.minutes, job.held,
-            job.priority, job.submitted_at, job.preempt_at, job.preempt_for,
-        )  # fmt: skip
+        return replace(job, nodes=dict(nodes))
 
     def snapshot(self, now: datetime, *, without: Collection[int] = ()) -> Snapshot:
         """The world at ``now``, ``without`` these jobs, until the next refresh."""
@@ -337,11 +336,7 @@ class World:
         }
         if not any(lately.values()):
             return {}
-        clusters: dict[int, set[int]] = defaultdict(set)
-        for view in self.gpus.values():
-            if view.registered:
-                clusters[view.cluster_id].add(view.node_id)
-        return resting(lately, clusters, now)
+        return resting(lately, self.nodes, now)
 
     def _free_nodes(self, now: datetime, without: Collection[int]) -> list[NodeView]:
         found = []
