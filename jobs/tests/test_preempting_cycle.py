@@ -23,9 +23,9 @@ def submit(cluster_id: int, priority: int, minutes: int) -> Job:
     )
 
 
-def make_node_of_two(**terms: int) -> int:
+def make_node_of_two(*, grace_s: int) -> int:
     """A cluster that preempts; returns its id."""
-    cluster = make_cluster(preemption=True, preemption_min_run_s=0, **terms)
+    cluster = make_cluster(preemption=True, preemption_min_run_s=0, preemption_grace_s=grace_s)
     node = make_node(cluster)
     for _ in range(2):
         make_gpu(node)
@@ -37,7 +37,7 @@ def status(job: Job) -> str:
 
 
 def test_the_job_that_goes_knows_why_and_what_it_leaves_goes_to_whom_it_left_for() -> None:
-    cluster_id = make_node_of_two(preemption_grace_s=60)
+    cluster_id = make_node_of_two(grace_s=60)
     low = submit(cluster_id, 9, 0)
     run_cycle(now=NOW)
     urgent = submit(cluster_id, 1, 1)
@@ -51,7 +51,7 @@ def test_the_job_that_goes_knows_why_and_what_it_leaves_goes_to_whom_it_left_for
 
 
 def test_without_grace_one_cycle_does_it_all() -> None:
-    cluster_id = make_node_of_two(preemption_grace_s=0)
+    cluster_id = make_node_of_two(grace_s=0)
     low = submit(cluster_id, 9, 0)
     run_cycle(now=NOW)
     urgent = submit(cluster_id, 1, 1)
@@ -63,7 +63,7 @@ def test_without_grace_one_cycle_does_it_all() -> None:
 def test_who_waits_behind_is_told_why_though_the_cycle_ends_with_a_preemption(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last plan of a cycle speaks of the queue that it was made of."""
     monkeypatch.setattr("jobs.scheduler.cycle.MOST_PLANS", 1)
-    cluster_id, world = make_node_of_two(preemption_grace_s=0), World()
+    cluster_id, world = make_node_of_two(grace_s=0), World()
     submit(cluster_id, 9, 0)
     run_cycle(now=NOW, world=world)
     submit(cluster_id, 1, 1)
