@@ -20,17 +20,7 @@ def audited(
     left as they were say so by an ``after`` that equals ``before``.
     """
     entries = AuditEntry.objects.bulk_create(
-        AuditEntry(
-            at=now,
-            actor=actor,
-            action=action,
-            model=row._meta.label_lower,
-            object_id=row.pk,
-            name=str(row)[:300],
-            reason=reason[:500],
-            before=shown(row, fields),
-        )
-        for row in rows
+        _entry(row, at=now, actor=actor, action=action, reason=reason[:500], before=shown(row, fields)) for row in rows
     )
     yield
     if entries:
@@ -44,16 +34,12 @@ def record_edit(
     row: Model, *, action: str, before: Mapping[str, Any], after: Mapping[str, Any], actor: str, now: datetime
 ) -> None:
     """Write down that a form has made or changed a row."""
-    AuditEntry.objects.create(
-        at=now,
-        actor=actor,
-        action=action,
-        model=row._meta.label_lower,
-        object_id=row.pk,
-        name=str(row)[:300],
-        before=plain(before),
-        after=plain(after),
-    )
+    _entry(row, at=now, actor=actor, action=action, before=plain(before), after=plain(after)).save()
+
+
+def _entry(row: Model, **values: Any) -> AuditEntry:
+    """An entry about this row, not saved."""
+    return AuditEntry(model=row._meta.label_lower, object_id=row.pk, name=str(row)[:300], **values)
 
 
 def shown(row: Model, fields: Iterable[str]) -> dict[str, Any]:
