@@ -115,7 +115,7 @@ def _other_figures(waiters: Sequence[_Waiter], columns: dict[str, Any]) -> list[
     if not waiters:
         return []
     with connection.cursor() as cursor:
-        cursor.execute(CHANGED, {**columns, **_pairs(waiters)})
+        cursor.execute(CHANGED, _of(waiters, columns))
         changed = {job_id for (job_id,) in cursor.fetchall()}
     return [waiter for waiter in waiters if waiter.job_id in changed]
 
@@ -125,7 +125,7 @@ def _write(waiters: Sequence[_Waiter], reasons: dict[str, Any], now: datetime) -
     """The jobs are locked first: one that was cancelled meanwhile must not get an open period again."""
     waiting = lock_waiting_jobs([waiter.job_id for waiter in waiters], now=now, statuses=[JobStatus.QUEUED])
     still = [waiter for waiter in waiters if waiter.job_id in waiting]
-    parameters = {**reasons, **_pairs(still), "now": now}
+    parameters = {**_of(still, reasons), "now": now}
     with connection.cursor() as cursor:
         for statement in (REFRESH, CLOSE, OPEN, SHOW):
             cursor.execute(statement, parameters)
@@ -140,5 +140,12 @@ def _columns(reasons: Sequence[Reason]) -> dict[str, Any]:
     }
 
 
-def _pairs(waiters: Sequence[_Waiter]) -> dict[str, Any]:
-    return {"jobs": [waiter.job_id for waiter in waiters], "numbers": [waiter.number for waiter in waiters]}
+def _of(waiters: Sequence[_Waiter], reasons: dict[str, Any]) -> dict[str, Any]:
+    """These jobs with the reasons that are theirs: all reasons of a queue are far more than those of a piece of it."""
+    used = sorted({waiter.number for waiter in waiters})
+    number_of = {number: here for here, number in enumerate(used, start=1)}
+    return {
+        **{name: [column[number - 1] for number in used] for name, column in reasons.items()},
+        "jobs": [waiter.job_id for waiter in waiters],
+        "numbers": [number_of[waiter.number] for waiter in waiters],
+    }
