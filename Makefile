@@ -22,7 +22,7 @@ PRODUCTION = SECRET_KEY=$$($(DEV) -c 'import secrets; print(secrets.token_urlsaf
 	DATABASE_URL=postgres://nobody@127.0.0.1:9/none HTTPS_ONLY=1 ALLOWED_HOSTS=gpufleet.example
 
 .DEFAULT_GOAL := help
-.PHONY: help up reset test lint screenshots seed-large bench-console bench-leakage bench-scheduler bench-ingest bench-series bench-alerts reconcile replay format coverage manage install install-dev python
+.PHONY: help up reset test lint screenshots seed-large bench-console bench-leakage bench-scheduler bench-ingest bench-ingest-sustained bench-series bench-alerts reconcile replay format coverage manage install install-dev python
 
 help:  ## Show what there is
 	@echo "gpufleet: the control plane of a GPU cloud. Start with \`make up\`."
@@ -81,6 +81,9 @@ replay: install-dev  ## Replay a published trace through the real services: make
 
 bench-ingest: install-dev  ## Samples a second over HTTP, beside a bare COPY, a plain serializer and VictoriaMetrics
 	@$(WITH_SERVERS) $(DEV) -m benchmarks.bench_ingest
+
+bench-ingest-sustained: install-dev  ## Ten minutes of metric batches, with the checkpoints and vacuum of the time
+	@$(WITH_SERVERS) $(DEV) -m benchmarks.bench_ingest --sustained 10
 
 bench-series: install-dev  ## Time the reads of metrics of 10,000 GPUs: an hour, 90 days, the fleet
 	@$(WITH_SERVERS) $(DEV) -m benchmarks.bench_series

@@ -2,14 +2,17 @@
 
     make bench-ingest                       # 10,000 GPUs, three repetitions, minutes
     VICTORIA_METRICS=/usr/bin/victoria-metrics make bench-ingest
+    make bench-ingest-sustained             # ten minutes of batches of 100 with an Idempotency-Key each
 
 One sample is one GPU's five values. All servers get the same samples, in turn, three times over; figures are medians.
 gpufleet answers after the commit, with the key, the scope and each gpu_id checked, latest readings renewed, and a btree
-on (node, time) that serves one GPU's series. The floor is a binary COPY of the same rows on one connection, no HTTP.
+on (node, time) that serves one GPU's series. `keyed` is the same with an Idempotency-Key on each batch, as our agent
+sends it. The floor is a binary COPY of the same rows on one connection, no HTTP.
 The last line is JSON, each member by batch size at the largest number of connections.
 """
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -21,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -32,6 +36,7 @@ from benchmarks.load import post
 
 GPUS, GPUS_A_NODE = 10_000, 8
 BATCHES, CONNECTIONS = (8, 100, 1000), (1, 8, 32)
+SUSTAINED_BATCH = 100
 CONTRAST = """
 CREATE TABLE IF NOT EXISTS contrast_reading (
     id bigserial PRIMARY KEY, gpu_id bigint NOT NULL, recorded_at timestamptz NOT NULL, utilization_pct float8,
@@ -77,11 +82,12 @@ def requests_of(order: dict[str, Any]) -> Iterator[bytes]:
     mark = STAMP if form == "json" else NS_STAMP
     parts = [body.split(mark) for body in bodies(form, order["first_gpu"], order["gpus"], order["size"])]
     at = datetime.now(UTC) - timedelta(minutes=30)
+    keys = (f"Idempotency-Key: {uuid.uuid4().hex[:12]}-{number}\r\n" for number in itertools.count())
     while True:
-        at += timedelta(milliseconds=250)
+        at = datetime.now(UTC) if order["live"] else at + timedelta(milliseconds=250)
         text = at.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if form == "json" else str(int(at.timestamp() * 1000) * 10**6)
         for body in parts:
-            yield post(path, text.encode().join(body), headers)
+            yield post(path, text.encode().join(body), headers + (next(keys) if order["keyed"] else ""))
 
 
 def free_port() -> int:
@@ -204,11 +210,13 @@ def measure(options: argparse.Namespace, stack: ExitStack) -> dict[tuple[str, in
     raw_key, first_gpu = prepare(options.gpus)
     auth = f"Authorization: Bearer {raw_key}\r\nContent-Type: application/json\r\n"
     common = {"host": "127.0.0.1", "first_gpu": first_gpu, "gpus": options.gpus, "seconds": options.seconds}
+    common |= {"keyed": False, "live": False}
     ours, drf, peer = free_port(), free_port(), free_port()
     run_server(stack, "gpufleet", granian(ours, "gpufleet.wsgi:application", options.workers, options.threads), ours)
     run_server(stack, "contrast", granian(drf, "benchmarks.contrast:application", options.workers, 4), drf)
     api = {**common, "form": "json", "path": "/api/clusters/metrics", "headers": auth}
-    servers = {"gpufleet": {**api, "port": ours}, "drf": {**api, "port": drf}}
+    servers = {"gpufleet": {**api, "port": ours}, "keyed": {**api, "port": ours, "keyed": True}}
+    servers["drf"] = {**api, "port": drf}
     if options.victoria_metrics:
         data = stack.enter_context(tempfile.TemporaryDirectory())
         flags = [f"-storageDataPath={data}", f"-httpListenAddr=127.0.0.1:{peer}", "-loggerLevel=ERROR"]
@@ -221,13 +229,58 @@ def measure(options: argparse.Namespace, stack: ExitStack) -> dict[tuple[str, in
             found.setdefault(("floor", size, 1), []).append({"samples_per_s": floor_per_s})
             empty()
             for name, server in servers.items():
-                for connections in CONNECTIONS if name != "drf" else CONNECTIONS[-1:]:
+                for connections in CONNECTIONS if name not in ("drf", "keyed") else CONNECTIONS[-1:]:
                     run = load({**server, "size": size, "connections": connections})
                     found.setdefault((name, size, connections), []).append(
                         {"samples_per_s": run["per_s"] * size, "p50_ms": run["p50_ms"], "p99_ms": run["p99_ms"]}
                     )
                 empty()
     return found
+
+
+PASSED = """
+SELECT (SELECT num_timed + num_requested FROM pg_stat_checkpointer),
+       (SELECT sum(autovacuum_count)::int FROM pg_stat_user_tables)
+"""
+
+
+def sustain(options: argparse.Namespace, stack: ExitStack) -> dict[str, Any]:
+    """Minute after minute of keyed batches of 100, with whatever checkpoints and vacuum PostgreSQL does meanwhile."""
+    from django.db import connection
+
+    raw_key, first_gpu = prepare(options.gpus)
+    port = free_port()
+    run_server(stack, "gpufleet", granian(port, "gpufleet.wsgi:application", options.workers, options.threads), port)
+    order = {
+        "host": "127.0.0.1",
+        "port": port,
+        "first_gpu": first_gpu,
+        "gpus": options.gpus,
+        "size": SUSTAINED_BATCH,
+        "connections": CONNECTIONS[-1],
+        "seconds": 60,
+        "form": "json",
+        "path": "/api/clusters/metrics",
+        "headers": f"Authorization: Bearer {raw_key}\r\nContent-Type: application/json\r\n",
+        "keyed": True,
+        "live": True,
+    }
+    minutes = []
+    for _ in range(options.sustained):
+        run = load(order)
+        minutes.append(round(run["per_s"] * SUSTAINED_BATCH))
+        times = f"p50 {run['p50_ms']:6.1f} ms  p99 {run['p99_ms']:6.1f} ms"
+        print(f"{minutes[-1]:>9,}/s  {times}  load {os.getloadavg()[0]:.1f}", flush=True)
+    with connection.cursor() as cursor:
+        cursor.execute(PASSED)
+        checkpoints, vacuums = cursor.fetchone()
+    return {
+        "samples_per_s": minutes,
+        "last_to_first": round(minutes[-1] / minutes[0], 3),
+        "worst_to_first": round(min(minutes) / minutes[0], 3),
+        "checkpoints": checkpoints,
+        "autovacuums": vacuums,
+    }
 
 
 def report(found: dict[tuple[str, int, int], list[dict[str, float]]]) -> dict[str, Any]:
@@ -253,6 +306,7 @@ def report(found: dict[tuple[str, int, int], list[dict[str, float]]]) -> dict[st
         "ratio_to_peer": ratio_to("victoria", most),
         "ratio_to_floor": ratio_to("floor", 1),
         "ratio_to_drf": ratio_to("drf", most),
+        "ratio_to_keyed": ratio_to("keyed", most),
         "p99_ms": {size: round(medians["gpufleet", size, most]["p99_ms"], 1) for size in BATCHES},
         "index": "btree (node_id, recorded_at)",
     }
@@ -268,7 +322,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=16)
     peer = os.environ.get("VICTORIA_METRICS") or shutil.which("victoria-metrics")
     parser.add_argument("--victoria-metrics", default=peer)
+    parser.add_argument("--sustained", type=int, default=0, metavar="MINUTES")
     options = parser.parse_args()
+    if options.sustained:
+        with ExitStack() as stack:
+            print(json.dumps(sustain(options, stack)))
+        return
     if not options.victoria_metrics:
         print("VictoriaMetrics is not installed (Debian: victoria-metrics): no ratio_to_peer")
     with ExitStack() as stack:

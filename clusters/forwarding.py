@@ -1,19 +1,22 @@
 """Samples on their way to a Prometheus remote-write endpoint, from an outbox that is written with them."""
 
+from collections.abc import Collection
 from typing import Any
 
 import httpx
 import structlog
 from django.conf import settings
-from django.db import connection, transaction
 
+from clusters.models import GPU
 from clusters.remote_write import HEADERS, Series, encode
+from clusters.sampledb import in_transaction_of_samples, samples_connection
 
 logger = structlog.stdlib.get_logger(__name__)
 
 FRAMES_A_REQUEST = 500
 REQUESTS_A_RUN = 200
 TIMEOUT_S = 10
+LABELS = ("gpu_id", "uuid", "model", "node", "cluster")
 NAMES = ("utilization_pct", "memory_used_mb", "memory_total_mb", "temperature_c", "power_draw_w", "xid")
 
 # The oldest first, since some engines take no sample that is older than the last one of its series.
@@ -23,7 +26,7 @@ SELECT id, node_id, recorded_at FROM clusters_metricoutbox ORDER BY id LIMIT %s 
 DONE = "DELETE FROM clusters_metricoutbox WHERE id = ANY(%s)"
 SAMPLES = """
 SELECT DISTINCT ON (reading.gpu_id, frame.recorded_at)
-    reading.gpu_id, gpu.uuid, gpu.model, node.hostname, cluster.name, frame.recorded_at,
+    reading.gpu_id, frame.recorded_at,
     reading.utilization / 1000.0::float8, reading.memory_used, reading.memory_total,
     reading.temperature / 1000.0::float8, reading.power / 1000.0::float8, reading.xid
 FROM unnest(%s::bigint[], %s::timestamptz[]) AS wanted (node_id, at)
@@ -31,9 +34,6 @@ JOIN clusters_metricframe AS frame ON frame.node_id = wanted.node_id AND frame.r
 CROSS JOIN LATERAL unnest(
     frame.gpu_ids, frame.utilization, frame.memory_used, frame.memory_total, frame.temperature, frame.power, frame.xid
 ) AS reading (gpu_id, utilization, memory_used, memory_total, temperature, power, xid)
-JOIN clusters_gpu AS gpu ON gpu.id = reading.gpu_id
-JOIN clusters_node AS node ON node.id = gpu.node_id
-JOIN clusters_cluster AS cluster ON cluster.id = node.cluster_id
 ORDER BY reading.gpu_id, frame.recorded_at
 """
 
@@ -56,9 +56,8 @@ def forward_samples() -> int:
     return sent
 
 
-@transaction.atomic
 def _forward_some(client: httpx.Client) -> int:
-    with connection.cursor() as cursor:
+    with in_transaction_of_samples(), samples_connection().cursor() as cursor:
         cursor.execute(CLAIM, [FRAMES_A_REQUEST])
         rows = cursor.fetchall()
         if not rows:
@@ -88,10 +87,16 @@ def _is_taken(client: httpx.Client, body: bytes) -> bool:
 
 def _series(rows: list[tuple[Any, ...]]) -> list[Series]:
     found: dict[tuple[int, str], Series] = {}
-    for gpu_id, uuid, model, hostname, cluster, at, *values in rows:
+    labels = _labels_of({row[0] for row in rows})
+    for gpu_id, at, *values in rows:
         for name, value in zip(NAMES, values, strict=True):
             if value is not None:
-                labels = {"gpu_id": str(gpu_id), "uuid": uuid, "model": model, "node": hostname, "cluster": cluster}
-                series = found.setdefault((gpu_id, name), Series(f"gpufleet_gpu_{name}", labels, []))
+                series = found.setdefault((gpu_id, name), Series(f"gpufleet_gpu_{name}", labels[gpu_id], []))
                 series.samples.append((at, float(value)))
     return list(found.values())
+
+
+def _labels_of(gpu_ids: Collection[int]) -> dict[int, dict[str, str]]:
+    rows = GPU.objects.filter(pk__in=gpu_ids)
+    named = rows.values_list("pk", "uuid", "model", "node__hostname", "node__cluster__name")
+    return {row[0]: dict(zip(LABELS, map(str, row), strict=True)) for row in named}

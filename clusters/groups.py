@@ -19,7 +19,7 @@ from functools import partial
 from typing import Final
 
 import structlog
-from django.db import connection, transaction
+from django.db import connections, transaction
 from django.utils import timezone
 
 from apikeys.models import KeyKind, Permission
@@ -28,6 +28,7 @@ from clusters import ingest
 from clusters.frames import frames_of_runs, pack_frames
 from clusters.models import GPU
 from clusters.partitions import ensure_partitions
+from clusters.sampledb import in_transaction_of_samples
 from clusters.services import take_news
 from clusters.telemetry import Columns
 from gpufleet.common.idempotency import Answer, remember_first
@@ -167,7 +168,7 @@ class GroupWriter:
             samples = sum(waiting.accepted for waiting in stored)
             ms = round(1000 * (time.perf_counter() - began), 1)
             logger.info("metric group", batches=len(group), stored=len(stored), samples=samples, ms=ms)
-        connection.close()
+        connections.close_all()
 
     def _next_group(self) -> list[Waiting]:
         """Wait for a batch, and take those that wait behind it. Empty: it is over."""
@@ -186,7 +187,7 @@ class GroupWriter:
             _guarded(partial(self._tell, now=timezone.now()))
         self._threads[0].join()
         _guarded(partial(self._tell, now=timezone.now()))
-        connection.close()
+        connections.close_all()
 
     def _tell(self, *, now: datetime) -> None:
         if self._requests or self._over:
@@ -201,9 +202,10 @@ class GroupWriter:
             self._days = days
         with transaction.atomic():
             plain = self._plain(group, now)
-            ingest.copy_packed(waiting.rows for waiting in plain)
-            ingest.mark_hours({mark for waiting in plain for mark in waiting.late})
-            ingest.queue_frames([(node_id, at) for waiting in plain for node_id, at, _ in waiting.frames])
+            with in_transaction_of_samples(savepoint=False):
+                ingest.copy_packed(waiting.rows for waiting in plain)
+                ingest.mark_hours({mark for waiting in plain for mark in waiting.late})
+                ingest.queue_frames([(node_id, at) for waiting in plain for node_id, at, _ in waiting.frames])
         for waiting in plain:
             waiting.stored = True
 
@@ -241,7 +243,7 @@ def _guarded(work: Callable[[], None]) -> None:
     except Exception:  # A thread that dies would leave every request waiting.
         logger.exception("metric batches could not be written together")
         with contextlib.suppress(Exception):
-            connection.close()
+            connections.close_all()
 
 
 def _may_report(key: FleetKey | None, cluster_keys: frozenset[int]) -> bool:

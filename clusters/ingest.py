@@ -11,6 +11,7 @@ from django.db import connection
 from clusters.frames import HEADER, TRAILER, Frame, frames_of, pack_frames
 from clusters.models import LatestReading
 from clusters.partitions import ensure_partitions
+from clusters.sampledb import for_main_database, in_transaction_of_samples, samples_connection
 from clusters.series import HOUR, floor_to
 from clusters.telemetry import Sample
 
@@ -42,23 +43,33 @@ FROM unnest(%s::bigint[], %s::timestamptz[]) AS heard (node_id, at)
 WHERE node.id = heard.node_id AND node.last_heartbeat_at < heard.at AND NOT node.silent
   AND node.decommissioned_at IS NULL
 """
-NEWEST = """
-SELECT DISTINCT ON (reading.gpu_id)
-    reading.gpu_id, frame.recorded_at, reading.utilization / 1000.0::float8, reading.memory_used,
-    reading.memory_total, reading.temperature / 1000.0::float8, reading.power / 1000.0::float8, reading.xid
+READINGS = """
+SELECT frame.recorded_at, reading.gpu_id, reading.utilization, reading.memory_used, reading.memory_total,
+       reading.temperature, reading.power, reading.xid
 FROM unnest(%(nodes)s::bigint[], %(times)s::timestamptz[]) AS fresh (node_id, at)
 JOIN clusters_metricframe AS frame ON frame.node_id = fresh.node_id AND frame.recorded_at = fresh.at
 CROSS JOIN LATERAL unnest(
     frame.gpu_ids, frame.utilization, frame.memory_used, frame.memory_total, frame.temperature, frame.power, frame.xid
 ) AS reading (gpu_id, utilization, memory_used, memory_total, temperature, power, xid)
+"""
+OF_READINGS = {
+    "recorded_at": "timestamptz",
+    "gpu_id": "int8",
+    **dict.fromkeys(("utilization", "memory_used", "memory_total", "temperature", "power", "xid"), "int4"),
+}
+NEWEST = """
+SELECT DISTINCT ON (reading.gpu_id)
+    reading.gpu_id, reading.recorded_at, reading.utilization / 1000.0::float8, reading.memory_used,
+    reading.memory_total, reading.temperature / 1000.0::float8, reading.power / 1000.0::float8, reading.xid
+FROM ({readings}) AS reading
 JOIN clusters_gpu AS gpu ON gpu.id = reading.gpu_id
 JOIN clusters_node AS node ON node.id = gpu.node_id
 LEFT JOIN clusters_latestreading AS latest ON latest.gpu_id = gpu.id
 WHERE (gpu.health <> 'healthy' OR gpu.retired_at IS NOT NULL OR node.silent
        OR coalesce(latest.hot_samples > 0 OR latest.xid > 0, false)
        OR coalesce(reading.memory_total < latest.memory_total_mb, false)) = %(troubled)s
-  AND (latest.recorded_at IS NULL OR latest.recorded_at < frame.recorded_at)
-ORDER BY reading.gpu_id, frame.recorded_at DESC
+  AND (latest.recorded_at IS NULL OR latest.recorded_at < reading.recorded_at)
+ORDER BY reading.gpu_id, reading.recorded_at DESC
 """
 
 # Rows go in by the order of their GPUs, so that two batches with new GPUs can't wait for each other.
@@ -105,19 +116,15 @@ def copy_samples(samples: Sequence[Sample], node_of: Mapping[int, int], *, now: 
     """Append the samples to the partitions of their days, which are made when they are missing."""
     frames = frames_of(samples, node_of)
     ensure_partitions({frame.recorded_at.astimezone(UTC).date() for frame in frames})
-    copy_frames(frames)
-    mark_late(frames, now=now)
-    queue_frames([(frame.node_id, frame.recorded_at) for frame in frames])
-
-
-def copy_frames(frames: Iterable[Frame]) -> None:
-    """Append frames to partitions that are there."""
-    copy_packed([pack_frames(frames)])
+    with in_transaction_of_samples(savepoint=False):
+        copy_packed([pack_frames(frames)])
+        mark_hours(late_hours(frames, now=now))
+        queue_frames([(frame.node_id, frame.recorded_at) for frame in frames])
 
 
 def copy_packed(rows: Iterable[bytes]) -> None:
     """Append frames in their packed form to partitions that are there."""
-    with connection.cursor() as cursor, cursor.copy(COPY) as copy:
+    with samples_connection().cursor() as cursor, cursor.copy(COPY) as copy:
         copy.write(b"".join([HEADER, *rows, TRAILER]))
 
 
@@ -125,13 +132,8 @@ def queue_frames(frames: Sequence[tuple[int, datetime]]) -> None:
     """Have frames forwarded, where samples are: see ``forwarding``."""
     if settings.REMOTE_WRITE_URL and frames:
         nodes, times = zip(*frames, strict=True)
-        with connection.cursor() as cursor:
+        with samples_connection().cursor() as cursor:
             cursor.execute(QUEUE, [list(nodes), list(times)])
-
-
-def mark_late(frames: Iterable[Frame], *, now: datetime) -> None:
-    """Have the rollup look again at hours that are over. Called after the frames are written: see ``rollups``."""
-    mark_hours(late_hours(frames, now=now))
 
 
 def late_hours(frames: Iterable[Frame], *, now: datetime) -> set[tuple[int, datetime]]:
@@ -141,10 +143,10 @@ def late_hours(frames: Iterable[Frame], *, now: datetime) -> set[tuple[int, date
 
 
 def mark_hours(late: Collection[tuple[int, datetime]]) -> None:
-    """Append the marks."""
+    """Have the rollup look again at these hours of nodes. Called after the frames are written: see ``rollups``."""
     if late:
         nodes, hours = zip(*sorted(late), strict=True)
-        with connection.cursor() as cursor:
+        with samples_connection().cursor() as cursor:
             cursor.execute(MARK_LATE, [list(nodes), list(hours)])
 
 
@@ -158,13 +160,13 @@ def take_stored(fresh: Mapping[tuple[int, datetime], datetime]) -> list[Sample]:
     for (node_id, _), at in fresh.items():
         heard[node_id] = max(heard.get(node_id, at), at)
     nodes, times = zip(*sorted(fresh), strict=True)
-    frames = {"nodes": list(nodes), "times": list(times)}
+    readings, params = for_main_database(READINGS, {"nodes": list(nodes), "times": list(times)}, OF_READINGS)
     with connection.cursor() as cursor:
         cursor.execute(LOCK_NODES, [list(heard)])
         cursor.execute(BEAT, [list(heard), list(heard.values())])
-        cursor.execute(NEWEST, {**frames, "troubled": True})
+        cursor.execute(NEWEST.format(readings=readings), {**params, "troubled": True})
         troubled = [Sample(*row) for row in cursor.fetchall()]
-        cursor.execute(UPSERT_STORED, {**frames, "troubled": False})
+        cursor.execute(UPSERT_STORED.format(readings=readings), {**params, "troubled": False})
     return troubled
 
 

@@ -292,6 +292,8 @@ class MetricSample(models.Model):
     by (gpu, recorded_at).
     """
 
+    of_samples = True  # For the router: see clusters/sampledb.py.
+
     pk = models.CompositePrimaryKey("gpu_id", "recorded_at")
     gpu_id = models.BigIntegerField()
     recorded_at = models.DateTimeField()

@@ -11,9 +11,10 @@ from datetime import UTC, date, datetime, time, timedelta
 
 import structlog
 from django.conf import settings
-from django.db import OperationalError, connection, transaction
+from django.db import OperationalError
 from psycopg import sql
 
+from clusters.sampledb import in_transaction_of_samples, samples_connection
 from gpufleet.common.locks import lock_name
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -61,8 +62,8 @@ def ensure_partitions(days: Iterable[date], *, of: Partitioned = FRAMES) -> list
     wanted = {of.first_day(day) for day in days}
     if not wanted - existing_days(of=of):
         return []
-    with transaction.atomic():
-        lock_name("metric partitions")
+    with in_transaction_of_samples():
+        lock_name("metric partitions", using=settings.SAMPLES_DATABASE)
         made = sorted(wanted - existing_days(of=of))
         for day in made:
             _make(of, day)
@@ -97,7 +98,7 @@ def drop_partitions(*, before: date, of: Partitioned = FRAMES) -> list[date]:
 
 def existing_days(*, of: Partitioned = FRAMES) -> set[date]:
     """The first days of the partitions that there are."""
-    with connection.cursor() as cursor:
+    with samples_connection().cursor() as cursor:
         cursor.execute(EXISTING, [of.table])
         matches = [re.fullmatch(rf"{of.table}_(\d{{8}})", name) for (name,) in cursor.fetchall()]
     return {datetime.strptime(match[1], "%Y%m%d").replace(tzinfo=UTC).date() for match in matches if match}
@@ -113,7 +114,7 @@ def _midnight(day: date) -> sql.Literal:
 
 def _make(of: Partitioned, day: date) -> None:
     names = {"table": sql.Identifier(of.table), "partition": _name(of, day)}
-    with connection.cursor() as cursor:
+    with samples_connection().cursor() as cursor:
         cursor.execute(sql.SQL(CREATE).format(**names))
         cursor.execute(sql.SQL(ATTACH).format(**names, start=_midnight(day), end=_midnight(of.end(day))))
     logger.info("metric partition made", table=of.table, day=day.isoformat())
@@ -121,7 +122,7 @@ def _make(of: Partitioned, day: date) -> None:
 
 def _drop(of: Partitioned, day: date) -> bool:
     try:
-        with transaction.atomic(), connection.cursor() as cursor:
+        with in_transaction_of_samples(), samples_connection().cursor() as cursor:
             cursor.execute("SELECT set_config('lock_timeout', %s, true)", [DROP_WAITS])
             cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(_name(of, day)))
     except OperationalError as error:

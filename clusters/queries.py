@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import connection
 from django.db.models import Count, F, IntegerField, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 
 from clusters import series
 from clusters.models import GPU, Cluster, GPUFault, GPUHealth, GPUState, LatestReading, Node
+from clusters.sampledb import samples_connection
 from clusters.series import Bucket
 from gpufleet.common.errors import FieldProblem, InvalidInput, NotFound
 from gpufleet.common.ports import Port
@@ -285,13 +285,44 @@ ORDER BY gpu_id, start
 """
 
 
+# Each sample once, also where it is stored twice.
+USED_BELOW = """
+SELECT asked.gpu_id
+FROM unnest(%s::bigint[], %s::bigint[], %s::timestamptz[]) AS asked (gpu_id, node_id, since)
+CROSS JOIN LATERAL (
+    SELECT avg(utilization) / 1000 AS busy
+    FROM (
+        SELECT DISTINCT ON (frame.recorded_at) reading.utilization
+        FROM clusters_metricframe AS frame
+        CROSS JOIN LATERAL unnest(frame.gpu_ids, frame.utilization) AS reading (gpu_id, utilization)
+        WHERE frame.node_id = asked.node_id AND reading.gpu_id = asked.gpu_id
+          AND frame.recorded_at >= asked.since AND frame.recorded_at <= %s
+        ORDER BY frame.recorded_at, reading.utilization
+    ) AS once
+) AS average
+WHERE busy < %s
+"""
+
+
+def used_below(percent: float, gpus: Collection[tuple[int, int, datetime]], *, until: datetime) -> set[int]:
+    """Of GPUs, each with its node and a time, those that were used less than this on average from then until now.
+
+    One without samples in that time is not among them.
+    """
+    if not gpus:
+        return set()
+    with samples_connection().cursor() as cursor:
+        cursor.execute(USED_BELOW, [*map(list, zip(*gpus, strict=True)), until, percent])
+        return {gpu_id for (gpu_id,) in cursor.fetchall()}
+
+
 def sold_utilisation(
     *, start: datetime, end: datetime, cluster_id: int | None = None, model: str | None = None
 ) -> SoldUtilisation:
     """The fleet's figure over the whole days (UTC) in ``[start, end)`` that are rolled up, from one row for each day,
     cluster and model.
     """
-    with connection.cursor() as cursor:
+    with samples_connection().cursor() as cursor:
         cursor.execute(SOLD_UTILISATION, [start, end, cluster_id, cluster_id, model, model])
         return SoldUtilisation(*cursor.fetchone())
 
@@ -300,7 +331,7 @@ def hourly_utilisation(
     gpu_ids: Collection[int], *, start: datetime, end: datetime
 ) -> list[tuple[int, datetime, float]]:
     """(GPU, hour, average utilisation in percent) of the hours in ``[start, end)`` that are rolled up."""
-    with connection.cursor() as cursor:
+    with samples_connection().cursor() as cursor:
         cursor.execute(HOURLY_UTILISATION, [list(gpu_ids), start, end])
         rows: list[tuple[int, datetime, float]] = cursor.fetchall()
     return rows

@@ -8,15 +8,16 @@ write before it ended, and ``roll_up`` first lets such transactions end.
 
 import itertools
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from django.db import connection, transaction
 
+from clusters.models import GPU
 from clusters.partitions import DAYS, HOURS, drop_past, ensure_partitions, keep_ahead
 from clusters.queries import sold_hours
+from clusters.sampledb import in_transaction_of_samples, samples_connection
 from clusters.series import COLUMNS, DAY, HOUR, OF_ROLLUPS, OF_SAMPLES, ONCE, floor_to
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -36,7 +37,8 @@ ADVANCE = "UPDATE clusters_metricrollup SET hours_until = %s"
 # Whoever writes samples holds this lock until its transaction ends.
 WRITING_NOW = """
 SELECT virtualtransaction FROM pg_locks
-WHERE relation = 'clusters_metricframe'::regclass AND mode = 'RowExclusiveLock' AND pid <> pg_backend_pid()
+WHERE database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND relation = 'clusters_metricframe'::regclass AND mode = 'RowExclusiveLock' AND pid <> pg_backend_pid()
 """
 TAKE_LATE = "DELETE FROM clusters_metriclate RETURNING hour, node_id"
 
@@ -60,16 +62,16 @@ ON CONFLICT (gpu_id, start) DO UPDATE SET {_REPLACE}
 FORGET_FLEET_DAY = "DELETE FROM clusters_metricfleetday WHERE day = %(day)s"
 WRITE_FLEET_DAY = """
 INSERT INTO clusters_metricfleetday (day, cluster_id, model, sold_seconds, busy_seconds, idle_seconds)
-SELECT %(day)s, node.cluster_id, gpu.model, sum(sold.seconds),
+SELECT %(day)s, sold.cluster_id, sold.model, sum(sold.seconds),
        sum(sold.seconds * hour.utilization_sum::float8 / hour.utilization_count / 100000),
        coalesce(sum(sold.seconds) FILTER (WHERE hour.utilization_sum < %(idle)s * hour.utilization_count::bigint), 0)
-FROM unnest(%(gpus)s::bigint[], %(hours)s::timestamptz[], %(seconds)s::float8[]) AS sold (gpu_id, start, seconds)
+FROM unnest(
+    %(gpus)s::bigint[], %(hours)s::timestamptz[], %(seconds)s::float8[], %(clusters)s::bigint[], %(models)s::text[]
+) AS sold (gpu_id, start, seconds, cluster_id, model)
 JOIN clusters_metrichour AS hour
   ON hour.gpu_id = sold.gpu_id AND hour.start = sold.start AND hour.utilization_count > 0
-JOIN clusters_gpu AS gpu ON gpu.id = sold.gpu_id
-JOIN clusters_node AS node ON node.id = gpu.node_id
 WHERE hour.start >= %(day)s AND hour.start < %(end)s
-GROUP BY node.cluster_id, gpu.model
+GROUP BY sold.cluster_id, sold.model
 """
 
 
@@ -81,7 +83,7 @@ def roll_up(*, now: datetime) -> int:
     if not _writers_have_ended():
         logger.warning("rollup waits for a transaction that does not end")
         return 0
-    with connection.cursor() as cursor:  # Not before: the first sample ever may be among what they write.
+    with samples_connection().cursor() as cursor:  # Not before: the first sample ever may be among what they write.
         cursor.execute(BEGIN, [floor_to(now, HOUR)])
     hours = 0
     while _roll_next_hour(now):
@@ -97,7 +99,7 @@ def maintain_partitions(*, now: datetime) -> None:
 
 def rolled_until() -> datetime | None:
     """Until when the hours are rolled up; None before the first run."""
-    with connection.cursor() as cursor:
+    with samples_connection().cursor() as cursor:
         cursor.execute("SELECT hours_until FROM clusters_metricrollup")
         row = cursor.fetchone()
     return row[0] if row else None
@@ -116,14 +118,13 @@ def _writers_have_ended() -> bool:
 
 
 def _writing_now() -> set[str]:
-    with connection.cursor() as cursor:
+    with samples_connection().cursor() as cursor:
         cursor.execute(WRITING_NOW)
         return {name for (name,) in cursor.fetchall()}
 
 
-@transaction.atomic
 def _roll_next_hour(now: datetime) -> bool:
-    with connection.cursor() as cursor:
+    with in_transaction_of_samples(), samples_connection().cursor() as cursor:
         cursor.execute(CLAIM)
         row = cursor.fetchone()
         if row is None or row[0] + HOUR + GRACE > now:
@@ -136,10 +137,9 @@ def _roll_next_hour(now: datetime) -> bool:
     return True
 
 
-@transaction.atomic
 def _mend_late() -> int:
     """Write the hours again for which samples came after they were rolled up, and the days that hold them."""
-    with connection.cursor() as cursor:
+    with in_transaction_of_samples(), samples_connection().cursor() as cursor:
         cursor.execute(CLAIM)
         row = cursor.fetchone()
         if row is None:
@@ -180,6 +180,15 @@ def _write_day(cursor: Any, day: datetime, gpu_ids: Collection[int] | None) -> N
     cursor.execute(WRITE_DAY, {**span, "gpus": gpus})
     sold = list(sold_hours.ask(day, day + DAY))
     cursor.execute(FORGET_FLEET_DAY, span)
-    columns = dict(zip(("gpus", "hours", "seconds"), map(list, zip(*sold, strict=True)), strict=True)) if sold else {}
-    if columns:
+    if sold:
+        gpus_sold, hours, seconds = map(list, zip(*sold, strict=True))
+        clusters, models = _kinds_of(gpus_sold)
+        columns = {"gpus": gpus_sold, "hours": hours, "seconds": seconds, "clusters": clusters, "models": models}
         cursor.execute(WRITE_FLEET_DAY, {**span, **columns, "idle": IDLE_BELOW})
+
+
+def _kinds_of(gpu_ids: Sequence[Any]) -> tuple[list[int], list[str]]:
+    """Cluster and model of each, which the main database knows."""
+    rows = GPU.objects.filter(pk__in=set(gpu_ids)).values_list("pk", "node__cluster_id", "model")
+    known = {gpu_id: (cluster_id, model) for gpu_id, cluster_id, model in rows}
+    return [known[gpu_id][0] for gpu_id in gpu_ids], [known[gpu_id][1] for gpu_id in gpu_ids]

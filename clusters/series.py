@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, NamedTuple, cast
 
-from django.db import connection
+from clusters.sampledb import samples_connection
 
 # Columns of a frame, with what one unit of the API is in them.
 SCALES: Final = {"utilization": 1000, "memory_used": 1, "memory_total": 1, "temperature": 1000, "power": 1000}
@@ -157,7 +157,7 @@ def _pieces(
 
 def readings(*, node_id: int, gpu_id: int, start: datetime, end: datetime, limit: int) -> list[tuple[Any, ...]]:
     """The samples in ``[start, end)``, oldest first: time, ``FIELDS`` as integers, XID."""
-    with connection.cursor() as cursor:
+    with samples_connection().cursor() as cursor:
         cursor.execute(READINGS, [node_id, gpu_id, start, end, limit])
         rows: list[tuple[Any, ...]] = cursor.fetchall()
     return rows
@@ -170,7 +170,7 @@ def buckets(*, node_id: int, gpu_id: int, start: datetime, end: datetime, width:
     """
     levels: list[tuple[Level, timedelta]] = [("day", DAY)] if width >= DAY else []
     levels += [("hour", HOUR)] if width >= HOUR else []
-    with connection.cursor() as cursor:
+    with samples_connection().cursor() as cursor:
         cursor.execute(UNTIL, [node_id])
         row = cursor.fetchone()
         found: dict[datetime, Bucket] = {}

@@ -7,7 +7,7 @@ from typing import Any
 import redis
 import structlog
 from django.conf import settings
-from django.db import Error, connection
+from django.db import DEFAULT_DB_ALIAS, Error, connection, connections
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.recorder import MigrationRecorder
 from django.http import HttpRequest, JsonResponse
@@ -36,6 +36,8 @@ def healthz(request: HttpRequest) -> JsonResponse:
 def readyz(request: HttpRequest) -> JsonResponse:
     """200 when each check passes, else 503; each check is named with what it found."""
     checks = {"broker": _check(_broker), "database": _check(_database)}
+    if settings.SAMPLES_DATABASE != DEFAULT_DB_ALIAS:
+        checks["samples_database"] = _check(_samples_database)
     if checks["database"]["ok"]:
         checks |= {"migrations": _check(_migrations), "scheduler": _check(_scheduler)}
     failing = sorted(name for name, found in checks.items() if not found["ok"])
@@ -70,9 +72,18 @@ def _database() -> dict[str, Any]:
     return {"ok": True}
 
 
+def _samples_database() -> dict[str, Any]:
+    pending = _pending(connections[settings.SAMPLES_DATABASE])
+    return {"ok": not pending, "pending": pending}
+
+
 def _migrations() -> dict[str, Any]:
-    pending = _migrations_of_this_code() - set(MigrationRecorder(connection).applied_migrations())
-    return {"ok": not pending, "pending": len(pending)}
+    pending = _pending(connection)
+    return {"ok": not pending, "pending": pending}
+
+
+def _pending(database: Any) -> int:
+    return len(_migrations_of_this_code() - set(MigrationRecorder(database).applied_migrations()))
 
 
 @functools.cache

@@ -43,7 +43,8 @@ def pytest_load_initial_conftests() -> None:
     static.mkdir(exist_ok=True)
     os.environ["STATIC_ROOT"] = str(static)
     os.environ["STATICFILES_STORAGE"] = "django.contrib.staticfiles.storage.StaticFilesStorage"
-    for name in ("GPUFLEET_DEMO", "DEBUG", "HTTPS_ONLY", "STRIPE_API_KEY", "STRIPE_API_BASE", "STRIPE_WEBHOOK_SECRET"):
+    stripe = ("STRIPE_API_KEY", "STRIPE_API_BASE", "STRIPE_WEBHOOK_SECRET")
+    for name in ("GPUFLEET_DEMO", "DEBUG", "HTTPS_ONLY", "METRICS_DATABASE_URL", *stripe):
         os.environ.pop(name, None)
 
 

@@ -26,5 +26,5 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
-        migrations.RunSQL(CREATE, DROP),
+        migrations.RunSQL(CREATE, DROP, hints={"samples": True}),
     ]

@@ -111,5 +111,5 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
-        migrations.RunSQL(FORWARD, BACKWARD),
+        migrations.RunSQL(FORWARD, BACKWARD, hints={"samples": True}),
     ]

@@ -113,5 +113,5 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
-        migrations.RunSQL(FORWARD, BACKWARD),
+        migrations.RunSQL(FORWARD, BACKWARD, hints={"samples": True}),
     ]

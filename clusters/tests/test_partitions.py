@@ -5,8 +5,8 @@ from django.conf import LazySettings
 from django.db import connection, transaction
 from django.db.migrations.executor import MigrationExecutor
 
-from clusters.frames import Frame
-from clusters.ingest import copy_frames
+from clusters.frames import Frame, pack_frames
+from clusters.ingest import copy_packed
 from clusters.models import MetricSample
 from clusters.partitions import DAYS, FRAMES, HOURS, drop_partitions, ensure_partitions, existing_days
 from clusters.rollups import maintain_partitions, roll_up
@@ -40,7 +40,8 @@ def test_only_what_is_missing_is_made() -> None:
 def test_a_partition_holds_its_day_and_its_index() -> None:
     ensure_partitions([DAY])
     midnight = NOW.replace(hour=0)
-    copy_frames(Frame(1, at, [1], (None,) * 6) for at in (midnight, midnight + timedelta(days=1, microseconds=-1)))
+    ends = (midnight, midnight + timedelta(days=1, microseconds=-1))
+    copy_packed([pack_frames(Frame(1, at, [1], (None,) * 6) for at in ends)])
     with connection.cursor() as cursor:
         cursor.execute("SELECT DISTINCT tableoid::regclass::text FROM clusters_metricframe")
         assert cursor.fetchall() == [(f"{FRAMES.table}_20261123",)]
@@ -65,7 +66,7 @@ def test_upkeep_looks_ahead_and_drops_what_is_past(settings: LazySettings, no_pa
 def test_samples_that_are_not_rolled_up_yet_stay(settings: LazySettings, no_partitions: None) -> None:
     settings.METRICS_RAW_DAYS = 2
     ensure_partitions(days_from(-5, -1))
-    copy_frames([Frame(1, NOW - timedelta(days=4), [1], (None,) * 6)])
+    copy_packed([pack_frames([Frame(1, NOW - timedelta(days=4), [1], (None,) * 6)])])
     roll_up(now=NOW - timedelta(days=4))
     maintain_partitions(now=NOW)
     assert existing_days() == days_from(-4, 3)
@@ -113,7 +114,7 @@ def test_two_writers_who_miss_the_same_partition(no_partitions: None) -> None:
 def test_a_new_partition_waits_for_no_writer(no_partitions: None) -> None:
     ensure_partitions([DAY])
     with transaction.atomic():
-        copy_frames([Frame(1, NOW, [1], (None,) * 6)])
+        copy_packed([pack_frames([Frame(1, NOW, [1], (None,) * 6)])])
         assert in_thread(lambda: ensure_partitions([DAY + timedelta(days=1)])) == [DAY + timedelta(days=1)]
 
 

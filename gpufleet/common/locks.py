@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterable
 from typing import TypeVar
 
-from django.db import connection
+from django.db import DEFAULT_DB_ALIAS, connection, connections
 from django.db.models import Model, QuerySet
 
 SCHEDULER_LOCK = 0x6770_7566_0001  # "gpuf" and a number: one key space for the whole house.
@@ -16,8 +16,8 @@ SCHEDULER_WAITING_ROOM = 0x6770_7566_0002
 Row = TypeVar("Row", bound=Model)
 
 
-def _require_transaction() -> None:
-    if not connection.in_atomic_block:
+def _require_transaction(using: str = DEFAULT_DB_ALIAS) -> None:
+    if not connections[using].in_atomic_block:
         raise RuntimeError("a lock of a transaction needs a transaction")
 
 
@@ -37,16 +37,16 @@ def try_lock_scheduler() -> bool:
     return bool(taken)
 
 
-def lock_name(name: str) -> None:
-    """Wait for the lock of a name (hashed to 64 bits) and hold it until the transaction ends."""
-    lock_names([name])
+def lock_name(name: str, *, using: str = DEFAULT_DB_ALIAS) -> None:
+    """Wait for the lock of a name (hashed to 64 bits) in a database and hold it until the transaction ends."""
+    lock_names([name], using=using)
 
 
-def lock_names(names: Iterable[str]) -> None:
+def lock_names(names: Iterable[str], *, using: str = DEFAULT_DB_ALIAS) -> None:
     """As ``lock_name``, for many at once, always in the same order."""
-    _require_transaction()
+    _require_transaction(using)
     keys = sorted(map(_key_of, names))
-    with connection.cursor() as cursor:
+    with connections[using].cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(key) FROM unnest(%s::bigint[]) AS key", [keys])
 
 

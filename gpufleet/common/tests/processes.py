@@ -17,8 +17,8 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.001)
 
 
-def database_url() -> str:
-    """The test database's own URL, for another process."""
+def database_url(suffix: str = "") -> str:
+    """The test database's own URL, for another process; with a suffix that of another one on its server."""
     values = connection.settings_dict
     host = values["OPTIONS"].get("host") or values["HOST"]
-    return f"postgres://{values['USER']}:{quote(values['PASSWORD'])}@/{values['NAME']}?host={host}"
+    return f"postgres://{values['USER']}:{quote(values['PASSWORD'])}@/{values['NAME']}{suffix}?host={host}"
