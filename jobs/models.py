@@ -181,14 +181,24 @@ class JobEvent(models.Model):
         return f"job {self.job_id}: {self.from_status or 'new'} → {self.to_status}"
 
 
+class EstimateSource(models.TextChoices):
+    """Who said when a job would start."""
+
+    SCHEDULER = "scheduler", "The scheduler's reservations"
+    EXPLANATION = "explanation", "Explanations"
+    WHAT_IF = "what_if", "What-if answers"
+
+
 class StartEstimate(models.Model):
     """When a waiting job was expected to start, as it was said at ``made_at``; kept to be held against what happened.
 
-    A new row only when the expectation changes."""
+    A new row only when the expectation of its source changes."""
 
     job = models.ForeignKey(Job, on_delete=models.PROTECT, related_name="start_estimates")
     made_at = models.DateTimeField()
     starts_at = models.DateTimeField()
+    # A process of the release before, which knows no source, may still write while the new one starts.
+    source = models.CharField(max_length=16, choices=EstimateSource, db_default=EstimateSource.SCHEDULER)
 
     class Meta:
         ordering = ["-pk"]

@@ -13,7 +13,7 @@ from datetime import datetime
 
 from django.db import connection
 
-from jobs.models import SchedulerCycle
+from jobs.models import EstimateSource, SchedulerCycle
 from jobs.placement import Plan, plan
 from jobs.scheduler.reaping import preempt, preempt_due, reap
 from jobs.scheduler.starting import start_jobs
@@ -132,7 +132,7 @@ def _keep_estimates(decided: Plan, world: World, now: datetime) -> None:
         if job_id not in world.estimates or abs(world.estimates[job_id] - at) >= ESTIMATES_DIFFER_BY
     }
     if news:
-        keep_estimates(estimates=news, now=now)
+        keep_estimates(estimates=news, source=EstimateSource.SCHEDULER, now=now)
     world.estimates = {job_id: news.get(job_id, world.estimates.get(job_id, at)) for job_id, at in estimates.items()}
 
 
