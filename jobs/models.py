@@ -98,8 +98,9 @@ class Allocation(models.Model):
     """The ledger: this job held this GPU during this range, at this price. The tenant is copied, so that history
     stays as it was. ``rate_id`` names the rate that was locked in at the start; null: the model had no price."""
 
-    job = models.ForeignKey(Job, on_delete=models.PROTECT, related_name="allocations")
-    gpu = models.ForeignKey(GPU, on_delete=models.PROTECT, related_name="allocations")
+    # Their indexes are the class's own: a second one would be kept up with each row that is written, for nobody.
+    job = models.ForeignKey(Job, on_delete=models.PROTECT, related_name="allocations", db_index=False)
+    gpu = models.ForeignKey(GPU, on_delete=models.PROTECT, related_name="allocations", db_index=False)
     tenant = models.ForeignKey(Tenant, null=True, blank=True, on_delete=models.PROTECT, related_name="allocations")
     during = DateTimeRangeField()
     rate_id = models.BigIntegerField(null=True, blank=True)
@@ -136,7 +137,7 @@ class Allocation(models.Model):
 class WaitPeriod(models.Model):
     """The ledger: this job waited for this reason during this range. A new row only when the reason changes."""
 
-    job = models.ForeignKey(Job, on_delete=models.PROTECT, related_name="wait_periods")
+    job = models.ForeignKey(Job, on_delete=models.PROTECT, related_name="wait_periods", db_index=False)
     code = models.CharField(max_length=32)
     figures = models.JSONField(default=dict)
     during = DateTimeRangeField()
@@ -144,6 +145,7 @@ class WaitPeriod(models.Model):
     class Meta:
         ordering = ["-pk"]
         constraints = [
+            # Also serves the periods of one job.
             ExclusionConstraint(
                 name="job_waits_for_one_reason_at_a_time",
                 expressions=[("job", RangeOperators.EQUAL), ("during", RangeOperators.OVERLAPS)],
@@ -164,7 +166,7 @@ class WaitPeriod(models.Model):
 class JobEvent(models.Model):
     """Every change of a job's state: when, by whom, why. Rows are only ever added."""
 
-    job = models.ForeignKey(Job, on_delete=models.PROTECT, related_name="events")
+    job = models.ForeignKey(Job, on_delete=models.PROTECT, related_name="events", db_index=False)
     at = models.DateTimeField()
     from_status = models.CharField(max_length=16, blank=True, default="")
     to_status = models.CharField(max_length=16, choices=JobStatus)
@@ -179,14 +181,24 @@ class JobEvent(models.Model):
         return f"job {self.job_id}: {self.from_status or 'new'} → {self.to_status}"
 
 
+class EstimateSource(models.TextChoices):
+    """Who said when a job would start."""
+
+    SCHEDULER = "scheduler", "The scheduler's reservations"
+    EXPLANATION = "explanation", "Explanations"
+    WHAT_IF = "what_if", "What-if answers"
+
+
 class StartEstimate(models.Model):
     """When a waiting job was expected to start, as it was said at ``made_at``; kept to be held against what happened.
 
-    A new row only when the expectation changes."""
+    A new row only when the expectation of its source changes."""
 
     job = models.ForeignKey(Job, on_delete=models.PROTECT, related_name="start_estimates")
     made_at = models.DateTimeField()
     starts_at = models.DateTimeField()
+    # A process of the release before, which knows no source, may still write while the new one starts.
+    source = models.CharField(max_length=16, choices=EstimateSource, db_default=EstimateSource.SCHEDULER)
 
     class Meta:
         ordering = ["-pk"]

@@ -90,8 +90,8 @@ ENDED = [JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED]
 
 # An estimate that the job started no later than this after it has held.
 HOLDS_WITHIN_S = 60
-SCORE = """
-SELECT count(*),
+SCORES = """
+SELECT estimate.source, count(*),
        percentile_cont(0.5) WITHIN GROUP (ORDER BY abs(error)),
        percentile_cont(0.9) WITHIN GROUP (ORDER BY abs(error)),
        count(*) FILTER (WHERE error <= %(slack)s)
@@ -102,6 +102,7 @@ SELECT count(*),
         WHERE event.job_id = estimate.job_id AND event.at >= estimate.made_at
           AND event.to_status = 'running' AND event.from_status <> 'running') AS start
  WHERE estimate.made_at >= %(start)s AND estimate.made_at < %(end)s AND error IS NOT NULL
+ GROUP BY GROUPING SETS ((), (estimate.source))
 """
 
 
@@ -114,6 +115,11 @@ class EstimateScore:
     error_p50_s: float | None
     error_p90_s: float | None
     held: int
+
+    @property
+    def held_share(self) -> float | None:
+        """The part of the scored ones that held."""
+        return self.held / self.scored if self.scored else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,12 +200,12 @@ def list_events(job_id: int, *, of_tenant: int | None) -> QuerySet[JobEvent]:
     return get_job(job_id, of_tenant=of_tenant).events.all()
 
 
-def score_estimates(*, start: datetime, end: datetime) -> EstimateScore:
-    """How far the estimates made in ``[start, end)`` were from what happened; those whose job has not started since
-    then are left out."""
+def score_estimates(*, start: datetime, end: datetime) -> dict[str | None, EstimateScore]:
+    """How far the estimates made in ``[start, end)`` were from what happened, by source, and all of them as None; those
+    whose job has not started since then are left out, and with them a source that has no other."""
     with connection.cursor() as cursor:
-        cursor.execute(SCORE, {"start": start, "end": end, "slack": HOLDS_WITHIN_S})
-        return EstimateScore(*cursor.fetchone())
+        cursor.execute(SCORES, {"start": start, "end": end, "slack": HOLDS_WITHIN_S})
+        return {source: EstimateScore(*figures) for source, *figures in cursor.fetchall()}
 
 
 def last_cycle_finished_at() -> datetime | None:

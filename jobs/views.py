@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from django.utils import timezone
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import PolymorphicProxySerializer, extend_schema
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -61,7 +61,22 @@ class JobViewSet(ApiViewSet):
         """One job, with its quote."""
         return Response(show_in_detail(queries.get_job(int(pk), of_tenant=caller_of(request).tenant_id)))
 
-    @extend_schema(request=JobInputSerializer, responses={201: JobDetailSerializer})
+    @extend_schema(
+        request=PolymorphicProxySerializer(
+            "JobOrJobs",
+            [JobInputSerializer, JobInputSerializer(many=True)],
+            resource_type_field_name=None,
+            many=False,
+        ),
+        responses={
+            201: PolymorphicProxySerializer(
+                "SubmittedJobOrJobs",
+                [JobDetailSerializer, JobSerializer(many=True)],
+                resource_type_field_name=None,
+                many=False,
+            )
+        },
+    )
     @idempotent()
     def create(self, request: Request) -> Response:
         """Submit a job, or an array of up to 1,000, all or none. One that could never start is a 409; one that can't

@@ -4,30 +4,35 @@ happened."""
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from jobs.models import StartEstimate
+from jobs.models import EstimateSource, StartEstimate
 from jobs.queries import EstimateScore, score_estimates
 
 SHOWN_FOR = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
+class SourceScore:
+    """How well one source foretold starts."""
+
+    source: EstimateSource
+    score: EstimateScore
+
+
+@dataclass(frozen=True, slots=True)
 class Estimates:
-    """The estimates made in ``[start, end)``: ``made``, and how those did whose job has started since."""
+    """The estimates made in ``[start, end)``: ``made``, and how those did whose job has started since; ``by_source``
+    names the sources that have any of these."""
 
     start: datetime
     end: datetime
     made: int
     score: EstimateScore
-
-    @property
-    def held_share(self) -> float | None:
-        """The part of the scored ones that held: the job started no later than a minute after what was said."""
-        return self.score.held / self.score.scored if self.score.scored else None
+    by_source: tuple[SourceScore, ...]
 
     @property
     def held_pct(self) -> int | None:
-        """The same in percent."""
-        return None if self.held_share is None else round(100 * self.held_share)
+        """The part of the scored ones that held, in percent."""
+        return None if self.score.held_share is None else round(100 * self.score.held_share)
 
     @property
     def p50(self) -> timedelta | None:
@@ -43,7 +48,9 @@ class Estimates:
 def estimates(*, start: datetime, end: datetime) -> Estimates:
     """The estimates made in ``[start, end)``, in two queries."""
     made = StartEstimate.objects.filter(made_at__gte=start, made_at__lt=end).count()
-    return Estimates(start, end, made, score_estimates(start=start, end=end))
+    scores = score_estimates(start=start, end=end)
+    by_source = tuple(SourceScore(source, scores[source]) for source in EstimateSource if source in scores)
+    return Estimates(start, end, made, scores[None], by_source)
 
 
 def estimates_lately(*, now: datetime) -> Estimates:

@@ -280,7 +280,7 @@ SELECT CASE WHEN 'cluster' = ANY(%(by)s::text[]) THEN cluster_id END AS by_clust
   FROM whole
  WHERE %(every_tenant)s OR tenant_id = ANY(%(tenants)s::bigint[])
  GROUP BY by_cluster, by_model, by_node, by_gpu, by_day, by_segment, by_tenant, by_rate, by_price, by_currency
- ORDER BY by_cluster, by_model, by_node, by_gpu, by_day, by_segment, by_tenant, by_rate
+ ORDER BY by_cluster, by_model, by_node, by_gpu, by_day, by_segment, by_tenant, by_rate, by_price, by_currency
 """
 
 # One whole day into the rollup; the window is that day alone, and each of its parts is a slot.

@@ -1,8 +1,9 @@
 """The plan: the queue in its order, each job given its GPUs, a reservation or a reason."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import cached_property
 from itertools import chain
 
 from jobs.placement.matching import matches, preferences
@@ -242,14 +243,22 @@ class Planner:
         ends = self.ends(job.cluster_id, model)
         return shadow(free, ends, job.gpu_count, one_node=job.gpu_count <= pool.largest_node)
 
+    @cached_property
+    def running_on(self) -> Mapping[tuple[int, str], Sequence[RunningJob]]:
+        """What runs, and may go on, by cluster and model."""
+        found = defaultdict(list)
+        for running in self.snapshot.running:
+            if running.preempt_for is None:
+                found[running.cluster_id, running.model].append(running)
+        return found
+
     def ends(self, cluster_id: int, model: str) -> list[End]:
         """When what runs, and what this plan has started, gives its GPUs of the cluster's model back. What is being
         preempted gives them to another."""
         ends = []
-        for running in self.snapshot.running:
-            if running.cluster_id == cluster_id and running.model == model and running.preempt_for is None:
-                at = running.ends_at(self.now) or NEVER
-                ends += [End(at, *node) for node in running.nodes.items()]
+        for running in self.running_on.get((cluster_id, model), ()):
+            at = running.ends_at(self.now) or NEVER
+            ends += [End(at, *node) for node in running.nodes.items()]
         for start in self.starts:
             if start.job.cluster_id == cluster_id and start.model == model:
                 minutes = start.job.minutes

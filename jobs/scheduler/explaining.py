@@ -8,7 +8,7 @@ from itertools import groupby
 from django.db.models import Count
 from django.db.models.functions import Lower, Upper
 
-from jobs.models import Allocation, Job, JobEvent, JobStatus, WaitPeriod
+from jobs.models import Allocation, EstimateSource, Job, JobEvent, JobStatus, WaitPeriod
 from jobs.placement import takes
 from jobs.placement.explaining import Blocker, Prospect, prospect_of
 from jobs.queries import get_job
@@ -57,7 +57,7 @@ def explain_job(*, job_id: int, of_tenant: int | None, now: datetime) -> Explana
     job = get_job(job_id, of_tenant=of_tenant)
     prospect = _prospect(job, now)
     if prospect.estimated is not None and prospect.blockers:
-        keep_estimates(estimates={job.pk: prospect.estimated}, now=now)
+        keep_estimates(estimates={job.pk: prospect.estimated}, source=EstimateSource.EXPLANATION, now=now)
     return Explanation(
         job=job,
         summary=_summary(job, prospect),

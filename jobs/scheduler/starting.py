@@ -16,13 +16,10 @@ from jobs.services import close_waits, lock_waiting_jobs
 from jobs.states import scheduler_sources
 from tenants.models import Tenant, TenantStatus
 
-JOBS_IN_ONE_TRANSACTION = 250
+JOBS_IN_ONE_TRANSACTION = 500
 
 ALLOCATE = """
-INSERT INTO jobs_allocation (job_id, gpu_id, tenant_id, during, rate_id, price_per_gpu_hour, currency)
-SELECT job_id, gpu_id, tenant_id, tstzrange(%s, NULL), rate_id, price, currency
-  FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::numeric[], %s::text[])
-       AS held (job_id, gpu_id, tenant_id, rate_id, price, currency)
+COPY jobs_allocation (job_id, gpu_id, tenant_id, during, rate_id, price_per_gpu_hour, currency) FROM STDIN
 """
 
 LOCK_GPUS = """
@@ -124,15 +121,14 @@ class _Limits:
 
 def _allocate(starts: Sequence[Start], rates: Rates, now: datetime) -> None:
     """The rate is locked into each allocation; a model without one in force is held without a price."""
-    rows = []
-    for start in starts:
-        tenant_id = start.job.tenant_id
-        rate = rates.get((tenant_id, start.model))
-        price = (None, None, "") if rate is None else (rate.rate_id, rate.price_per_gpu_hour, rate.currency)
-        rows += [(start.job.job_id, gpu_id, tenant_id, *price) for gpu_id in start.gpu_ids]
-    if rows:
-        with connection.cursor() as cursor:
-            cursor.execute(ALLOCATE, [now, *(list(column) for column in zip(*rows, strict=True))])
+    from_now_on = f"[{now.isoformat()},)"
+    with connection.wrap_database_errors, connection.cursor() as cursor, cursor.copy(ALLOCATE) as copy:
+        for start in starts:
+            tenant_id = start.job.tenant_id
+            rate = rates.get((tenant_id, start.model))
+            price = (None, None, "") if rate is None else (rate.rate_id, rate.price_per_gpu_hour, rate.currency)
+            for gpu_id in start.gpu_ids:
+                copy.write_row((start.job.job_id, gpu_id, tenant_id, from_now_on, *price))
 
 
 def _reason(start: Start) -> str:

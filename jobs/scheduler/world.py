@@ -40,10 +40,11 @@ SELECT job_id, gpu_id, lower(during) FROM jobs_allocation AS held WHERE upper_in
 """
 # GPUs that were given back later than the clock was read; their new allocation would begin before the old one ended.
 HELD_UNTIL = """
-SELECT gpu_id, max(upper(during)) FROM jobs_allocation
- WHERE upper(during) > %(now)s AND during && tstzrange(%(now)s, NULL) AND {which}
+SELECT gpu_id, max(upper(during)) FROM jobs_allocation AS held
+ WHERE upper(during) > %(now)s AND {which}
  GROUP BY gpu_id
 """
+HELD_LATER = "held.during && tstzrange(%(now)s, NULL)"
 # How jobs ended lately, and on which nodes: at once, or otherwise. Those that were cancelled say nothing of a node.
 ENDED = """
 SELECT job.status = 'failed' AND job.ended_at - job.started_at <= %(within)s, job.ended_at, job.tenant_id,
@@ -60,7 +61,7 @@ ENDED_LATELY = """
 """
 GPUS = """
 SELECT gpu.id, gpu.node_id, node.cluster_id, node.hostname, gpu.model, gpu.state = 'available', gpu.retired_at IS NULL,
-       gpu.registered_at
+       CASE WHEN gpu.registered_at > %(now)s THEN gpu.registered_at END
   FROM clusters_gpu AS gpu JOIN clusters_node AS node ON node.id = gpu.node_id
  WHERE {which}
 """
@@ -79,7 +80,8 @@ SILENT_NODES = "SELECT id FROM clusters_node WHERE silent AND decommissioned_at 
 
 
 class GpuView(NamedTuple):
-    """A GPU: where it is, and whether it takes jobs. One that is not ``registered`` is retired."""
+    """A GPU: where it is, and whether it takes jobs. One that is not ``registered`` is retired. ``from_then``: it came
+    later than the clock of the cycle that read it, and takes no job before."""
 
     gpu_id: int
     node_id: int
@@ -88,7 +90,7 @@ class GpuView(NamedTuple):
     model: str
     available: bool
     registered: bool
-    registered_at: datetime
+    from_then: datetime | None
 
 
 @dataclass(slots=True)
@@ -150,7 +152,7 @@ class World:
             if self._is_stale(tuple(identity), now):
                 self._forget()
                 self.identity, self.loaded_at, self.since = tuple(identity), now, None
-            self._read_gpus(cursor)
+            self._read_gpus(cursor, now)
             self._read_jobs(cursor, now)
             cursor.execute(CLUSTERS)
             self.clusters = cursor.fetchall()
@@ -168,9 +170,9 @@ class World:
             return True
         return not self.loaded_at <= now < self.loaded_at + FORGOTTEN_AFTER
 
-    def _read_gpus(self, cursor: Any) -> None:
+    def _read_gpus(self, cursor: Any, now: datetime) -> None:
         which = GPU_MATTERS if self.since is None else GPU_CHANGED
-        cursor.execute(GPUS.format(which=which), {"since": self.since})
+        cursor.execute(GPUS.format(which=which), {"since": self.since, "now": now})
         rows = [GpuView(*row) for row in cursor.fetchall()]
         changed = [view for view in rows if self.gpus.get(view.gpu_id) != view]
         for view in changed:
@@ -225,7 +227,8 @@ class World:
         # In this order: what is given back between the two is held by the first, and not forgotten by both.
         cursor.execute(HELD.format(which=which_held), parameters)
         held = cursor.fetchall()
-        cursor.execute(HELD_UNTIL.format(which=which_held), parameters)
+        lasting = HELD_LATER if self.since is None else which_held
+        cursor.execute(HELD_UNTIL.format(which=lasting), parameters)
         self.held_until |= dict(cursor.fetchall())
         self._enter(rows, held, now)
 
@@ -345,7 +348,7 @@ class World:
                 continue
             by_model: dict[str, list[int]] = defaultdict(list)
             for view in map(self.gpus.__getitem__, gpu_ids):
-                if view.registered_at <= now and view.gpu_id not in self.held_until:
+                if (view.from_then is None or view.from_then <= now) and view.gpu_id not in self.held_until:
                     by_model[view.model].append(view.gpu_id)
             if by_model:
                 found.append(NodeView(node_id, view.cluster_id, view.hostname, by_model))

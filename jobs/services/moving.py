@@ -12,7 +12,7 @@ from django.db.models.functions import Lower
 from gpufleet.common.errors import Conflict, DomainError, FieldProblem, InvalidInput, NotFound
 from gpufleet.common.locks import lock_rows
 from gpufleet.common.ports import Port
-from jobs.models import Allocation, Job, JobEvent, JobStatus, StartEstimate, WaitPeriod
+from jobs.models import Allocation, EstimateSource, Job, JobEvent, JobStatus, StartEstimate, WaitPeriod
 from jobs.placement import WaitCode, sentence
 from jobs.queries import billed_until
 from jobs.states import CANCELLED, ENDED, FAILED, QUEUED, RUNNING, WAITING, legal_moves, scheduler_sources
@@ -168,15 +168,16 @@ def lock_waiting_jobs(job_ids: Collection[int], *, now: datetime, statuses: Coll
 
 
 @transaction.atomic
-def keep_estimates(*, estimates: Mapping[int, datetime], now: datetime) -> int:
-    """Keep when these jobs are expected to start, by id, where that is another minute than the one on record.
+def keep_estimates(*, estimates: Mapping[int, datetime], source: EstimateSource, now: datetime) -> int:
+    """Keep when these jobs are expected to start, by id, where that is another minute than this source said last.
 
     Returns how many were new.
     """
-    newest = StartEstimate.objects.filter(job_id__in=estimates).order_by("job_id", "-made_at", "-pk").distinct("job_id")
+    said = StartEstimate.objects.filter(job_id__in=estimates, source=source)
+    newest = said.order_by("job_id", "-made_at", "-pk").distinct("job_id")
     known = dict(newest.values_list("job_id", "starts_at"))
     rows = [
-        StartEstimate(job_id=job_id, made_at=now, starts_at=starts_at)
+        StartEstimate(job_id=job_id, made_at=now, starts_at=starts_at, source=source)
         for job_id, starts_at in estimates.items()
         if job_id not in known or abs(known[job_id] - starts_at) >= ESTIMATES_DIFFER_BY
     ]

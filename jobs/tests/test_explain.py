@@ -118,17 +118,19 @@ def test_a_tenant_sees_how_much_others_hold_and_not_who(node: Node) -> None:
     assert client_with(make_key(bluefin)).get(f"/api/jobs/{job.pk}/explain").status_code == 404
 
 
-def test_an_estimate_is_kept_once_and_scored_against_what_happened(node: Node) -> None:
+def test_each_source_keeps_an_estimate_once_and_it_is_scored_against_what_happened(node: Node) -> None:
     running = run(node, slice(0, 4), 60)
     job = make_job(cluster=node.cluster, gpu_count=4)
     scheduler.run_cycle(now=NOW)
     explain(job)
-    assert [row.starts_at for row in StartEstimate.objects.all()] == [NOW + HOUR]
-    score = queries.score_estimates(start=NOW, end=NOW + HOUR)
+    explain(job)
+    kept = StartEstimate.objects.order_by("pk").values_list("source", "starts_at")
+    assert list(kept) == [("scheduler", NOW + HOUR), ("explanation", NOW + HOUR)]
+    score = queries.score_estimates(start=NOW, end=NOW + HOUR)[None]
     assert score == queries.EstimateScore(0, None, None, 0)
     ended_at = NOW + 1.5 * HOUR
     services.change_status(job_id=running.pk, status="completed", actor="key:1", now=ended_at)
     scheduler.run_cycle(now=ended_at)
-    score = queries.score_estimates(start=NOW, end=NOW + HOUR)
-    assert score == queries.EstimateScore(scored=1, error_p50_s=1800.0, error_p90_s=1800.0, held=0)
-    assert queries.score_estimates(start=NOW + HOUR, end=timezone.now()).scored == 0
+    score = queries.score_estimates(start=NOW, end=NOW + HOUR)[None]
+    assert score == queries.EstimateScore(scored=2, error_p50_s=1800.0, error_p90_s=1800.0, held=0)
+    assert queries.score_estimates(start=NOW + HOUR, end=timezone.now())[None].scored == 0

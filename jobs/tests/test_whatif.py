@@ -15,7 +15,7 @@ from apikeys.tests.factories import client_with, make_key
 from billing.tests.factories import make_rate
 from clusters.models import Node
 from jobs import queries
-from jobs.models import Job, StartEstimate
+from jobs.models import EstimateSource, Job, StartEstimate
 from jobs.scheduler import run_cycle
 from jobs.services import submit_job
 from jobs.tests.factories import allocate, make_job
@@ -234,7 +234,7 @@ def test_what_it_said_of_a_queued_job_is_kept_and_scored(
     first.allocations.update(during=(now, now + HOUR / 2))
     Job.objects.filter(pk=first.pk).update(status="completed", ended_at=now + HOUR / 2)
     run_cycle(now=now + HOUR / 2)
-    score = queries.score_estimates(start=now, end=now + HOUR)
+    score = queries.score_estimates(start=now, end=now + HOUR)[EstimateSource.WHAT_IF]
     assert (score.scored, score.held) == (1, 1)
     assert score.error_p50_s == pytest.approx(1800, abs=CLOCK_S)
 

@@ -11,7 +11,7 @@ from django.db.models import Count
 from clusters.models import GPU, Cluster, Node
 from gpufleet.common.errors import Conflict, FieldProblem, Forbidden, InvalidInput, Unavailable
 from jobs.ledger import snapshot as one_instant
-from jobs.models import JobStatus
+from jobs.models import EstimateSource, JobStatus
 from jobs.placement import Snapshot, WaitingJob
 from jobs.queries import get_job
 from jobs.scheduler.world import take_snapshot
@@ -208,4 +208,4 @@ def _keep(asked: Asked, answer: Answer, now: datetime) -> None:
     """Keep what was said of a job that waits. That the next cycle starts it is no prediction."""
     said = answer.present.job
     if asked.job_id is not None and said is not None and said.starts_at is not None and said.starts_at > answer.made_at:
-        keep_estimates(estimates={asked.job_id: said.starts_at}, now=now)
+        keep_estimates(estimates={asked.job_id: said.starts_at}, source=EstimateSource.WHAT_IF, now=now)
