@@ -85,7 +85,7 @@ def top(options: argparse.Namespace) -> None:
         rows = client.gpus(cluster_id=options.cluster)
         if live:
             sys.stdout.write(CLEAR)
-        _show(options, rows, shown.gpus)
+        _show(options, rows, shown.busiest_gpus if live else shown.gpus)
         if not live:
             return
         time.sleep(options.every)
@@ -98,6 +98,8 @@ def submit(options: argparse.Namespace) -> int | None:
     if not options.wait:
         _show(options, job, lambda row: f"Job {row['id']} is {row['status']}. {row['block_reason']}".rstrip())
         return None
+    if not any(row["execution_enabled"] for row in client.clusters() if row["id"] == options.cluster):
+        print(f"gpufleet: cluster {options.cluster} runs no commands: somebody must end the job", file=sys.stderr)
     return _follow(options, client, job)
 
 

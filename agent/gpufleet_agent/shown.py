@@ -78,7 +78,23 @@ def nodes(rows: Sequence[Node]) -> str:
 
 def gpus(rows: Sequence[Gpu]) -> str:
     """One line a GPU, the busiest first."""
-    ordered = sorted(rows, key=lambda row: (-(_reading(row, "utilization_pct") or 0.0), row["id"]))
+    return _gpus(sorted(rows, key=_by_use))
+
+
+def busiest_gpus(rows: Sequence[Gpu]) -> str:
+    """As many of the busiest as the terminal has lines for, and how many there are beside them."""
+    lines = shutil.get_terminal_size((120, 24)).lines
+    beside_rows = 3  # The headings, the count, and the line that the cursor is on.
+    most = max(1, lines - beside_rows)
+    shown = _gpus(sorted(rows, key=_by_use)[:most])
+    return f"{shown}\n… and {len(rows) - most} GPUs that do less" if len(rows) > most else shown
+
+
+def _by_use(row: Gpu) -> tuple[float, int]:
+    return -(_reading(row, "utilization_pct") or 0.0), row["id"]
+
+
+def _gpus(ordered: Sequence[Gpu]) -> str:
     headings = ("gpu", "node", "slot", "model", "state", "use", "%", "memory mb", "°c", "w", "job")
     return table(
         headings,

@@ -1,6 +1,15 @@
 """The command line against a live server."""
 
+import contextlib
+import fcntl
 import json
+import os
+import pty
+import select
+import struct
+import subprocess
+import sys
+import termios
 import threading
 import time
 from pathlib import Path
@@ -8,14 +17,17 @@ from typing import Any
 
 import pytest
 from apikeys.services import issue_key
+from clusters.models import Cluster, LatestReading
 from clusters.tests.factories import make_gpu, make_node
 from django.utils import timezone
 from jobs.models import Job, JobStatus
 from jobs.scheduler import run_cycle
 from jobs.services import change_status
 
-from gpufleet_agent.cli import main
+from gpufleet_agent.cli import CLEAR, main
 from tests.fleet import Fleet
+
+AGENT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +85,49 @@ def test_the_fleet_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert "H100" in said(capsys, "gpus", "top", "--once")
     assert "no invoices" not in said(capsys, "invoices")
     assert json.loads(said(capsys, "clusters", "--json"))[0]["name"] == "fra"
+
+
+def frames_on_a_terminal(*arguments: str, lines: int, columns: int) -> list[str]:
+    """What the command draws in two turns, each from the top."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    command = [sys.executable, "-m", "gpufleet_agent.cli", *arguments]
+    environment = {name: value for name, value in os.environ.items() if name not in ("LINES", "COLUMNS")}
+    with subprocess.Popen(command, cwd=AGENT, env=environment, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        seen, until = "", time.monotonic() + 30
+        with contextlib.suppress(OSError):  # Which says that the command has ended.
+            while seen.count(CLEAR) < 3 and time.monotonic() < until:
+                if select.select([ours], [], [], 1)[0]:
+                    seen += os.read(ours, 65536).decode()
+        process.kill()
+    os.close(ours)
+    assert seen.count(CLEAR) >= 3, seen
+    return seen.split(CLEAR)[1:3]
+
+
+def test_top_keeps_to_the_terminals_lines_with_the_busiest_in_sight(fleet: Fleet) -> None:
+    node = make_node(fleet.cluster, "node-2", last_heartbeat_at=timezone.now())
+    gpus = [make_gpu(node) for _ in range(30)]
+    nothing = dict.fromkeys(("memory_used_mb", "memory_total_mb", "temperature_c", "power_draw_w"), 0)
+    for place, gpu in enumerate(gpus):
+        LatestReading.objects.create(gpu=gpu, recorded_at=timezone.now(), utilization_pct=place, **nothing)
+    frame = frames_on_a_terminal("gpus", "top", "--every", "0.1", lines=10, columns=60)[1].splitlines()
+    assert len(frame) == 9
+    assert max(map(len, frame)) <= 60
+    assert frame[1].split()[0] == str(gpus[-1].pk)
+    assert frame[-1] == "… and 24 GPUs that do less"
+
+
+def test_who_waits_where_nothing_runs_commands_is_told(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    submit = ("jobs", "submit", "--cluster", str(fleet.cluster.pk), "--wait", "--", "true")
+    monkeypatch.setattr("gpufleet_agent.cli._follow", lambda *_: 0)
+    Cluster.objects.update(execution_enabled=False)
+    assert "runs no commands" in said(capsys, *submit)
+    Cluster.objects.update(execution_enabled=True)
+    assert "runs no commands" not in said(capsys, *submit)
 
 
 def test_a_job_is_submitted_as_it_was_said(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
