@@ -45,7 +45,7 @@ CLUSTERS, TENANTS, GPUS_A_NODE = 4, 50, 8
 FREED, STEADY_CYCLES, CONTRAST_JOBS = 50, 9, 300
 
 TABLES = (
-    "jobs_startestimate, jobs_jobevent, jobs_waitperiod, jobs_allocation, jobs_job, jobs_schedulercycle, "
+    "jobs_startestimate, jobs_jobevent, jobs_waitperiod, jobs_kindwait, jobs_allocation, jobs_job, jobs_schedulercycle, "
     "clusters_gpustateperiod, clusters_gpu, clusters_node, clusters_cluster, tenants_tenant, apikeys_apikey"
 )
 NODES = """
@@ -72,7 +72,7 @@ QUEUE = """
            CASE WHEN number %% 3 = 0 THEN 60 END
       FROM generate_series(1, %(jobs)s) AS number;
     INSERT INTO jobs_waitperiod (job_id, code, figures, during)
-    SELECT id, 'scheduler', '{}', tstzrange(submitted_at, NULL) FROM jobs_job;
+    SELECT id, 'kind', '{}', tstzrange(submitted_at, NULL) FROM jobs_job;
     ANALYZE
 """
 

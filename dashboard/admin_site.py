@@ -33,7 +33,8 @@ SIDEBAR: Mapping[str, tuple[tuple[str, str], ...]] = {
     "Queue": (
         ("jobs.Job", "pending_actions"),
         ("jobs.Allocation", "lock_clock"),
-        ("jobs.WaitPeriod", "hourglass_empty"),
+        ("jobs.KindWait", "hourglass_empty"),
+        ("jobs.WaitPeriod", "hourglass_bottom"),
         ("jobs.JobEvent", "receipt_long"),
         ("jobs.Run", "terminal"),
         ("jobs.SchedulerCycle", "autorenew"),

@@ -14,6 +14,7 @@ from billing.models import Rate
 from clusters.models import GPU, Cluster, Node
 from dashboard.queries import FleetReport, fleet
 from jobs.models import Job, JobStatus
+from jobs.queries import reason_to_wait
 from tenants.models import Tenant
 
 QUEUE_SHOWN = 10
@@ -54,10 +55,11 @@ class Fleet:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A job in the queue, and how long it has waited."""
+    """A job in the queue, how long it has waited, and why it waits."""
 
     job: Job
     waited: timedelta
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ def queue_now(*, now: datetime) -> Queue:
     running, running_gpus, _ = counts.get(JobStatus.RUNNING, (0, 0, None))
     waiting, waiting_gpus, oldest = counts.get(JobStatus.QUEUED, (0, 0, None))
     queued = Job.objects.filter(status=JobStatus.QUEUED).select_related("tenant", "cluster")
-    head = queued.order_by("priority", "submitted_at", "pk")[:QUEUE_SHOWN]
+    head = queued.annotate(why=reason_to_wait()).order_by("priority", "submitted_at", "pk")[:QUEUE_SHOWN]
     return Queue(
         running=running,
         running_gpus=running_gpus,
@@ -121,7 +123,7 @@ def queue_now(*, now: datetime) -> Queue:
         waiting_gpus=waiting_gpus,
         held=counts.get(JobStatus.BLOCKED, (0, 0, None))[0],
         oldest=None if oldest is None else now - oldest,
-        head=[Waiting(job, now - job.submitted_at) for job in head],
+        head=[Waiting(job, now - job.submitted_at, job.why) for job in head],
     )
 
 

@@ -17,8 +17,8 @@ from gpufleet.common.admin import Answers, Question, ReadOnlyAdmin, actor_of, as
 from gpufleet.common.asking import ReasonForm
 from gpufleet.common.errors import DomainError
 from jobs import services
-from jobs.models import Allocation, Job, JobEvent, JobStatus, Run, SchedulerCycle, WaitPeriod
-from jobs.queries import ALIVE, WAITING
+from jobs.models import Allocation, Job, JobEvent, JobStatus, KindWait, Run, SchedulerCycle, WaitPeriod
+from jobs.queries import ALIVE, WAITING, reason_to_wait
 
 COLOURS = {
     "queued": "info",
@@ -120,14 +120,6 @@ class RunInline(LedgerInline):
     fields = readonly_fields = ["node", "rank", "state", "exit_code", "message", "log_tail", "started_at", "ended_at"]
 
 
-class WaitInline(LedgerInline):
-    """What the job waited for, and how long."""
-
-    model = WaitPeriod
-    verbose_name_plural = "Waits"
-    fields = readonly_fields = ["code", "figures", shown_during]
-
-
 class AllocationInline(LedgerInline):
     """The GPUs the job held, and when."""
 
@@ -152,21 +144,21 @@ class JobAdmin(ReadOnlyAdmin):
         "cluster",
         "wish",
         "holds",
-        "block_reason",
+        "why",
         "submitted_at",
     ]
     list_filter = ["status", "cluster", "tenant", "priority"]
     search_fields = ["name", "=id", "submitted_by"]
     list_select_related = ["tenant", "cluster"]
     date_hierarchy = "submitted_at"
-    inlines = [EventInline, RunInline, WaitInline, AllocationInline]
+    inlines = [EventInline, RunInline, AllocationInline]
     actions = ["hold", "release", "requeue", "change_priority", "cancel"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Job]:
-        """With how many GPUs each job holds now."""
+        """With how many GPUs each job holds now, and why it waits."""
         open_ones = Allocation.objects.filter(job=OuterRef("pk"), during__upper_inf=True).order_by().values("job")
         held = Coalesce(Subquery(open_ones.annotate(gpus=Count("pk")).values("gpus")), 0)
-        jobs: QuerySet[Job] = super().get_queryset(request).annotate(held=held)
+        jobs: QuerySet[Job] = super().get_queryset(request).annotate(held=held, why=reason_to_wait())
         return jobs
 
     @display(description="Status", ordering="status", label=COLOURS)  # type: ignore[untyped-decorator]  # unfold is untyped
@@ -183,6 +175,11 @@ class JobAdmin(ReadOnlyAdmin):
     def holds(self, job: Job) -> int:
         """GPUs held now."""
         return int(getattr(job, "held", 0))
+
+    @admin.display(description="Why it waits")
+    def why(self, job: Job) -> str:
+        """In words; empty for a job that is not held and does not wait."""
+        return str(getattr(job, "why", ""))
 
     def has_move_permission(self, request: HttpRequest) -> bool:
         """Whoever may change jobs may move them."""
@@ -241,9 +238,19 @@ class AllocationAdmin(ReadOnlyAdmin):
     list_select_related = ["gpu", "job", "tenant"]
 
 
+@admin.register(KindWait)
+class KindWaitAdmin(ReadOnlyAdmin):
+    """The ledger: what the jobs of each kind waited for."""
+
+    list_display = ["__str__", "tenant", "cluster", "sentence", shown_during]
+    list_filter = ["code", "cluster", "tenant"]
+    search_fields = ["gpu_type", "tenant__name", "cluster__name"]
+    list_select_related = ["tenant", "cluster"]
+
+
 @admin.register(WaitPeriod)
 class WaitPeriodAdmin(ReadOnlyAdmin):
-    """The ledger: who waited for what."""
+    """The ledger: who waited when, as its kind did or for a reason of its own."""
 
     list_display = ["job", "code", "figures", shown_during]
     list_filter = ["code"]

@@ -8,6 +8,7 @@ from django.contrib.postgres.fields import ArrayField, DateTimeRangeField, Range
 from django.contrib.postgres.indexes import GistIndex
 from django.db import models
 from django.db.models import F, Q
+from django.db.models.functions import Coalesce
 
 from clusters.models import GPU, Cluster, Node
 from tenants.models import Tenant
@@ -34,7 +35,12 @@ class Job(models.Model):
     gpu_type = models.CharField(max_length=300, blank=True, default="", help_text="A model or models, A|B; empty: any.")
     priority = models.PositiveSmallIntegerField(default=5, help_text="1 is the highest, 10 the lowest.")
     status = models.CharField(max_length=16, choices=JobStatus, default=JobStatus.QUEUED)
-    block_reason = models.CharField(max_length=500, blank=True, default="", help_text="Why it is held or waits.")
+    block_reason = models.CharField(
+        max_length=500,
+        blank=True,
+        default="",
+        help_text="Why it is held, or waits apart from its kind; empty: what its kind waits for.",
+    )
     submitted_by = models.CharField(max_length=200, blank=True, default="")
     estimated_duration_min = models.PositiveIntegerField(null=True, blank=True)
     command = models.JSONField(null=True, blank=True, help_text="The argument list for agents that execute.")
@@ -134,8 +140,61 @@ class Allocation(models.Model):
         return f"GPU {self.gpu_id} held by job {self.job_id}"
 
 
+# The code of a period in which a job waited for whatever its kind did.
+AS_ITS_KIND = "kind"
+
+
+class KindWait(models.Model):
+    """The ledger: the jobs of one kind, alike in all that decides why they wait, waited for this reason during this
+    range, those of them that did ``AS_ITS_KIND``. A new row only when the reason changes, so that what tells a queue of
+    100,000 jobs why it waits writes a row for each kind of them. While a kind has no row, its jobs wait for the
+    scheduler. A job belongs to its kind by its columns of the same names, none of which ever changes."""
+
+    cluster = models.ForeignKey(Cluster, on_delete=models.PROTECT, related_name="+", db_index=False)
+    tenant = models.ForeignKey(Tenant, null=True, on_delete=models.PROTECT, related_name="+", db_index=False)
+    gpu_type = models.CharField(max_length=300, blank=True)
+    gpu_count = models.PositiveIntegerField()
+    code = models.CharField(max_length=32)
+    figures = models.JSONField(default=dict)
+    sentence = models.CharField(max_length=500, help_text="The reason in words.")
+    during = DateTimeRangeField()
+
+    class Meta:
+        ordering = ["-pk"]
+        constraints = [
+            ExclusionConstraint(
+                name="kind_waits_for_one_reason_at_a_time",
+                expressions=[
+                    ("cluster", RangeOperators.EQUAL),
+                    (Coalesce("tenant", 0), RangeOperators.EQUAL),
+                    ("gpu_type", RangeOperators.EQUAL),
+                    ("gpu_count", RangeOperators.EQUAL),
+                    ("during", RangeOperators.OVERLAPS),
+                ],
+            ),
+            # Also serves whoever asks why a job waits now.
+            models.UniqueConstraint(
+                "cluster",
+                Coalesce("tenant", 0),
+                "gpu_type",
+                "gpu_count",
+                condition=Q(during__upper_inf=True),
+                name="kind_wait_open",
+            ),
+            models.CheckConstraint(condition=Q(during__isempty=False), name="kind_wait_not_empty"),
+        ]
+        indexes = [
+            # Serves the ledger's reports: what the queue said in a window.
+            GistIndex(fields=["during"], name="kind_wait_by_time"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.gpu_count} × {self.gpu_type or 'any model'}: {self.code}"
+
+
 class WaitPeriod(models.Model):
-    """The ledger: this job waited for this reason during this range. A new row only when the reason changes."""
+    """The ledger: this job waited during this range, ``AS_ITS_KIND`` or for this reason of its own. The database's view
+    ``jobs_wait`` has the reasons of all of them, put together with those of their kinds."""
 
     job = models.ForeignKey(Job, on_delete=models.PROTECT, related_name="wait_periods", db_index=False)
     code = models.CharField(max_length=32)
@@ -153,7 +212,7 @@ class WaitPeriod(models.Model):
             models.CheckConstraint(condition=Q(during__isempty=False), name="wait_period_not_empty"),
         ]
         indexes = [
-            # Serves the tick, which compares each waiting job's open reason with its new one.
+            # Serves the tick, which reads of each job that is new to it whether it waits for a reason of its own.
             models.Index(fields=["job"], condition=Q(during__upper_inf=True), name="wait_period_open"),
             # Serves the ledger's reports: what the queue said in a window.
             GistIndex(fields=["during"], name="wait_period_by_time"),
@@ -261,6 +320,9 @@ class SchedulerCycle(models.Model):
     duration_ms = models.FloatField()
     jobs_started = models.PositiveIntegerField(default=0)
     jobs_waiting = models.PositiveIntegerField(default=0)
+    # Counted up by whoever writes reasons, in the same transaction: a process whose number is another one reads again
+    # what all have been told.
+    told = models.BigIntegerField(default=0, db_default=0, editable=False)
 
     class Meta:
         constraints = [models.CheckConstraint(condition=Q(id=1), name="scheduler_cycle_one_row")]

@@ -1,5 +1,6 @@
 """Reads of jobs and of the ledger of allocations, and the questions about them that billing answers."""
 
+import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -8,15 +9,15 @@ from typing import Any, Protocol
 
 from django.contrib.postgres.aggregates import ArrayAgg
 from django.db import connection
-from django.db.models import Count, Q, QuerySet
-from django.db.models.functions import Lower
+from django.db.models import Case, CharField, Count, F, OuterRef, Q, QuerySet, Subquery, Value, When
+from django.db.models.functions import Coalesce, Lower
 
 from clusters.models import GPU
 from clusters.queries import Holder, Workload
 from gpufleet.common.errors import NotFound
 from gpufleet.common.ports import Port
-from jobs.models import Allocation, Job, JobEvent, JobStatus, SchedulerCycle
-from jobs.placement import takes
+from jobs.models import Allocation, Job, JobEvent, JobStatus, KindWait, SchedulerCycle
+from jobs.placement import WaitCode, sentence, takes
 from tenants.queries import TenantWorkload
 
 
@@ -122,12 +123,31 @@ class EstimateScore:
         return self.held / self.scored if self.scored else None
 
 
+WAITS_OF = "SELECT code, figures, lower(during), upper(during) FROM jobs_wait WHERE job_id = %s ORDER BY during"
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A stretch of a job's waiting, and why; ``end`` is None where it goes on."""
+
+    code: str
+    figures: Mapping[str, Any]
+    start: datetime
+    end: datetime | None
+
+    @property
+    def sentence(self) -> str:
+        """The reason in words, for people."""
+        return sentence(self.code, self.figures)
+
+
 @dataclass(frozen=True, slots=True)
 class JobReport:
-    """A job, the GPUs it holds, and what it has cost so far; None where nothing it held has a price. ``overdue``: it
-    runs, and is past its own estimate."""
+    """A job, why it waits or is held, the GPUs it holds, and what it has cost so far; None where nothing it held has a
+    price. ``overdue``: it runs, and is past its own estimate."""
 
     job: Job
+    reason: str
     gpu_ids: list[int]
     cost: Cost | None
     overdue: bool
@@ -176,9 +196,36 @@ def get_job(job_id: int, *, of_tenant: int | None) -> Job:
     return job
 
 
+def waits_of(job: Job) -> list[Wait]:
+    """What the job waited for, in order: each stretch ends where the next begins, or where it ran."""
+    with connection.cursor() as cursor:
+        cursor.execute(WAITS_OF, [job.pk])
+        return [Wait(code, json.loads(figures), start, end) for code, figures, start, end in cursor.fetchall()]
+
+
+def reason_to_wait() -> Case:
+    """For a queryset of jobs: why each of them is held or waits, in words; empty for one that does neither."""
+    kinds = KindWait.objects.filter(
+        cluster=OuterRef("cluster"),
+        gpu_type=OuterRef("gpu_type"),
+        gpu_count=OuterRef("gpu_count"),
+        during__upper_inf=True,
+    ).alias(of=Coalesce("tenant", 0))
+    told = Subquery(kinds.filter(of=Coalesce(OuterRef("tenant"), 0)).order_by().values("sentence"))
+    as_its_kind = Coalesce(told, Value(sentence(WaitCode.SCHEDULER, {})))
+    is_told = Q(status=JobStatus.QUEUED, block_reason="")
+    return Case(When(is_told, then=as_its_kind), default=F("block_reason"), output_field=CharField())
+
+
+def _reasons(jobs: Collection[Job]) -> dict[int, str]:
+    waiting = Job.objects.filter(pk__in=[job.pk for job in jobs if job.status in WAITING])
+    return dict(waiting.order_by().values_list("pk").annotate(reason=reason_to_wait()))
+
+
 def describe(jobs: Collection[Job], *, now: datetime) -> list[JobReport]:
-    """The jobs with what they hold and cost, in the same order; two queries for all of them."""
+    """The jobs with what they wait for, hold and cost, in the same order; three queries for all of them."""
     ids = [job.pk for job in jobs]
+    reasons = _reasons(jobs)
     held = dict(
         Allocation.objects.filter(job_id__in=ids, during__upper_inf=True)
         .order_by()
@@ -186,7 +233,10 @@ def describe(jobs: Collection[Job], *, now: datetime) -> list[JobReport]:
         .annotate(gpus=ArrayAgg("gpu_id", order_by="gpu_id"))
     )
     costs = job_costs.ask(ids, now=now)
-    return [JobReport(job, held.get(job.pk, []), costs.get(job.pk), _is_overdue(job, now)) for job in jobs]
+    return [
+        JobReport(job, reasons.get(job.pk, ""), held.get(job.pk, []), costs.get(job.pk), _is_overdue(job, now))
+        for job in jobs
+    ]
 
 
 def _is_overdue(job: Job, now: datetime) -> bool:

@@ -69,7 +69,7 @@ class JobSerializer(serializers.Serializer[Any]):
     priority = serializers.IntegerField(source="job.priority")
     status = serializers.ChoiceField(source="job.status", choices=JobStatus.choices)
     block_reason = serializers.CharField(
-        source="job.block_reason", allow_blank=True, help_text="Why it is held, or why it waits."
+        source="reason", allow_blank=True, help_text="Why it is held, or why it waits."
     )
     submitted_by = serializers.CharField(source="job.submitted_by", allow_blank=True)
     estimated_duration_min = serializers.IntegerField(source="job.estimated_duration_min", allow_null=True)

@@ -86,6 +86,9 @@ COULD_RUN = """
            extract(epoch FROM %(now)s - job.submitted_at)::float8
       FROM jobs_job AS job
       JOIN jobs_waitperiod AS wait ON wait.job_id = job.id AND upper_inf(wait.during)
+      LEFT JOIN jobs_kindwait AS told
+             ON told.cluster_id = job.cluster_id AND coalesce(told.tenant_id, 0) = coalesce(job.tenant_id, 0)
+            AND told.gpu_type = job.gpu_type AND told.gpu_count = job.gpu_count AND upper_inf(told.during)
      CROSS JOIN LATERAL (
            SELECT free.model FROM free
             WHERE free.cluster_id = job.cluster_id AND free.gpus >= job.gpu_count
@@ -93,7 +96,9 @@ COULD_RUN = """
                    OR EXISTS (SELECT FROM unnest(string_to_array(job.gpu_type, '|')) AS entry
                                WHERE trim(entry) <> '' AND position(lower(trim(entry)) IN lower(free.model)) > 0))
             ORDER BY free.gpus DESC, free.model LIMIT 1) AS best
-     WHERE job.status = 'queued' AND wait.code IN ('scheduler', 'capacity')
+     WHERE job.status = 'queued'
+       AND CASE WHEN wait.code = 'kind' THEN coalesce(told.code, 'scheduler') ELSE wait.code END
+           IN ('scheduler', 'capacity')
 """
 
 

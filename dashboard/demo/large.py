@@ -85,11 +85,16 @@ QUEUE = """
                               submitted_by, image, env, submitted_at)
         SELECT %(first_cluster)s + 1 + number %% %(clusters)s, 1 + number %% %(tenants)s + %(first_tenant)s,
                'waits-' || number, 16, 'Model-' || 1 + number %% %(models)s, 1 + number %% 10, 'queued',
-               'Needs 16 GPUs; none are free.', 'seed', '', '{}', %(now)s - interval '1 second' * number
+               '', 'seed', '', '{}', %(now)s - interval '1 second' * number
           FROM generate_series(1, %(waiting)s) AS number
-        RETURNING id, submitted_at)
+        RETURNING id, submitted_at, cluster_id, tenant_id, gpu_type),
+    told AS (
+        INSERT INTO jobs_kindwait (cluster_id, tenant_id, gpu_type, gpu_count, code, figures, sentence, during)
+        SELECT cluster_id, tenant_id, gpu_type, 16, 'capacity', '{}', 'Needs 16 GPUs; none are free.',
+               tstzrange(min(submitted_at), NULL)
+          FROM waiter GROUP BY cluster_id, tenant_id, gpu_type)
     INSERT INTO jobs_waitperiod (job_id, code, figures, during)
-    SELECT id, 'capacity', '{}', tstzrange(submitted_at, NULL) FROM waiter
+    SELECT id, 'kind', '{}', tstzrange(submitted_at, NULL) FROM waiter
 """
 READINGS = """
     INSERT INTO clusters_latestreading (gpu_id, recorded_at, utilization_pct, memory_used_mb, memory_total_mb,

@@ -15,8 +15,8 @@ from django.utils.safestring import SafeString
 from dashboard import plots
 from gpufleet.common.errors import NotFound
 from gpufleet.common.panels import Panel, panel_on
-from jobs.models import Allocation, Job, WaitPeriod
-from jobs.queries import JobReport, Quote, describe, quote_of
+from jobs.models import Allocation, Job
+from jobs.queries import JobReport, Quote, describe, quote_of, waits_of
 from jobs.scheduler import explain_job
 
 NODES_SHOWN = 64
@@ -79,9 +79,9 @@ def explanation(request: HttpRequest, job_id: int) -> HttpResponse:
 
 
 def _waits(job: Job) -> Iterator[Stretch]:
-    for period in WaitPeriod.objects.filter(job=job).order_by("pk"):
-        css = "gf-held" if period.code == "held" else "gf-waited"
-        yield Stretch(css, f"waits: {period.code}", period.during.lower, period.during.upper)
+    for one in waits_of(job):
+        css = "gf-held" if one.code == "held" else "gf-waited"
+        yield Stretch(css, f"waits: {one.code}", one.start, one.end)
 
 
 def _runs(job: Job) -> Iterator[Stretch]:

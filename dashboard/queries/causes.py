@@ -62,21 +62,21 @@ ABOUT: Final[Mapping[Cause, About]] = {
         "A job that takes this model waited for the scheduler's next cycle while the GPU was free.",
         "Look at the age of the last scheduler cycle in /readyz and at the worker's load: the doorbell should start a "
         "job within a second or two.",
-        "admin:jobs_waitperiod_changelist",
-        "code=scheduler",
+        "admin:jobs_job_changelist",
+        "status__exact=queued",
     ),
     Cause.HELD_BY_QUOTA: About(
         "Idle, and demand was held by quota",
         "A job that takes this model waited because its tenant holds its full quota.",
         "Offer the tenants that wait a larger quota, or burst capacity at its own rate.",
-        "admin:jobs_waitperiod_changelist",
+        "admin:jobs_kindwait_changelist",
         "code=quota",
     ),
     Cause.FRAGMENTED: About(
         "Idle, and the free GPUs could not serve the demand together",
         "A job that takes this model needed more GPUs, or more on one node, than were free.",
         "Drain half-empty nodes so that whole ones come free, or ask for smaller jobs.",
-        "admin:jobs_waitperiod_changelist",
+        "admin:jobs_kindwait_changelist",
         "code=fragmented",
     ),
     Cause.NO_DEMAND: About(

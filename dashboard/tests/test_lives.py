@@ -47,8 +47,9 @@ pytestmark = pytest.mark.django_db(transaction=True)
 SILENT = timedelta(seconds=django_settings.NODE_SILENT_AFTER_SECONDS)
 TABLES = (
     "billing_billedrange, billing_invoiceline, billing_invoice, billing_rate, jobs_startestimate, jobs_jobevent, "
-    "jobs_waitperiod, jobs_allocation, jobs_job, jobs_schedulercycle, jobs_ledgerday, clusters_gpustateperiod, "
-    "clusters_gpu, clusters_node, clusters_cluster, clusters_nodewatch, tenants_tenant, apikeys_apikey"
+    "jobs_waitperiod, jobs_kindwait, jobs_allocation, jobs_job, jobs_schedulercycle, jobs_ledgerday, "
+    "clusters_gpustateperiod, clusters_gpu, clusters_node, clusters_cluster, clusters_nodewatch, tenants_tenant, "
+    "apikeys_apikey"
 )
 # Quotas are looked at when GPUs are given, since a lower quota evicts nobody; see ``_check_starts``.
 PROMISES = {name: query for name, query in BREACHES.items() if "quota" not in name}

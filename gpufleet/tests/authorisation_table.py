@@ -216,6 +216,7 @@ CONSOLE = [
     ModelRow("jobs.Run"),
     ModelRow("jobs.Allocation"),
     ModelRow("jobs.WaitPeriod"),
+    ModelRow("jobs.KindWait"),
     ModelRow("jobs.JobEvent"),
     ModelRow("jobs.SchedulerCycle"),
     ModelRow("billing.Rate", add=FINANCE),

@@ -24,7 +24,7 @@ REACH: Final = 400
 DAYS_AT_ONCE: Final = 120
 PATIENCE: Final = "2s"
 
-LEDGER: Final = ("jobs_allocation", "jobs_waitperiod", "clusters_gpustateperiod", "clusters_gpu")
+LEDGER: Final = ("jobs_allocation", "jobs_waitperiod", "jobs_kindwait", "clusters_gpustateperiod", "clusters_gpu")
 FIRST: Final = "SELECT min(lower(during)) FROM clusters_gpustateperiod"
 
 

@@ -67,6 +67,8 @@ held AS MATERIALIZED (
 
 # The pieces of one GPU and slot are merged into multiranges, and states and allocations are cut out of one another.
 # ``OFFSET 0`` looks each job up, of the few that waited in two parts of a day: PostgreSQL would read the whole table.
+# Jobs that wait as their kind does are taken together: while any of them waits, the kind's reasons of the time count,
+# and where it has none, they wait for the scheduler.
 # What an idle stretch met is read off a timeline: how long each kind of demand had lasted in all, at any time. From
 # ``froms[i]`` on it lasted for ``lasts[i]`` more, after ``before[i]``; ``width_bucket`` finds i, and a stretch met the
 # difference of its two ends. So a queue that changes its mind every second costs no more than a steady one.
@@ -95,12 +97,39 @@ unsold AS MATERIALIZED (
 waiting AS MATERIALIZED (
     SELECT job_id, code, during FROM jobs_waitperiod WHERE during && %(window)s::tstzmultirange
 ),
-asked AS (
-    SELECT job.cluster_id, job.gpu_type, demand.kind, range_agg(wait.during) AS spans
+waiters AS MATERIALIZED (
+    SELECT job.cluster_id, job.tenant, job.gpu_type, job.gpu_count, wait.code, range_agg(wait.during) AS spans
       FROM waiting AS wait
-      JOIN unnest(%(codes)s::text[], %(kinds)s::text[]) AS demand (code, kind) ON demand.code = wait.code
-     CROSS JOIN LATERAL (SELECT cluster_id, gpu_type FROM jobs_job WHERE id = wait.job_id OFFSET 0) AS job
-     GROUP BY job.cluster_id, job.gpu_type, demand.kind
+     CROSS JOIN LATERAL (SELECT cluster_id, coalesce(tenant_id, 0) AS tenant, gpu_type, gpu_count
+                           FROM jobs_job WHERE id = wait.job_id OFFSET 0) AS job
+     GROUP BY job.cluster_id, job.tenant, job.gpu_type, job.gpu_count, wait.code
+),
+told AS MATERIALIZED (
+    SELECT cluster_id, coalesce(tenant_id, 0) AS tenant, gpu_type, gpu_count, code, range_agg(during) AS spans
+      FROM jobs_kindwait
+     WHERE during && %(window)s::tstzmultirange
+     GROUP BY cluster_id, tenant, gpu_type, gpu_count, code
+),
+reasons AS (
+    SELECT cluster_id, gpu_type, code, spans FROM waiters WHERE code <> 'kind'
+     UNION ALL
+    SELECT cluster_id, gpu_type, told.code, waiters.spans * told.spans
+      FROM waiters JOIN told USING (cluster_id, tenant, gpu_type, gpu_count)
+     WHERE waiters.code = 'kind'
+     UNION ALL
+    SELECT cluster_id, gpu_type, 'scheduler', waiters.spans - coalesce(ever.spans, '{}')
+      FROM waiters
+      LEFT JOIN (SELECT cluster_id, tenant, gpu_type, gpu_count, range_agg(spans) AS spans
+                   FROM told
+                  GROUP BY cluster_id, tenant, gpu_type, gpu_count) AS ever
+           USING (cluster_id, tenant, gpu_type, gpu_count)
+     WHERE waiters.code = 'kind'
+),
+asked AS (
+    SELECT cluster_id, gpu_type, demand.kind, range_agg(spans) AS spans
+      FROM reasons
+      JOIN unnest(%(codes)s::text[], %(kinds)s::text[]) AS demand (code, kind) USING (code)
+     GROUP BY cluster_id, gpu_type, demand.kind
 ),
 wanted AS (
     SELECT asked.cluster_id, taken.model,

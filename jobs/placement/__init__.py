@@ -32,7 +32,7 @@ job the same reason while nobody holds a reservation, so that a queue in which n
 
 from jobs.placement.matching import matches, preferences, takes
 from jobs.placement.plans import Plan, plan
-from jobs.placement.queue import Kind, Queue, kind_of
+from jobs.placement.queue import Kind, Queue, Wish, kind_of
 from jobs.placement.shapes import (
     NodeView,
     Preempting,
@@ -65,6 +65,7 @@ __all__ = [
     "Wait",
     "WaitCode",
     "WaitingJob",
+    "Wish",
     "kind_of",
     "matches",
     "plan",

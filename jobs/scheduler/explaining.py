@@ -6,12 +6,11 @@ from datetime import datetime
 from itertools import groupby
 
 from django.db.models import Count
-from django.db.models.functions import Lower, Upper
 
-from jobs.models import Allocation, EstimateSource, Job, JobEvent, JobStatus, WaitPeriod
+from jobs.models import Allocation, EstimateSource, Job, JobEvent, JobStatus
 from jobs.placement import takes
 from jobs.placement.explaining import Blocker, Prospect, prospect_of
-from jobs.queries import get_job
+from jobs.queries import get_job, waits_of
 from jobs.scheduler.world import take_snapshot
 from jobs.services import keep_estimates
 
@@ -125,9 +124,9 @@ def _together(holdings: Collection[Holding]) -> list[Holding]:
 
 def _waited(job: Job, now: datetime) -> list[Waited]:
     seconds: dict[str, float] = {}
-    periods = WaitPeriod.objects.filter(job=job).order_by("pk").values_list("code", Lower("during"), Upper("during"))
-    for code, start, end in periods:
-        seconds[code] = seconds.get(code, 0.0) + max(0.0, ((end or now) - start).total_seconds())
+    for one in waits_of(job):
+        lasted = max(0.0, ((one.end or now) - one.start).total_seconds())
+        seconds[one.code] = seconds.get(one.code, 0.0) + lasted
     return [Waited(*item) for item in seconds.items()]
 
 

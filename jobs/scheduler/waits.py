@@ -1,151 +1,192 @@
-"""Writing down why jobs wait: only where it changed, set-based, in short transactions."""
+"""Writing down why jobs wait: for each kind of them, and for those that wait apart from theirs, only where it changed,
+set-based, in short transactions."""
 
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from django.db import connection, transaction
 
-from jobs.models import JobStatus
-from jobs.placement import Kind, Plan, Reason, WaitingJob, kind_of
+from jobs.models import AS_ITS_KIND, JobStatus
+from jobs.placement import Kind, Plan, Reason, kind_of
 from jobs.scheduler.pieces import write_in_pieces
-from jobs.scheduler.world import World
+from jobs.scheduler.world import Told, World
 from jobs.services import lock_waiting_jobs
 
+ROWS_IN_ONE_TRANSACTION = 1_000
 # A client's PATCH of one of these jobs waits for as long as a transaction lasts: a few hundredths of a second.
 JOBS_IN_ONE_TRANSACTION = 1_000
 
-# Each job with its reason; reasons are few and shared, so that they travel once.
-DECIDED = """
+KINDS = """
 WITH decided AS (
-    SELECT job_id, code, figures, sentence
-      FROM unnest(%(jobs)s::bigint[], %(numbers)s::int[]) AS job (job_id, number)
-      JOIN unnest(%(codes)s::text[], %(figures)s::jsonb[], %(sentences)s::text[]) WITH ORDINALITY
-           AS reason (code, figures, sentence, number) USING (number))
+    SELECT * FROM unnest(%(clusters)s::bigint[], %(tenants)s::bigint[], %(gpu_types)s::text[], %(gpu_counts)s::int[],
+                         %(codes)s::text[], %(figures)s::jsonb[], %(sentences)s::text[])
+        AS kind (cluster_id, tenant, gpu_type, gpu_count, code, figures, sentence))
 """
-CHANGED = f"""{DECIDED}
-SELECT decided.job_id
-  FROM decided
-  LEFT JOIN jobs_waitperiod AS period ON period.job_id = decided.job_id AND upper_inf(period.during)
- WHERE period.id IS NULL OR period.code <> decided.code OR period.figures <> decided.figures
+OPEN_ONE = """
+       told.cluster_id = decided.cluster_id AND coalesce(told.tenant_id, 0) = decided.tenant
+   AND told.gpu_type = decided.gpu_type AND told.gpu_count = decided.gpu_count AND upper_inf(told.during)
+"""
+# The same reason with other figures, and a reason that began at this very instant, stay one row. A kind of which nobody
+# waits any more has no code here.
+DROP = f"""{KINDS}
+DELETE FROM jobs_kindwait AS told
+ USING decided
+ WHERE {OPEN_ONE} AND decided.code IS NULL AND lower(told.during) >= %(now)s
 """  # noqa: S608  (SQL of this module alone)
+REFRESH = f"""{KINDS}
+UPDATE jobs_kindwait AS told
+   SET code = decided.code, figures = decided.figures, sentence = decided.sentence
+  FROM decided
+ WHERE {OPEN_ONE} AND (told.code = decided.code OR decided.code IS NOT NULL AND lower(told.during) >= %(now)s)
+"""  # noqa: S608
+CLOSE = f"""{KINDS}
+UPDATE jobs_kindwait AS told
+   SET during = tstzrange(lower(told.during), %(now)s)
+  FROM decided
+ WHERE {OPEN_ONE} AND told.code IS DISTINCT FROM decided.code
+"""  # noqa: S608
+OPEN = f"""{KINDS}
+INSERT INTO jobs_kindwait (cluster_id, tenant_id, gpu_type, gpu_count, code, figures, sentence, during)
+SELECT cluster_id, nullif(tenant, 0), gpu_type, gpu_count, code, figures, sentence, tstzrange(%(now)s, NULL)
+  FROM decided
+ WHERE decided.code IS NOT NULL AND NOT EXISTS (SELECT FROM jobs_kindwait AS told WHERE {OPEN_ONE})
+"""  # noqa: S608
 
-# The same reason with other figures, and a reason that began at this very instant, stay one period.
-REFRESH = f"""{DECIDED}
+JOBS = """
+WITH decided AS (
+    SELECT * FROM unnest(%(jobs)s::bigint[], %(codes)s::text[], %(figures)s::jsonb[], %(sentences)s::text[])
+        AS job (job_id, code, figures, sentence))
+"""
+REFRESH_JOBS = f"""{JOBS}
 UPDATE jobs_waitperiod AS period
    SET code = decided.code, figures = decided.figures
   FROM decided
  WHERE period.job_id = decided.job_id AND upper_inf(period.during)
    AND (period.code = decided.code OR lower(period.during) = %(now)s)
 """  # noqa: S608
-CLOSE = f"""{DECIDED}
+CLOSE_JOBS = f"""{JOBS}
 UPDATE jobs_waitperiod AS period
    SET during = tstzrange(lower(period.during), %(now)s)
   FROM decided
  WHERE period.job_id = decided.job_id AND upper_inf(period.during) AND period.code <> decided.code
 """  # noqa: S608
-OPEN = f"""{DECIDED}
+OPEN_JOBS = f"""{JOBS}
 INSERT INTO jobs_waitperiod (job_id, code, figures, during)
 SELECT job_id, code, figures, tstzrange(%(now)s, NULL)
   FROM decided
  WHERE NOT EXISTS (SELECT FROM jobs_waitperiod AS period
                     WHERE period.job_id = decided.job_id AND upper_inf(period.during))
 """  # noqa: S608
-SHOW = f"""{DECIDED}
-UPDATE jobs_job AS job
-   SET block_reason = decided.sentence
-  FROM decided
- WHERE job.id = decided.job_id AND job.block_reason <> decided.sentence
+SHOW = f"""{JOBS}
+UPDATE jobs_job AS job SET block_reason = decided.sentence FROM decided WHERE job.id = decided.job_id
 """  # noqa: S608
+COUNT_UP = """
+INSERT INTO jobs_schedulercycle (id, finished_at, duration_ms, jobs_started, jobs_waiting, told)
+VALUES (1, %s, 0, 0, 0, 1)
+    ON CONFLICT (id) DO UPDATE SET told = jobs_schedulercycle.told + 1
+RETURNING told
+"""
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiter:
-    """A job, and the number of its reason, counted from 1."""
-
-    job_id: int
-    number: int
+_Key = TypeVar("_Key", Kind, int)
 
 
 def write_waits(decided: Plan, world: World, now: datetime, *, up_to_date: int) -> None:
-    """Give every job its reason from ``now`` on. A job whose reason is on record as it is costs nothing.
+    """Give every job its reason from ``now`` on. A kind whose reason is on record as it is costs nothing, and so do its
+    jobs.
 
-    One that waits for the same reason with other figures gets them only if it is among the first ``up_to_date`` of the
-    queue: a GPU that comes free changes the figures of a whole queue, and would cost a write for each job of it.
+    A kind that waits for the same reason with other figures gets them only if one of its jobs is among the first
+    ``up_to_date`` of the queue: a GPU that comes free changes the figures of a whole queue.
     """
-    news = _other_code(decided, world)
-    same_code = _same_code(decided, [job for job in decided.waiting(up_to_date) if job.job_id not in news])
-    reasons = list({id(reason): reason for reason in (*news.values(), *same_code.values())}.values())
-    number_of = {id(reason): number for number, reason in enumerate(reasons, start=1)}
-    columns = _columns(reasons)
-    waiters = [_Waiter(job_id, number_of[id(reason)]) for job_id, reason in news.items()]
-    waiters += _other_figures([_Waiter(job_id, number_of[id(reason)]) for job_id, reason in same_code.items()], columns)
-    write_in_pieces(waiters, JOBS_IN_ONE_TRANSACTION, lambda piece: _write(piece, columns, now))
-    world.told({job_id: reason.code for job_id, reason in news.items()}, decided)
+    kinds = _news_of_kinds(decided, world, {kind_of(job) for job in decided.waiting(up_to_date)})
+    if kinds:
+        _, refused = write_in_pieces(kinds, ROWS_IN_ONE_TRANSACTION, lambda piece: _write_kinds(piece, world, now))
+        _remember(world.told_kinds, kinds, refused)
+    jobs = _news_of_jobs(decided, world)
+    if jobs:
+        _, faulty = write_in_pieces(jobs, JOBS_IN_ONE_TRANSACTION, lambda piece: _write_jobs(piece, world, now))
+        _remember(world.told_jobs, jobs, faulty)
 
 
-def _other_code(decided: Plan, world: World) -> dict[int, Reason]:
-    """The jobs that have another reason than is on record. Where a whole kind is told what it has been told already,
-    only those of it that are new are looked at."""
-    found = {}
-    untold: dict[Kind, list[int]] = defaultdict(list)
-    for job_id in world.untold:
-        if job_id in world.queue.jobs:
-            untold[kind_of(world.queue.jobs[job_id])].append(job_id)
-    left = {start.job.job_id for start in decided.starts}
+def _news_of_kinds(decided: Plan, world: World, head: set[Kind]) -> list[tuple[Kind, Reason | None]]:
+    news: list[tuple[Kind, Reason | None]] = [(kind, None) for kind in world.told_kinds if kind not in decided.reasons]
     for kind, reason in decided.reasons.items():
-        known = world.codes.get(kind) == reason.code
-        for job_id in untold[kind] if known else decided.jobs_of(kind):
-            if world.recorded[job_id] != reason.code and job_id not in left and job_id not in decided.exceptions:
-                found[job_id] = reason
+        told = world.told_kinds.get(kind)
+        if told is None or told.code != reason.code or (kind in head and told.figures != reason.figures):
+            news.append((kind, reason))
+    return news
+
+
+def _news_of_jobs(decided: Plan, world: World) -> list[tuple[int, Reason | None]]:
+    left = {start.job.job_id for start in decided.starts}
+    waiting = world.queue.jobs.keys() - left
+    news: list[tuple[int, Reason | None]] = [
+        (job_id, None) for job_id in world.told_jobs if job_id in waiting and job_id not in decided.exceptions
+    ]
     for job_id, reason in decided.exceptions.items():
-        if world.recorded[job_id] != reason.code:
-            found[job_id] = reason
-    return found
+        told = world.told_jobs.get(job_id)
+        if told is None or (told.code, told.figures) != (reason.code, reason.figures):
+            news.append((job_id, reason))
+    return news
 
 
-def _same_code(decided: Plan, jobs: Iterable[WaitingJob]) -> dict[int, Reason]:
-    return {job.job_id: decided.reason_of(job) for job in jobs}
-
-
-def _other_figures(waiters: Sequence[_Waiter], columns: dict[str, Any]) -> list[_Waiter]:
-    if not waiters:
-        return []
-    with connection.cursor() as cursor:
-        cursor.execute(CHANGED, _of(waiters, columns))
-        changed = {job_id for (job_id,) in cursor.fetchall()}
-    return [waiter for waiter in waiters if waiter.job_id in changed]
+def _remember(
+    told: dict[_Key, Told], news: Sequence[tuple[_Key, Reason | None]], refused: Sequence[tuple[_Key, Reason | None]]
+) -> None:
+    """What was written is on record from now on; what the database refused is tried again in the next cycle."""
+    not_written = {key for key, _ in refused}
+    for key, reason in news:
+        if key in not_written:
+            continue
+        if reason is None:
+            told.pop(key, None)
+        else:
+            told[key] = Told(reason.code, reason.figures)
 
 
 @transaction.atomic
-def _write(waiters: Sequence[_Waiter], reasons: dict[str, Any], now: datetime) -> int:
-    """The jobs are locked first: one that was cancelled meanwhile must not get an open period again."""
-    waiting = lock_waiting_jobs([waiter.job_id for waiter in waiters], now=now, statuses=[JobStatus.QUEUED])
-    still = [waiter for waiter in waiters if waiter.job_id in waiting]
-    parameters = {**_of(still, reasons), "now": now}
+def _write_kinds(kinds: Sequence[tuple[Kind, Reason | None]], world: World, now: datetime) -> int:
+    """No job is locked: whether one of the kind waits is said by its own period."""
+    parameters = {
+        "clusters": [kind.wish.cluster_id for kind, _ in kinds],
+        "tenants": [kind.tenant_id or 0 for kind, _ in kinds],
+        "gpu_types": [kind.wish.gpu_type for kind, _ in kinds],
+        "gpu_counts": [kind.wish.gpu_count for kind, _ in kinds],
+        **_columns([reason for _, reason in kinds]),
+        "now": now,
+    }
     with connection.cursor() as cursor:
-        for statement in (REFRESH, CLOSE, OPEN, SHOW):
+        for statement in (DROP, REFRESH, CLOSE, OPEN):
             cursor.execute(statement, parameters)
+        _count_up(cursor, world, now)
+    return len(kinds)
+
+
+@transaction.atomic
+def _write_jobs(jobs: Sequence[tuple[int, Reason | None]], world: World, now: datetime) -> int:
+    """The jobs are locked first: one that was cancelled meanwhile must not get an open period again."""
+    waiting = lock_waiting_jobs([job_id for job_id, _ in jobs], now=now, statuses=[JobStatus.QUEUED])
+    still = [(job_id, reason) for job_id, reason in jobs if job_id in waiting]
+    columns = _columns([reason for _, reason in still])
+    columns["codes"] = [code or AS_ITS_KIND for code in columns["codes"]]
+    parameters = {"jobs": [job_id for job_id, _ in still], **columns, "now": now}
+    with connection.cursor() as cursor:
+        for statement in (REFRESH_JOBS, CLOSE_JOBS, OPEN_JOBS, SHOW):
+            cursor.execute(statement, parameters)
+        _count_up(cursor, world, now)
     return len(still)
 
 
-def _columns(reasons: Sequence[Reason]) -> dict[str, Any]:
-    return {
-        "codes": [reason.code.value for reason in reasons],
-        "figures": [json.dumps(reason.figures) for reason in reasons],
-        "sentences": [reason.sentence[:500] for reason in reasons],
-    }
+def _count_up(cursor: Any, world: World, now: datetime) -> None:
+    cursor.execute(COUNT_UP, [now])
+    (world.count,) = cursor.fetchone()
 
 
-def _of(waiters: Sequence[_Waiter], reasons: dict[str, Any]) -> dict[str, Any]:
-    """These jobs with the reasons that are theirs: all reasons of a queue are far more than those of a piece of it."""
-    used = sorted({waiter.number for waiter in waiters})
-    number_of = {number: here for here, number in enumerate(used, start=1)}
+def _columns(reasons: Sequence[Reason | None]) -> dict[str, Any]:
     return {
-        **{name: [column[number - 1] for number in used] for name, column in reasons.items()},
-        "jobs": [waiter.job_id for waiter in waiters],
-        "numbers": [number_of[waiter.number] for waiter in waiters],
+        "codes": [None if reason is None else reason.code.value for reason in reasons],
+        "figures": [json.dumps({} if reason is None else reason.figures) for reason in reasons],
+        "sentences": ["" if reason is None else reason.sentence[:500] for reason in reasons],
     }

@@ -9,6 +9,7 @@ A world belongs to one process. It is forgotten when the server was started anew
 restored, and when an hour has passed, so that nothing that could go wrong with it stays wrong.
 """
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -17,23 +18,33 @@ from typing import Any, NamedTuple
 
 from django.db import connection
 
-from jobs.placement import Kind, NodeView, Plan, Preempting, Queue, RunningJob, Snapshot, TenantView, WaitingJob
+from jobs.models import AS_ITS_KIND
+from jobs.placement import Kind, NodeView, Preempting, Queue, RunningJob, Snapshot, TenantView, WaitingJob, Wish
 from jobs.placement.resting import FAILS_WITHIN, LONGEST_REST, Failure, resting
 from tenants.models import Tenant, TenantStatus
 
 FORGOTTEN_AFTER = timedelta(hours=1)
 
 HORIZON = """
-SELECT pg_snapshot_xmin(pg_current_snapshot())::text, pg_postmaster_start_time(),
-       pg_relation_filenode('jobs_job')::bigint
+SELECT pg_snapshot_xmin(pg_current_snapshot())::text, (SELECT told FROM jobs_schedulercycle),
+       pg_postmaster_start_time(), pg_relation_filenode('jobs_job')::bigint
 """
 CHANGED_JOBS = "SELECT DISTINCT job_id FROM jobs_jobevent WHERE xact >= %s::xid8"
 JOBS = """
 SELECT job.id, job.cluster_id, job.tenant_id, job.gpu_count, job.gpu_type, job.priority, job.submitted_at,
-       job.estimated_duration_min, job.claimed_at, job.status, job.preempt_at, job.preempt_for, wait.code
+       job.estimated_duration_min, job.claimed_at, job.status, job.preempt_at, job.preempt_for, wait.code, wait.figures
   FROM jobs_job AS job
   LEFT JOIN jobs_waitperiod AS wait ON wait.job_id = job.id AND upper_inf(wait.during)
  WHERE job.status IN ('queued', 'running') AND {which}
+"""
+TOLD_KINDS = """
+SELECT cluster_id, gpu_type, gpu_count, tenant_id, code, figures FROM jobs_kindwait WHERE upper_inf(during)
+"""
+TOLD_JOBS = """
+SELECT job.id, wait.code, wait.figures
+  FROM jobs_waitperiod AS wait
+  JOIN jobs_job AS job ON job.id = wait.job_id
+ WHERE upper_inf(wait.during) AND wait.code <> 'kind' AND job.status = 'queued'
 """
 HELD = """
 SELECT job_id, gpu_id, lower(during) FROM jobs_allocation AS held WHERE upper_inf(during) AND {which}
@@ -93,6 +104,13 @@ class GpuView(NamedTuple):
     from_then: datetime | None
 
 
+class Told(NamedTuple):
+    """Why a kind of jobs waits, or a job apart from its kind, as it is on record."""
+
+    code: str
+    figures: Mapping[str, Any]
+
+
 @dataclass(slots=True)
 class Holding:
     """A running job, and the GPUs that it holds."""
@@ -129,29 +147,26 @@ class World:
         self.retired: set[int] = set()
         self.clusters: list[tuple[Any, ...]] = []
         self.silent: list[int] = []
-        # Why each waiting job waits, as it is on record; those ``untold`` have changed since they were last told why.
-        self.recorded: dict[int, str | None] = {}
-        self.untold: set[int] = set()
-        # By kind, the reason that all have on record but those untold.
-        self.codes: dict[Kind, str] = {}
+        # Why each kind of waiting jobs waits, and each job that waits apart from its kind, as of the ``count``-th time
+        # that anybody was told.
+        self.count: int | None = None
+        self.told_kinds: dict[Kind, Told] = {}
+        self.told_jobs: dict[int, Told] = {}
         self.estimates: dict[int, datetime] = {}
         # By node, those of its last jobs that failed as soon as they had started, with nothing else since.
         self.failures: dict[int, list[Failure]] = {}
-
-    def told(self, codes: Mapping[int, str], decided: Plan) -> None:
-        """These jobs were told why they wait, so that everybody of the plan has been."""
-        self.recorded.update(codes)
-        self.codes = {kind: reason.code for kind, reason in decided.reasons.items()}
-        self.untold = {*decided.exceptions, *self.left_out}
 
     def refresh(self, now: datetime) -> None:
         """Take in what has been committed since the last refresh."""
         with connection.cursor() as cursor:
             cursor.execute(HORIZON)
-            horizon, *identity = cursor.fetchone()
+            horizon, count, *identity = cursor.fetchone()
             if self._is_stale(tuple(identity), now):
                 self._forget()
                 self.identity, self.loaded_at, self.since = tuple(identity), now, None
+            if self.since is None or count != self.count:
+                self._read_told(cursor)
+                self.count = count
             self._read_gpus(cursor, now)
             self._read_jobs(cursor, now)
             cursor.execute(CLUSTERS)
@@ -169,6 +184,16 @@ class World:
         if self.loaded_at is None or identity != self.identity:
             return True
         return not self.loaded_at <= now < self.loaded_at + FORGOTTEN_AFTER
+
+    def _read_told(self, cursor: Any) -> None:
+        """Another process has run a cycle, or this one is new."""
+        cursor.execute(TOLD_KINDS)
+        self.told_kinds = {
+            Kind(Wish(cluster_id, gpu_type, gpu_count), tenant_id): Told(code, json.loads(figures))
+            for cluster_id, gpu_type, gpu_count, tenant_id, code, figures in cursor.fetchall()
+        }
+        cursor.execute(TOLD_JOBS)
+        self.told_jobs = {job_id: Told(code, json.loads(figures)) for job_id, code, figures in cursor.fetchall()}
 
     def _read_gpus(self, cursor: Any, now: datetime) -> None:
         which = GPU_MATTERS if self.since is None else GPU_CHANGED
@@ -248,8 +273,7 @@ class World:
         self.queue.remove(job_id)
         self.later.pop(job_id, None)
         self.left_out.pop(job_id, None)
-        self.recorded.pop(job_id, None)
-        self.untold.discard(job_id)
+        self.told_jobs.pop(job_id, None)
         holding = self.running.pop(job_id, None)
         if holding is not None:
             self.held[holding.job.tenant_id] -= len(holding.gpu_ids)
@@ -272,12 +296,12 @@ class World:
             gpu_ids[job_id].append(gpu_id)
             begun[job_id] = min(begun.get(job_id, start), start)
         waiting = []
-        for *fields, status, preempt_at, preempt_for, code in rows:
+        for *fields, status, preempt_at, preempt_for, code, figures in rows:
             job = WaitingJob(*fields)
             if status == "queued":
                 waiting.append(job)
-                self.recorded[job.job_id] = code
-                self.untold.add(job.job_id)
+                if code != AS_ITS_KIND:
+                    self.told_jobs[job.job_id] = Told(code or "", json.loads(figures or "{}"))
             elif job.job_id in gpu_ids:
                 self._hold(job, gpu_ids[job.job_id], begun[job.job_id], preempt_at, preempt_for)
         for job in sorted(waiting, key=lambda one: (one.submitted_at, one.job_id)):

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
-from typing import Any
 
 from django.db import connection, transaction
 from django.db.backends.postgresql.psycopg_any import DateTimeTZRange
@@ -12,7 +11,7 @@ from django.db.models.functions import Lower
 from gpufleet.common.errors import Conflict, DomainError, FieldProblem, InvalidInput, NotFound
 from gpufleet.common.locks import lock_rows
 from gpufleet.common.ports import Port
-from jobs.models import Allocation, EstimateSource, Job, JobEvent, JobStatus, StartEstimate, WaitPeriod
+from jobs.models import AS_ITS_KIND, Allocation, EstimateSource, Job, JobEvent, JobStatus, StartEstimate, WaitPeriod
 from jobs.placement import WaitCode, sentence
 from jobs.queries import billed_until
 from jobs.states import CANCELLED, ENDED, FAILED, QUEUED, RUNNING, WAITING, legal_moves, scheduler_sources
@@ -226,11 +225,11 @@ def _hold(job: Job, *, actor: str, reason: str, now: datetime) -> Job:
     if not reason:
         detail = "block_reason says why the job is held; it is required when status is blocked."
         raise InvalidInput(FieldProblem("#/block_reason", "required", detail))
-    return _wait_on(job, JobStatus.BLOCKED, WaitCode.HELD, {"reason": reason}, actor=actor, reason=reason, now=now)
+    return _wait_on(job, JobStatus.BLOCKED, actor=actor, reason=reason, now=now)
 
 
 def _release(job: Job, *, actor: str, reason: str, now: datetime) -> Job:
-    job = _wait_on(job, JobStatus.QUEUED, WaitCode.SCHEDULER, {}, actor=actor, reason=reason, now=now)
+    job = _wait_on(job, JobStatus.QUEUED, actor=actor, reason=reason, now=now)
     ring_doorbell()
     return job
 
@@ -245,14 +244,12 @@ def requeue_job(
     return _release(job, actor=actor, reason=reason, now=now)
 
 
-def _wait_on(
-    job: Job, status: str, code: WaitCode, figures: dict[str, Any], *, actor: str, reason: str, now: datetime
-) -> Job:
+def _wait_on(job: Job, status: JobStatus, *, actor: str, reason: str, now: datetime) -> Job:
     before, job.status = job.status, status
     _forget_preemption(job)
     now = max([now, *_open_waits(job).values_list(Lower("during"), flat=True)])  # Clocks differ; the ledger goes on.
     close_waits([job.pk], now)
-    begin_wait(job, code, figures, now=now)
+    begin_wait(job, reason, now=now)
     note(job, from_status=before, actor=actor, reason=reason, now=now)
     return job
 
@@ -266,9 +263,11 @@ def _open_waits(job: Job) -> QuerySet[WaitPeriod]:
     return WaitPeriod.objects.filter(job=job, during__upper_inf=True)
 
 
-def begin_wait(job: Job, code: WaitCode, figures: dict[str, Any], *, now: datetime) -> None:
-    """Open a period of waiting, and say so on the job, which is saved."""
-    job.block_reason = sentence(code, figures)[:500]
+def begin_wait(job: Job, reason: str, *, now: datetime) -> None:
+    """Open a period of waiting, as the job's kind does or on hold for ``reason``, and save the job, which says so."""
+    is_held = job.status == JobStatus.BLOCKED
+    code, figures = (WaitCode.HELD, {"reason": reason}) if is_held else (AS_ITS_KIND, {})
+    job.block_reason = sentence(WaitCode.HELD, figures)[:500] if is_held else ""
     job.save()
     WaitPeriod.objects.create(job=job, code=code, figures=figures, during=DateTimeTZRange(now, None))
 

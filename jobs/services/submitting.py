@@ -11,8 +11,8 @@ from django.db.models import Count
 
 from clusters.models import GPU, Cluster
 from gpufleet.common.errors import Conflict, FieldProblem, InvalidInput
-from jobs.models import Job, JobEvent, WaitPeriod
-from jobs.placement import WaitCode, sentence, takes
+from jobs.models import AS_ITS_KIND, Job, JobEvent, WaitPeriod
+from jobs.placement import takes
 from jobs.services.moving import begin_wait, note, ring_doorbell
 from tenants.models import Tenant, TenantStatus
 
@@ -76,7 +76,7 @@ def submit_job(
     if tenant_id is not None:
         _check_tenant(tenant_id, job.gpu_count)
     _check_hardware(job)
-    begin_wait(job, WaitCode.SCHEDULER, {}, now=now)
+    begin_wait(job, "", now=now)
     note(job, from_status="", actor=actor, reason="submitted", now=now)
     ring_doorbell()
     return job
@@ -93,11 +93,9 @@ def submit_jobs(*, wishes: Sequence[JobWish], actor: str, now: datetime) -> list
     checks = _Checks()
     for index, job in enumerate(jobs):
         checks.check(job, index)
-    for job in jobs:
-        job.block_reason = sentence(WaitCode.SCHEDULER, {})
     Job.objects.bulk_create(jobs)
     during = DateTimeTZRange(now, None)
-    WaitPeriod.objects.bulk_create(WaitPeriod(job=job, code=WaitCode.SCHEDULER, during=during) for job in jobs)
+    WaitPeriod.objects.bulk_create(WaitPeriod(job=job, code=AS_ITS_KIND, during=during) for job in jobs)
     JobEvent.objects.bulk_create(
         JobEvent(job=job, at=now, to_status=job.status, actor=actor, reason="submitted") for job in jobs
     )

@@ -9,8 +9,7 @@ from django.db.backends.postgresql.psycopg_any import DateTimeTZRange
 
 from clusters.models import GPU
 from clusters.tests.factories import make_cluster
-from jobs.models import Allocation, Job, JobStatus, WaitPeriod
-from jobs.placement import WaitCode
+from jobs.models import AS_ITS_KIND, Allocation, Job, JobStatus, WaitPeriod
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
@@ -29,7 +28,7 @@ def make_job(name: str | None = None, **fields: Any) -> Job:
         fields.setdefault("ended_at", at)
     job = Job.objects.create(name=name or f"job-{next(_numbers)}", **fields)
     if status == JobStatus.QUEUED:
-        WaitPeriod.objects.create(job=job, code=WaitCode.SCHEDULER, during=DateTimeTZRange(at, None))
+        WaitPeriod.objects.create(job=job, code=AS_ITS_KIND, during=DateTimeTZRange(at, None))
     return job
 
 

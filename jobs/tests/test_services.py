@@ -1,6 +1,6 @@
 """Submitting and moving jobs, at instants of our choosing."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -10,8 +10,8 @@ from clusters.models import Cluster, Node
 from clusters.tests.factories import make_cluster, make_node
 from gpufleet.common.errors import InvalidInput, NotFound
 from jobs import services
-from jobs.models import Allocation, Job, JobEvent, JobStatus, WaitPeriod
-from jobs.queries import billed_until
+from jobs.models import Allocation, Job, JobEvent, JobStatus
+from jobs.queries import billed_until, waits_of
 from jobs.scheduler import run_cycle
 from jobs.services import IllegalMove, NoSuchHardware, OverQuota, TenantInactive
 from jobs.states import MOVES
@@ -35,6 +35,10 @@ def submit(node: Node, **fields: Any) -> Job:
     return services.submit_job(cluster_id=node.cluster_id, name="train", actor="key:1", now=NOW, **fields)
 
 
+def waits(job: Job) -> list[tuple[str, datetime, datetime | None]]:
+    return [(one.code, one.start, one.end) for one in waits_of(job)]
+
+
 def move(job: Job, status: str, reason: str = "", minutes: int = 1, **fields: Any) -> Job:
     now = NOW + minutes * MINUTE
     return services.change_status(job_id=job.pk, status=status, reason=reason, actor="key:1", now=now, **fields)
@@ -49,8 +53,7 @@ def test_a_submitted_job_waits_for_the_scheduler_and_rings_after_the_commit(
     assert rings == []
     callbacks[0]()
     assert rings == [1]
-    period = WaitPeriod.objects.get()
-    assert (period.code, period.during.lower, period.during.upper) == ("scheduler", NOW, None)
+    assert waits(job) == [("scheduler", NOW, None)]
     event = JobEvent.objects.get()
     assert (event.from_status, event.to_status, event.actor, event.reason) == ("", "queued", "key:1", "submitted")
 
@@ -144,8 +147,7 @@ def test_a_hold_has_its_reason_and_its_period_and_a_release_ends_it(node: Node) 
     assert move(job, "blocked", "waits for data", minutes=1).block_reason == "On hold: waits for data"
     move(job, "queued", minutes=2)
     move(job, "cancelled", minutes=3)
-    periods = WaitPeriod.objects.order_by("pk").values_list("code", Lower("during"), Upper("during"))
-    assert list(periods) == [
+    assert waits(job) == [
         ("scheduler", NOW, NOW + MINUTE),
         ("held", NOW + MINUTE, NOW + 2 * MINUTE),
         ("scheduler", NOW + 2 * MINUTE, NOW + 3 * MINUTE),
@@ -158,9 +160,9 @@ def test_a_clients_clock_behind_the_schedulers_is_no_error(node: Node, status: s
     job = make_job(cluster=node.cluster, gpu_count=5)
     run_cycle(now=NOW + 2 * MINUTE)
     assert move(job, status, "data", minutes=1).status == status
-    periods = list(WaitPeriod.objects.order_by("pk").values_list("code", Lower("during"), Upper("during")))
-    assert periods[0] == ("scheduler", NOW, NOW + 2 * MINUTE)
-    assert periods[1:] == ([("held", NOW + 2 * MINUTE, None)] if status == "blocked" else [])
+    periods = waits(job)
+    assert periods[0] == ("scheduler", NOW, NOW + MINUTE)
+    assert periods[1:] == ([("held", NOW + MINUTE, None)] if status == "blocked" else [])
 
 
 def test_a_requeued_job_gives_its_gpus_back_and_waits_anew_with_its_age(node: Node) -> None:
@@ -170,8 +172,7 @@ def test_a_requeued_job_gives_its_gpus_back_and_waits_anew_with_its_age(node: No
     assert (moved.status, moved.started_at, moved.submitted_at) == ("queued", None, NOW)
     during = list(Allocation.objects.values_list(Lower("during"), Upper("during")))
     assert during == [(NOW + MINUTE, NOW + 5 * MINUTE)] * 2
-    periods = list(WaitPeriod.objects.order_by("pk").values_list("code", Lower("during"), Upper("during")))
-    assert periods == [("scheduler", NOW, NOW + MINUTE), ("scheduler", NOW + 5 * MINUTE, None)]
+    assert waits(job) == [("scheduler", NOW, NOW + MINUTE), ("scheduler", NOW + 5 * MINUTE, None)]
     last = JobEvent.objects.order_by("pk").last()
     assert (last.from_status, last.to_status, last.reason) == ("running", "queued", "a newer image")  # type: ignore[union-attr]  # it is there
     run_cycle(now=NOW + 6 * MINUTE)

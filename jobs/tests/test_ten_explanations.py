@@ -204,7 +204,7 @@ def check_surroundings(world: World, said: dict[str, Any], job: Job, models: Seq
     holders = {(one["model"], one["tenant"], one["gpus"], one["jobs"]) for one in said["holders"]}
     assert holders == set(sql(HOLDERS, world.east.pk, list(models)))
     assert said["running_without_estimate"] == sql(UNKNOWN, world.east.pk)[0][0]
-    query = "SELECT code, upper(during) - lower(during) FROM jobs_waitperiod WHERE job_id = %s ORDER BY id"
+    query = "SELECT code, upper(during) - lower(during) FROM jobs_wait WHERE job_id = %s ORDER BY during"
     for one, (code, lasted) in zip(said["waited"], sql(query, job.pk), strict=True):
         assert one["code"] == code
         assert lasted is None or one["seconds"] == lasted.total_seconds()

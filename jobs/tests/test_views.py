@@ -161,7 +161,8 @@ def test_an_array_is_submitted_whole_in_its_order(api: APIClient, node: Node) ->
     ]
     assert api.post("/api/jobs", wishes, headers={"Idempotency-Key": "batch"}).json() == answer.json()
     assert [job.events.get().reason for job in Job.objects.all()] == ["submitted"] * 3
-    assert [job.wait_periods.get().code for job in Job.objects.all()] == ["scheduler"] * 3
+    assert [one["block_reason"] for one in answer.json()] == ["Waits for the scheduler's next cycle."] * 3
+    assert [job.wait_periods.get().during.upper for job in Job.objects.all()] == [None] * 3
 
 
 def test_an_array_with_one_bad_job_is_refused_whole(api: APIClient, node: Node) -> None:
