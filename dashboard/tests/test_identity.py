@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -17,11 +18,13 @@ from django.db.backends.postgresql.psycopg_any import DateTimeTZRange
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clusters.models import GPU, GPUStatePeriod
+from clusters.models import GPU, Cluster, GPUStatePeriod
 from clusters.tests.factories import make_cluster, make_node
 from jobs import ledger
 from jobs.ledger import Account, By, Group, Scope, Sold
-from jobs.models import Allocation, Job, WaitPeriod
+from jobs.models import AS_ITS_KIND, Allocation, Job, KindWait, WaitPeriod
+from jobs.queries import waits_of
+from tenants.models import Tenant
 from tenants.tests.factories import alice, bob
 
 pytestmark = pytest.mark.django_db
@@ -76,9 +79,20 @@ class Device:
 
 
 @dataclass(frozen=True)
-class Waiter:
+class Kind:
+    """What alike jobs have in common; ``tenant`` by its place, 0 is none."""
+
     cluster: int
     gpu_type: str
+    tenant: int = 0
+    gpus: int = 1
+
+
+@dataclass(frozen=True)
+class Waiter:
+    """Waits for reasons of its own, or where it is AS_ITS_KIND for those of its kind."""
+
+    kind: Kind
     reasons: list[Stretch]
 
 
@@ -86,6 +100,7 @@ class Waiter:
 class History:
     devices: list[Device]
     waiters: list[Waiter]
+    told: dict[Kind, list[Stretch]] = field(default_factory=dict)
 
 
 @dataclass
@@ -122,12 +137,10 @@ devices = st.builds(
     states=stretches(st.sampled_from(STATES), 4),
     allocations=stretches(st.tuples(st.integers(0, 2), st.sampled_from(PRICES)), 3),
 )
-waiters = st.builds(
-    Waiter,
-    cluster=st.integers(0, 1),
-    gpu_type=st.sampled_from(list(TAKES)),
-    reasons=stretches(st.sampled_from(list(KINDS)), 3),
+kinds = st.builds(
+    Kind, st.integers(0, 1), st.sampled_from(list(TAKES)), tenant=st.integers(0, 1), gpus=st.integers(1, 2)
 )
+waiters = st.builds(Waiter, kinds, reasons=stretches(st.sampled_from([*KINDS, AS_ITS_KIND, AS_ITS_KIND]), 3))
 
 
 def busy_history(seed: int) -> History:
@@ -145,14 +158,18 @@ def busy_history(seed: int) -> History:
         return Device(dice.choice([0, 1, 1, 2]), dice.choice(MODELS), states, sold)
 
     def waiter() -> Waiter:
-        codes = ["quota", "fragmented", "capacity", "scheduler", dice.choice(list(KINDS))]
+        codes = ["quota", "fragmented", "scheduler", AS_ITS_KIND, AS_ITS_KIND, dice.choice(list(KINDS))]
         reasons = some(lambda: dice.choice(codes), 6, chance=0.7)
-        return Waiter(dice.choice([0, 0, 0, 1]), dice.choice(["", "", "", *TAKES]), reasons)
+        kind = Kind(dice.choice([0, 0, 0, 1]), dice.choice(["", "", "", *TAKES]), dice.randrange(2), dice.randint(1, 2))
+        return Waiter(kind, reasons)
 
-    return History([device() for _ in range(5)], [waiter() for _ in range(dice.randint(2, 7))])
+    waiters = [waiter() for _ in range(dice.randint(2, 7))]
+    told = {one.kind: some(lambda: dice.choice(list(KINDS)), 6, chance=0.7) for one in waiters}
+    return History([device() for _ in range(5)], waiters, told)
 
 
-histories = st.builds(History, st.lists(devices, max_size=5), st.lists(waiters, max_size=5)) | st.builds(
+told_kinds = st.dictionaries(kinds, stretches(st.sampled_from(list(KINDS)), 3), max_size=4)
+histories = st.builds(History, st.lists(devices, max_size=5), st.lists(waiters, max_size=5), told_kinds) | st.builds(
     busy_history, st.integers(0, 2**32)
 )
 windows = st.tuples(st.integers(-20, SECONDS + 20), st.integers(-20, SECONDS + 20)).map(sorted)
@@ -187,10 +204,14 @@ def write(history: History) -> World:
         for gpu, device in zip(gpus, history.devices, strict=True)
         for stretch in device.allocations
     )
-    for waiter in history.waiters:
-        job = Job.objects.create(
-            cluster=clusters[waiter.cluster], name="waiter", gpu_type=waiter.gpu_type, submitted_at=BEGINNING
+    for kind, reasons in history.told.items():
+        KindWait.objects.bulk_create(
+            KindWait(code=stretch.what, during=stretch.during, **columns_of(kind, clusters, tenants))
+            for stretch in reasons
         )
+    for waiter in history.waiters:
+        columns = columns_of(waiter.kind, clusters, tenants)
+        job = Job.objects.create(name="waiter", submitted_at=BEGINNING, **columns)
         WaitPeriod.objects.bulk_create(
             WaitPeriod(job=job, code=stretch.what, during=stretch.during) for stretch in waiter.reasons
         )
@@ -202,6 +223,21 @@ def write(history: History) -> World:
     )
 
 
+def columns_of(kind: Kind, clusters: list[Cluster], tenants: list[Tenant | None]) -> dict[str, Any]:
+    """A job has them, and what its kind is told."""
+    cluster, tenant = clusters[kind.cluster], tenants[kind.tenant]
+    return {"cluster": cluster, "tenant": tenant, "gpu_type": kind.gpu_type, "gpu_count": kind.gpus}
+
+
+def codes_of(history: History, waiter: Waiter, second: int) -> list[str]:
+    """What the job waits for in that second, if it does."""
+    codes: list[str] = [stretch.what for stretch in waiter.reasons if stretch.covers(second)]
+    if codes != [AS_ITS_KIND]:
+        return codes
+    told = [stretch.what for stretch in history.told.get(waiter.kind, []) if stretch.covers(second)]
+    return told or ["scheduler"]
+
+
 def kind_of(history: History, device: Device, second: int) -> str | None:
     """What one second of one GPU was; None when the GPU was not registered."""
     if any(stretch.covers(second) for stretch in device.allocations):
@@ -210,11 +246,10 @@ def kind_of(history: History, device: Device, second: int) -> str | None:
     if state != "available":
         return state
     reasons = {
-        KINDS[stretch.what]
+        KINDS[code]
         for waiter in history.waiters
-        if waiter.cluster == NODES_CLUSTER[device.node] and device.model in TAKES[waiter.gpu_type]
-        for stretch in waiter.reasons
-        if stretch.covers(second)
+        if waiter.kind.cluster == NODES_CLUSTER[device.node] and device.model in TAKES[waiter.kind.gpu_type]
+        for code in codes_of(history, waiter, second)
     }
     return next((kind for kind in PRECEDENCE if kind in reasons), "no_demand")
 
@@ -279,6 +314,21 @@ def test_the_ledger_agrees_with_counting_second_by_second(
         assert_identity(row)
     expected = {group: dict(counts) for group, counts in count(history, world, by, low, high, cuts).items()}
     assert {row.group: as_counts(row) for row in rows} == expected
+
+
+@given(histories)
+@settings(many_examples, max_examples=60)
+def test_each_jobs_waits_are_its_own_and_those_of_its_kind(db: None, history: History) -> None:
+    with transaction.atomic():
+        write(history)
+        jobs = Job.objects.filter(name="waiter").order_by("pk")
+        found = [waits_of(job) for job in jobs]
+        transaction.set_rollback(True)
+    for waiter, waits in zip(history.waiters, found, strict=True):
+        assert all(one.end is None or one.end == other.start or one.end < other.start for one, other in pairwise(waits))
+        for second in range(-1, SECONDS + 1):
+            now = [one.code for one in waits if one.start <= at(second) and (one.end is None or at(second) < one.end)]
+            assert now == codes_of(history, waiter, second)
 
 
 @given(histories, windows, st.sampled_from([0, 1]), st.sampled_from(MODELS))

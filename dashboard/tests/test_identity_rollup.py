@@ -18,6 +18,7 @@ from dashboard.tests.test_identity import (
     MODELS,
     Device,
     History,
+    Kind,
     Stretch,
     Waiter,
     at,
@@ -158,7 +159,7 @@ def busy_days() -> History:
     states = [Stretch(0, 200, "available"), Stretch(200, 250, "unhealthy"), Stretch(250, None, "available")]
     sold = [Stretch(10, 190, (1, None)), Stretch(300, None, (2, None))]
     other = Device(2, "H100", [Stretch(0, None, "available")], [])
-    return History([Device(0, "H100", states, sold), other], [Waiter(1, "", [Stretch(0, None, "quota")])])
+    return History([Device(0, "H100", states, sold), other], [Waiter(Kind(1, ""), [Stretch(0, None, "quota")])])
 
 
 def rolled() -> list[date]:

@@ -46,7 +46,7 @@ class Turns:
         for priority in sorted(self.queue.by_priority):
             if is_over():
                 break
-            self._take_fairly(self.queue.by_priority[priority], serve, is_hopeless)
+            self._take_fairly(self.queue.by_priority[priority], serve, is_hopeless, is_over)
 
     def _take_aged(self, serve: Callable[[WaitingJob], bool], is_hopeless: Callable[[Line], bool]) -> None:
         heads = [head for line in self.queue.aged(self.now) if (head := self._aged_head(line)) is not None]
@@ -63,6 +63,7 @@ class Turns:
         lines: Collection[Line],
         serve: Callable[[WaitingJob], bool],
         is_hopeless: Callable[[Line], bool],
+        is_over: Callable[[], bool],
     ) -> None:
         """Of the tenants, whose share is smallest goes next; of its lines, the one whose head is the oldest."""
         by_tenant: dict[int | None, list[_Head]] = defaultdict(list)
@@ -73,7 +74,7 @@ class Turns:
             heapq.heapify(heads)
         turns = [(self.quotas.share(pk), *heads[0][:2], pk) for pk, heads in by_tenant.items()]
         heapq.heapify(turns)
-        while turns:
+        while turns and not is_over():
             tenant_id = turns[0][-1]
             heads = by_tenant[tenant_id]
             line = heads[0][-1]

@@ -224,8 +224,8 @@ class Planner:
         aged = self._is_aged(job)
         if (wish_of(job), aged) in self.unreservable:
             return
-        shadows = [(model, self.shadow_of(job, model)) for model in self.models(job)]
-        found = [(model, one) for model, one in shadows if one is not None and (aged or one.at < NEVER)]
+        shadows = [(model, self.shadow_of(job, model, known=not aged)) for model in self.models(job)]
+        found = [(model, one) for model, one in shadows if one is not None]
         if not found:
             self.unreservable |= {(wish_of(job), aged), (wish_of(job), False)}
             return
@@ -236,11 +236,12 @@ class Planner:
         for node_id, spare in first.spare.items():
             pool.keep(node_id, max(0, len(pool.free.setdefault(node_id, [])) - spare))
 
-    def shadow_of(self, job: WaitingJob, model: str) -> Shadow | None:
-        """When the job could have its GPUs of this model, if nothing else started, and which."""
+    def shadow_of(self, job: WaitingJob, model: str, *, known: bool = False) -> Shadow | None:
+        """When the job could have its GPUs of this model, if nothing else started, and which; None where it never
+        could, or where it is ``known`` of too few of those that run when they end."""
         pool = self.pools[job.cluster_id][model]
         free = {node_id: len(gpus) + len(pool.kept.get(node_id, ())) for node_id, gpus in pool.free.items()}
-        ends = self.ends(job.cluster_id, model)
+        ends = self.ends(job.cluster_id, model, known=known)
         return shadow(free, ends, job.gpu_count, one_node=job.gpu_count <= pool.largest_node)
 
     @cached_property
@@ -252,16 +253,17 @@ class Planner:
                 found[running.cluster_id, running.model].append(running)
         return found
 
-    def ends(self, cluster_id: int, model: str) -> list[End]:
-        """When what runs, and what this plan has started, gives its GPUs of the cluster's model back. What is being
-        preempted gives them to another."""
+    def ends(self, cluster_id: int, model: str, *, known: bool = False) -> list[End]:
+        """When what runs, and what this plan has started, gives its GPUs of the cluster's model back; those alone of
+        which it is ``known``. What is being preempted gives them to another."""
         ends = []
         for running in self.running_on.get((cluster_id, model), ()):
-            at = running.ends_at(self.now) or NEVER
-            ends += [End(at, *node) for node in running.nodes.items()]
+            at = running.ends_at(self.now)
+            if at is not None or not known:
+                ends += [End(at or NEVER, *node) for node in running.nodes.items()]
         for start in self.starts:
-            if start.job.cluster_id == cluster_id and start.model == model:
-                minutes = start.job.minutes
+            minutes = start.job.minutes
+            if start.job.cluster_id == cluster_id and start.model == model and not (known and minutes is None):
                 at = NEVER if minutes is None else self.now + timedelta(minutes=minutes)
                 ends += [End(at, *node) for node in start.nodes.items()]
         return ends

@@ -13,7 +13,7 @@ from datetime import datetime
 
 from django.db import connection
 
-from jobs.models import EstimateSource, SchedulerCycle
+from jobs.models import EstimateSource
 from jobs.placement import Plan, plan
 from jobs.scheduler.reaping import preempt, preempt_due, reap
 from jobs.scheduler.starting import start_jobs
@@ -27,6 +27,14 @@ MOST_PLANS = 3
 # So many jobs at the head of the queue show the figures of this very cycle; those behind them show the figures as they
 # were when their reason was last written. An explanation gives everybody's figures as they are now.
 FIGURES_UP_TO_DATE = 100
+
+WRITE_CYCLE = """
+INSERT INTO jobs_schedulercycle AS cycle (id, finished_at, duration_ms, jobs_started, jobs_waiting)
+VALUES (1, %s, %s, %s, %s)
+    ON CONFLICT (id) DO UPDATE
+   SET finished_at = excluded.finished_at, duration_ms = excluded.duration_ms,
+       jobs_started = excluded.jobs_started, jobs_waiting = excluded.jobs_waiting
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +145,5 @@ def _keep_estimates(decided: Plan, world: World, now: datetime) -> None:
 
 
 def _write_cycle(now: datetime, duration_ms: float, started: int, waiting: int) -> None:
-    cycle = SchedulerCycle(pk=1, finished_at=now, duration_ms=duration_ms, jobs_started=started, jobs_waiting=waiting)
-    SchedulerCycle.objects.bulk_create(
-        [cycle],
-        update_conflicts=True,
-        unique_fields=["id"],
-        update_fields=["finished_at", "duration_ms", "jobs_started", "jobs_waiting"],
-    )
+    with connection.cursor() as cursor:
+        cursor.execute(WRITE_CYCLE, [now, duration_ms, started, waiting])

@@ -4,17 +4,17 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, NamedTuple
 
 from django.db import connection, transaction
 
-from gpufleet.common.locks import lock_rows
 from jobs.models import JobStatus
 from jobs.placement import Start
 from jobs.queries import LockedRate, rate_book
 from jobs.scheduler.pieces import write_in_pieces
-from jobs.services import close_waits, lock_waiting_jobs
+from jobs.services import take_from_queue
 from jobs.states import scheduler_sources
-from tenants.models import Tenant, TenantStatus
+from tenants.models import Tenant
 
 JOBS_IN_ONE_TRANSACTION = 500
 
@@ -22,19 +22,36 @@ ALLOCATE = """
 COPY jobs_allocation (job_id, gpu_id, tenant_id, during, rate_id, price_per_gpu_hour, currency) FROM STDIN
 """
 
-LOCK_GPUS = """
-SELECT id, state = 'available' AND retired_at IS NULL FROM clusters_gpu WHERE id = ANY(%s) ORDER BY id FOR NO KEY UPDATE
+# These, and where one of them borrows also all who lend.
+LOCK_TENANTS = """
+SELECT id, gpu_quota, status = 'active', lends_idle_quota, borrow_limit
+  FROM tenants_tenant
+ WHERE id = ANY(%(tenants)s)
+    OR lends_idle_quota
+       AND EXISTS (SELECT FROM tenants_tenant AS one WHERE one.id = ANY(%(tenants)s) AND one.borrow_limit > 0)
+ ORDER BY id FOR NO KEY UPDATE
 """
-HELD = """
-SELECT tenant_id, count(*) FROM jobs_allocation WHERE tenant_id = ANY(%s) AND upper_inf(during) GROUP BY tenant_id
+# The GPUs that take jobs, and what the tenants hold, whose locks were taken before.
+LOCK_GPUS = """
+WITH gpu AS MATERIALIZED (
+    SELECT id, state = 'available' AND retired_at IS NULL AS takes_jobs
+      FROM clusters_gpu WHERE id = ANY(%(gpus)s) ORDER BY id FOR NO KEY UPDATE),
+held AS (
+    SELECT tenant_id, count(*) AS gpus
+      FROM jobs_allocation WHERE tenant_id = ANY(%(tenants)s) AND upper_inf(during) GROUP BY tenant_id)
+SELECT id, NULL, 0 FROM gpu WHERE takes_jobs
+ UNION ALL
+SELECT NULL, tenant_id, gpus FROM held
 """
 RUN = """
-UPDATE jobs_job SET status = 'running', started_at = %s, block_reason = '', claimed_at = NULL WHERE id = ANY(%s)
-"""
-NOTE = """
+WITH start AS (SELECT * FROM unnest(%(jobs)s::bigint[], %(reasons)s::text[]) AS start (job_id, reason)),
+running AS (
+    UPDATE jobs_job AS job
+       SET status = 'running', started_at = %(now)s, block_reason = '', claimed_at = NULL
+      FROM start
+     WHERE job.id = start.job_id)
 INSERT INTO jobs_jobevent (job_id, at, from_status, to_status, actor, reason)
-SELECT job_id, %s, 'queued', 'running', 'scheduler', reason
-  FROM unnest(%s::bigint[], %s::text[]) AS note (job_id, reason)
+SELECT job_id, %(now)s, 'queued', 'running', 'scheduler', reason FROM start
 """
 
 Rates = Mapping[tuple[int | None, str], LockedRate]
@@ -61,40 +78,48 @@ def start_jobs(starts: Sequence[Start], now: datetime) -> Outcome:
 def _start(starts: Sequence[Start], rates: Rates, now: datetime) -> int:
     good = _still_possible(starts)
     startable = scheduler_sources(JobStatus.RUNNING)
-    waiting = lock_waiting_jobs([start.job.job_id for start in good], now=now, statuses=startable)
+    waiting = take_from_queue([start.job.job_id for start in good], now=now, statuses=startable)
     good = [start for start in good if start.job.job_id in waiting]
     if good:
-        ids = [start.job.job_id for start in good]
-        close_waits(ids, now)
         _allocate(good, rates, now)
+        jobs, reasons = [start.job.job_id for start in good], list(map(_reason, good))
         with connection.cursor() as cursor:
-            cursor.execute(RUN, [now, ids])
-            cursor.execute(NOTE, [now, ids, list(map(_reason, good))])
+            cursor.execute(RUN, {"jobs": jobs, "reasons": reasons, "now": now})
     return len(good)
 
 
 def _still_possible(starts: Sequence[Start]) -> list[Start]:
     """Quotas may have been lowered, tenants and GPUs taken out of service since the snapshot."""
-    limits = _Limits([start.job.tenant_id for start in starts if start.job.tenant_id is not None])
     with connection.cursor() as cursor:
-        cursor.execute(LOCK_GPUS, [[gpu_id for start in starts for gpu_id in start.gpu_ids]])
-        in_service = {gpu_id for gpu_id, available in cursor.fetchall() if available}
+        limits = _Limits(cursor, {start.job.tenant_id for start in starts if start.job.tenant_id is not None})
+        gpu_ids = [gpu_id for start in starts for gpu_id in start.gpu_ids]
+        cursor.execute(LOCK_GPUS, {"gpus": gpu_ids, "tenants": list(limits.quotas)})
+        rows = cursor.fetchall()
+    in_service = {gpu_id for gpu_id, _, _ in rows if gpu_id is not None}
+    limits.held.update({tenant_id: gpus for gpu_id, tenant_id, gpus in rows if gpu_id is None})
     return [start for start in starts if in_service.issuperset(start.gpu_ids) and limits.admit(start)]
+
+
+class _Tenant(NamedTuple):
+    """A tenant under its lock."""
+
+    gpu_quota: int
+    active: bool
+    lends: bool
+    borrow_limit: int
 
 
 class _Limits:
     """What these tenants may still hold, under their locks; what is admitted counts as held."""
 
-    def __init__(self, tenant_ids: Collection[int]) -> None:
-        borrow = Tenant.objects.filter(pk__in=tenant_ids, borrow_limit__gt=0).exists()
-        lenders = Tenant.objects.filter(lends_idle_quota=True) if borrow else Tenant.objects.none()
-        self.tenants = lock_rows(Tenant.objects.all(), {*tenant_ids, *lenders.values_list("pk", flat=True)})
+    def __init__(self, cursor: Any, tenant_ids: Collection[int]) -> None:
+        cursor.execute(LOCK_TENANTS, {"tenants": list(tenant_ids)})
+        self.tenants = {pk: _Tenant(*terms) for pk, *terms in cursor.fetchall()}
         # What is borrowed is held by tenants beside these, so that all are counted where anybody borrows.
+        borrow = any(self.tenants[pk].borrow_limit for pk in tenant_ids)
         counted = Tenant.objects.values_list("pk", "gpu_quota") if borrow else []
         self.quotas = {**dict(counted), **{pk: tenant.gpu_quota for pk, tenant in self.tenants.items()}}
-        with connection.cursor() as cursor:
-            cursor.execute(HELD, [list(self.quotas)])
-            self.held: Counter[int] = Counter(dict(cursor.fetchall()))
+        self.held: Counter[int] = Counter()
 
     def admit(self, start: Start) -> bool:
         """Whether the tenant may hold these GPUs too, of its own quota or borrowed."""
@@ -103,20 +128,20 @@ class _Limits:
             return True
         tenant, total = self.tenants[tenant_id], self.held[tenant_id] + start.job.gpu_count
         above = total - tenant.gpu_quota
-        if tenant.status != TenantStatus.ACTIVE or (above > 0 and not self._may_borrow(tenant, above)):
+        if not tenant.active or (above > 0 and not self._may_borrow(tenant_id, above)):
             return False
         self.held[tenant_id] = total
         return True
 
-    def _may_borrow(self, tenant: Tenant, above: int) -> bool:
+    def _may_borrow(self, tenant_id: int, above: int) -> bool:
         """Whether all that is borrowed, with this tenant at ``above``, is no more than what is lent."""
-        others = (max(0, self.held[pk] - quota) for pk, quota in self.quotas.items() if pk != tenant.pk)
+        others = (max(0, self.held[pk] - quota) for pk, quota in self.quotas.items() if pk != tenant_id)
         idle = (
             max(0, other.gpu_quota - self.held[pk])
             for pk, other in self.tenants.items()
-            if other.lends_idle_quota and other.status == TenantStatus.ACTIVE and pk != tenant.pk
+            if other.lends and other.active and pk != tenant_id
         )
-        return above <= tenant.borrow_limit and above + sum(others) <= sum(idle)
+        return above <= self.tenants[tenant_id].borrow_limit and above + sum(others) <= sum(idle)
 
 
 def _allocate(starts: Sequence[Start], rates: Rates, now: datetime) -> None:

@@ -121,9 +121,10 @@ def _news_of_kinds(decided: Plan, world: World, head: set[Kind]) -> list[tuple[K
 
 def _news_of_jobs(decided: Plan, world: World) -> list[tuple[int, Reason | None]]:
     left = {start.job.job_id for start in decided.starts}
-    waiting = world.queue.jobs.keys() - left
     news: list[tuple[int, Reason | None]] = [
-        (job_id, None) for job_id in world.told_jobs if job_id in waiting and job_id not in decided.exceptions
+        (job_id, None)
+        for job_id in world.told_jobs
+        if job_id in world.queue.jobs and job_id not in left and job_id not in decided.exceptions
     ]
     for job_id, reason in decided.exceptions.items():
         told = world.told_jobs.get(job_id)

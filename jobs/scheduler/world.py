@@ -11,83 +11,37 @@ restored, and when an hour has passed, so that nothing that could go wrong with 
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from django.db import connection
-
 from jobs.models import AS_ITS_KIND
 from jobs.placement import Kind, NodeView, Preempting, Queue, RunningJob, Snapshot, TenantView, WaitingJob, Wish
 from jobs.placement.resting import FAILS_WITHIN, LONGEST_REST, Failure, resting
-from tenants.models import Tenant, TenantStatus
+from jobs.scheduler.statements import (
+    CHANGED_JOBS,
+    CLUSTERS,
+    ENDED,
+    ENDED_LATELY,
+    GPU_CHANGED,
+    GPU_MATTERS,
+    GPUS,
+    HELD,
+    HELD_LATER,
+    HELD_UNTIL,
+    HORIZON,
+    JOBS,
+    SILENT_NODES,
+    TENANTS,
+    TOLD_JOBS,
+    TOLD_KINDS,
+)
+from jobs.scheduler.together import Question, ask_together
 
 FORGOTTEN_AFTER = timedelta(hours=1)
 
-HORIZON = """
-SELECT pg_snapshot_xmin(pg_current_snapshot())::text, (SELECT told FROM jobs_schedulercycle),
-       pg_postmaster_start_time(), pg_relation_filenode('jobs_job')::bigint
-"""
-CHANGED_JOBS = "SELECT DISTINCT job_id FROM jobs_jobevent WHERE xact >= %s::xid8"
-JOBS = """
-SELECT job.id, job.cluster_id, job.tenant_id, job.gpu_count, job.gpu_type, job.priority, job.submitted_at,
-       job.estimated_duration_min, job.claimed_at, job.status, job.preempt_at, job.preempt_for, wait.code, wait.figures
-  FROM jobs_job AS job
-  LEFT JOIN jobs_waitperiod AS wait ON wait.job_id = job.id AND upper_inf(wait.during)
- WHERE job.status IN ('queued', 'running') AND {which}
-"""
-TOLD_KINDS = """
-SELECT cluster_id, gpu_type, gpu_count, tenant_id, code, figures FROM jobs_kindwait WHERE upper_inf(during)
-"""
-TOLD_JOBS = """
-SELECT job.id, wait.code, wait.figures
-  FROM jobs_waitperiod AS wait
-  JOIN jobs_job AS job ON job.id = wait.job_id
- WHERE upper_inf(wait.during) AND wait.code <> 'kind' AND job.status = 'queued'
-"""
-HELD = """
-SELECT job_id, gpu_id, lower(during) FROM jobs_allocation AS held WHERE upper_inf(during) AND {which}
-"""
-# GPUs that were given back later than the clock was read; their new allocation would begin before the old one ended.
-HELD_UNTIL = """
-SELECT gpu_id, max(upper(during)) FROM jobs_allocation AS held
- WHERE upper(during) > %(now)s AND {which}
- GROUP BY gpu_id
-"""
-HELD_LATER = "held.during && tstzrange(%(now)s, NULL)"
-# How jobs ended lately, and on which nodes: at once, or otherwise. Those that were cancelled say nothing of a node.
-ENDED = """
-SELECT job.status = 'failed' AND job.ended_at - job.started_at <= %(within)s, job.ended_at, job.tenant_id,
-       array_agg(DISTINCT gpu.node_id)
-  FROM jobs_job AS job
-  JOIN jobs_allocation AS held ON held.job_id = job.id AND lower(held.during) >= job.started_at
-  JOIN clusters_gpu AS gpu ON gpu.id = held.gpu_id
- WHERE job.status IN ('failed', 'completed') AND {which}
- GROUP BY job.id
- ORDER BY job.ended_at, job.id
-"""
-ENDED_LATELY = """
-    held.during && tstzrange(%(now)s - interval '1 hour', %(now)s) AND job.ended_at > %(now)s - interval '1 hour'
-"""
-GPUS = """
-SELECT gpu.id, gpu.node_id, node.cluster_id, node.hostname, gpu.model, gpu.state = 'available', gpu.retired_at IS NULL,
-       CASE WHEN gpu.registered_at > %(now)s THEN gpu.registered_at END
-  FROM clusters_gpu AS gpu JOIN clusters_node AS node ON node.id = gpu.node_id
- WHERE {which}
-"""
-# Compared as ages, since the numbers of transactions begin anew every four thousand million.
-GPU_CHANGED = "age(gpu.xmin) <= age((%(since)s::xid8)::xid)"
-GPU_MATTERS = """
-    (gpu.retired_at IS NULL
-     OR gpu.id IN (SELECT gpu_id FROM jobs_allocation WHERE upper_inf(during)))
-"""
-CLUSTERS = """
-SELECT id, status = 'active' AND decommissioned_at IS NULL, decommissioned_at IS NOT NULL, enforce_time_limit,
-       preemption, preemption_grace_s, preemption_min_run_s
-  FROM clusters_cluster
-"""
-SILENT_NODES = "SELECT id FROM clusters_node WHERE silent AND decommissioned_at IS NULL"
+Rows = Sequence[tuple[Any, ...]]
 
 
 class GpuView(NamedTuple):
@@ -158,26 +112,26 @@ class World:
 
     def refresh(self, now: datetime) -> None:
         """Take in what has been committed since the last refresh."""
-        with connection.cursor() as cursor:
-            cursor.execute(HORIZON)
-            horizon, count, *identity = cursor.fetchone()
-            if self._is_stale(tuple(identity), now):
-                self._forget()
-                self.identity, self.loaded_at, self.since = tuple(identity), now, None
-            if self.since is None or count != self.count:
-                self._read_told(cursor)
-                self.count = count
-            self._read_gpus(cursor, now)
-            self._read_jobs(cursor, now)
-            cursor.execute(CLUSTERS)
-            self.clusters = cursor.fetchall()
-            cursor.execute(SILENT_NODES)
-            self.silent = [node_id for (node_id,) in cursor.fetchall()]
-        rows = Tenant.objects.order_by().values_list("pk", "gpu_quota", "status", "lends_idle_quota", "borrow_limit")
-        self.tenants = {
-            pk: TenantView(quota, self.held[pk], status == TenantStatus.ACTIVE, lends, limit)
-            for pk, quota, status, lends, limit in rows
-        }
+        [(horizon, count, *identity)], changed = ask_together([(HORIZON, {}), (CHANGED_JOBS, {"since": self.since})])
+        if self._is_stale(tuple(identity), now):
+            self._forget()
+            self.identity, self.loaded_at, self.since = tuple(identity), now, None
+        ids = None if self.since is None else [job_id for (job_id,) in changed]
+        clusters, silent, tenants, gpus, told_kinds, told_jobs, *jobs = ask_together(
+            [
+                (CLUSTERS, {}),
+                (SILENT_NODES, {}),
+                (TENANTS, {}),
+                self._about_gpus(now),
+                *self._about_reasons(count),
+                *self._about_jobs(ids, now),
+            ]
+        )
+        self.clusters, self.silent = clusters, [node_id for (node_id,) in silent]
+        self._learn_reasons(count, told_kinds, told_jobs)
+        self._learn_gpus(gpus)
+        self._learn_jobs(ids, jobs, now)
+        self.tenants = {pk: TenantView(quota, self.held[pk], *terms) for pk, quota, *terms in tenants}
         self.since = horizon
 
     def _is_stale(self, identity: tuple[Any, ...], now: datetime) -> bool:
@@ -185,20 +139,27 @@ class World:
             return True
         return not self.loaded_at <= now < self.loaded_at + FORGOTTEN_AFTER
 
-    def _read_told(self, cursor: Any) -> None:
-        """Another process has run a cycle, or this one is new."""
-        cursor.execute(TOLD_KINDS)
+    def _about_reasons(self, count: int | None) -> list[Question]:
+        """They are read where another process has run a cycle, or this one is new."""
+        news = {"new": self.since is None or count != self.count}
+        return [(TOLD_KINDS, news), (TOLD_JOBS, news)]
+
+    def _learn_reasons(self, count: int | None, kinds: Rows, jobs: Rows) -> None:
+        if self.since is not None and count == self.count:
+            return
+        self.count = count
         self.told_kinds = {
             Kind(Wish(cluster_id, gpu_type, gpu_count), tenant_id): Told(code, json.loads(figures))
-            for cluster_id, gpu_type, gpu_count, tenant_id, code, figures in cursor.fetchall()
+            for cluster_id, gpu_type, gpu_count, tenant_id, code, figures in kinds
         }
-        cursor.execute(TOLD_JOBS)
-        self.told_jobs = {job_id: Told(code, json.loads(figures)) for job_id, code, figures in cursor.fetchall()}
+        self.told_jobs = {job_id: Told(code, json.loads(figures)) for job_id, code, figures in jobs}
 
-    def _read_gpus(self, cursor: Any, now: datetime) -> None:
+    def _about_gpus(self, now: datetime) -> Question:
         which = GPU_MATTERS if self.since is None else GPU_CHANGED
-        cursor.execute(GPUS.format(which=which), {"since": self.since, "now": now})
-        rows = [GpuView(*row) for row in cursor.fetchall()]
+        return GPUS.format(which=which), {"since": self.since, "now": now}
+
+    def _learn_gpus(self, gpus: Rows) -> None:
+        rows = [GpuView(*row) for row in gpus]
         changed = [view for view in rows if self.gpus.get(view.gpu_id) != view]
         for view in changed:
             self.gpus[view.gpu_id] = view
@@ -231,31 +192,31 @@ class World:
             if not self.free[view.node_id]:
                 del self.free[view.node_id]
 
-    def _read_jobs(self, cursor: Any, now: datetime) -> None:
-        parameters: dict[str, Any] = {"now": now, "within": FAILS_WITHIN}
+    def _about_jobs(self, ids: list[int] | None, now: datetime) -> list[Question]:
+        """Of these jobs, or of all. In this order: what is given back between ``HELD`` and ``HELD_UNTIL`` is held by
+        the first, and not forgotten by both."""
+        if ids == []:
+            return []
+        which, which_held = ("true", "true") if ids is None else ("job.id = ANY(%(ids)s)", "job_id = ANY(%(ids)s)")
+        ended, lasting = (ENDED_LATELY, HELD_LATER) if ids is None else (which, which_held)
+        parameters = {"now": now, "within": FAILS_WITHIN, "ids": ids}
+        return [
+            (ENDED.format(which=ended), parameters),
+            (JOBS.format(which=which), parameters),
+            (HELD.format(which=which_held), parameters),
+            (HELD_UNTIL.format(which=lasting), parameters),
+        ]
+
+    def _learn_jobs(self, ids: Iterable[int] | None, answers: Sequence[Rows], now: datetime) -> None:
         self.held_until = {gpu_id: until for gpu_id, until in self.held_until.items() if until > now}
-        if self.since is None:
-            which = which_held = "true"
-        else:
-            cursor.execute(CHANGED_JOBS, [self.since])
-            parameters["ids"] = ids = [job_id for (job_id,) in cursor.fetchall()]
-            which, which_held = "job.id = ANY(%(ids)s)", "job_id = ANY(%(ids)s)"
-            for job_id in ids:
-                self._leave(job_id)
+        for job_id in ids or ():
+            self._leave(job_id)
         self._readmit(now)
-        if parameters.get("ids") == []:
-            return
-        cursor.execute(ENDED.format(which=ENDED_LATELY if self.since is None else which), parameters)
-        self._learn(cursor.fetchall())
-        cursor.execute(JOBS.format(which=which), parameters)
-        rows = cursor.fetchall()
-        # In this order: what is given back between the two is held by the first, and not forgotten by both.
-        cursor.execute(HELD.format(which=which_held), parameters)
-        held = cursor.fetchall()
-        lasting = HELD_LATER if self.since is None else which_held
-        cursor.execute(HELD_UNTIL.format(which=lasting), parameters)
-        self.held_until |= dict(cursor.fetchall())
-        self._enter(rows, held, now)
+        if answers:
+            ended, rows, held, held_until = answers
+            self._learn(ended)
+            self.held_until.update(held_until)
+            self._enter(rows, held, now)
 
     def _learn(self, ended: Iterable[tuple[bool, datetime, int | None, list[int]]]) -> None:
         """An end that is read once more is known by its time."""

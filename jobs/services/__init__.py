@@ -9,13 +9,13 @@ from jobs.services.moving import (
     change_priority,
     change_status,
     change_statuses,
-    close_waits,
     doorbell,
     fail_lost_job,
     keep_estimates,
     lock_waiting_jobs,
     requeue_lost_job,
     ring_doorbell,
+    take_from_queue,
 )
 from jobs.services.preempting import announce_preemption, preempt_job, spare_jobs, withdraw_claims
 from jobs.services.pricing import price_unpriced_time
@@ -44,7 +44,6 @@ __all__ = [
     "change_priority",
     "change_status",
     "change_statuses",
-    "close_waits",
     "doorbell",
     "fail_lost_job",
     "keep_estimates",
@@ -57,5 +56,6 @@ __all__ = [
     "spare_jobs",
     "submit_job",
     "submit_jobs",
+    "take_from_queue",
     "withdraw_claims",
 ]

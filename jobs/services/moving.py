@@ -11,7 +11,7 @@ from django.db.models.functions import Lower
 from gpufleet.common.errors import Conflict, DomainError, FieldProblem, InvalidInput, NotFound
 from gpufleet.common.locks import lock_rows
 from gpufleet.common.ports import Port
-from jobs.models import AS_ITS_KIND, Allocation, EstimateSource, Job, JobEvent, JobStatus, StartEstimate, WaitPeriod
+from jobs.models import AS_ITS_KIND, Allocation, EstimateSource, Job, JobEvent, JobStatus, WaitPeriod
 from jobs.placement import WaitCode, sentence
 from jobs.queries import billed_until
 from jobs.states import CANCELLED, ENDED, FAILED, QUEUED, RUNNING, WAITING, legal_moves, scheduler_sources
@@ -30,11 +30,28 @@ SELECT id, status FROM jobs_job WHERE id = ANY(%s) AND status = ANY(%s) ORDER BY
 WAITED_SINCE = """
 SELECT job_id FROM jobs_waitperiod WHERE job_id = ANY(%s) AND upper_inf(during) AND lower(during) > %s
 """
-DROP_EMPTY_WAITS = """
-DELETE FROM jobs_waitperiod WHERE job_id = ANY(%s) AND upper_inf(during) AND lower(during) >= %s
-"""
+# A period that lasted no time leaves no row. Gives the jobs whose period begins later, which stays unless ``late_too``.
 CLOSE_WAITS = """
-UPDATE jobs_waitperiod SET during = tstzrange(lower(during), %s) WHERE job_id = ANY(%s) AND upper_inf(during)
+WITH period AS MATERIALIZED (
+    SELECT id, job_id, lower(during) AS since FROM jobs_waitperiod WHERE job_id = ANY(%(jobs)s) AND upper_inf(during)),
+dropped AS (
+    DELETE FROM jobs_waitperiod USING period
+     WHERE jobs_waitperiod.id = period.id AND (since = %(now)s OR since > %(now)s AND %(late_too)s)),
+closed AS (
+    UPDATE jobs_waitperiod SET during = tstzrange(since, %(now)s) FROM period
+     WHERE jobs_waitperiod.id = period.id AND since < %(now)s)
+SELECT job_id FROM period WHERE since > %(now)s
+"""
+KEEP_ESTIMATES = """
+INSERT INTO jobs_startestimate (job_id, made_at, starts_at, source)
+SELECT said.job_id, %(now)s, said.starts_at, %(source)s
+  FROM unnest(%(jobs)s::bigint[], %(starts)s::timestamptz[]) AS said (job_id, starts_at)
+  LEFT JOIN LATERAL (
+       SELECT starts_at FROM jobs_startestimate
+        WHERE job_id = said.job_id AND source = %(source)s
+        ORDER BY made_at DESC, id DESC LIMIT 1) AS last ON true
+ WHERE last.starts_at IS NULL
+    OR greatest(last.starts_at - said.starts_at, said.starts_at - last.starts_at) >= %(differ)s
 """
 
 PREEMPTION = ["claimed_at", "preempt_at", "preempt_for"]
@@ -141,8 +158,7 @@ def _lock_for_scheduler(job_id: int, target: str) -> Job | None:
 @transaction.atomic
 def cancel_waiting_jobs(*, job_ids: Collection[int], reason: str, now: datetime) -> int:
     """Cancel those of the jobs that still wait: what they wait for is gone. Returns how many it was."""
-    waiting = lock_waiting_jobs(job_ids, now=now, statuses=scheduler_sources(CANCELLED))
-    close_waits(list(waiting), now)
+    waiting = take_from_queue(job_ids, now=now, statuses=scheduler_sources(CANCELLED))
     Job.objects.filter(pk__in=waiting).update(status=CANCELLED, ended_at=now, block_reason="", claimed_at=None)
     JobEvent.objects.bulk_create(
         JobEvent(job_id=pk, at=now, from_status=status, to_status=CANCELLED, actor="scheduler", reason=reason)
@@ -166,22 +182,26 @@ def lock_waiting_jobs(job_ids: Collection[int], *, now: datetime, statuses: Coll
     return jobs
 
 
-@transaction.atomic
+def take_from_queue(job_ids: Collection[int], *, now: datetime, statuses: Collection[str]) -> dict[int, str]:
+    """The same, and end their wait: the caller gives them another status in the same transaction."""
+    with connection.cursor() as cursor:
+        cursor.execute(LOCK_WAITING, [list(job_ids), list(statuses)])
+        jobs = dict(cursor.fetchall())
+        cursor.execute(CLOSE_WAITS, {"jobs": list(jobs), "now": now, "late_too": False})
+        for (job_id,) in cursor.fetchall():
+            del jobs[job_id]
+    return jobs
+
+
 def keep_estimates(*, estimates: Mapping[int, datetime], source: EstimateSource, now: datetime) -> int:
     """Keep when these jobs are expected to start, by id, where that is another minute than this source said last.
 
     Returns how many were new.
     """
-    said = StartEstimate.objects.filter(job_id__in=estimates, source=source)
-    newest = said.order_by("job_id", "-made_at", "-pk").distinct("job_id")
-    known = dict(newest.values_list("job_id", "starts_at"))
-    rows = [
-        StartEstimate(job_id=job_id, made_at=now, starts_at=starts_at, source=source)
-        for job_id, starts_at in estimates.items()
-        if job_id not in known or abs(known[job_id] - starts_at) >= ESTIMATES_DIFFER_BY
-    ]
-    StartEstimate.objects.bulk_create(rows)
-    return len(rows)
+    said = {"jobs": list(estimates), "starts": list(estimates.values()), "source": source.value}
+    with connection.cursor() as cursor:
+        cursor.execute(KEEP_ESTIMATES, {**said, "now": now, "differ": ESTIMATES_DIFFER_BY})
+        return cursor.rowcount
 
 
 def ring_doorbell() -> None:
@@ -192,8 +212,7 @@ def ring_doorbell() -> None:
 def close_waits(job_ids: Collection[int], now: datetime) -> None:
     """End the open wait periods of these jobs; one that lasted no time leaves no row."""
     with connection.cursor() as cursor:
-        cursor.execute(DROP_EMPTY_WAITS, [list(job_ids), now])
-        cursor.execute(CLOSE_WAITS, [now, list(job_ids)])
+        cursor.execute(CLOSE_WAITS, {"jobs": list(job_ids), "now": now, "late_too": True})
 
 
 def _lock_job(job_id: int, tenant_id: int | None) -> Job:
