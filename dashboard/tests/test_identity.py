@@ -381,7 +381,7 @@ def by_tenant(rows: list[Sold], tenants: set[int | None]) -> dict[int | None, in
 
 def test_of_several_reasons_the_first_in_the_order_of_precedence_counts() -> None:
     reasons = [("quota", 0, 40), ("capacity", 10, 30), ("scheduler", 20, 50), ("held", 0, 60)]
-    waiters = [Waiter(0, "", [Stretch(low, high, code)]) for code, low, high in reasons]
+    waiters = [Waiter(Kind(0, ""), [Stretch(low, high, code)]) for code, low, high in reasons]
     write(History([Device(0, "H100", [Stretch(0, 60, "available")], [])], waiters))
     assert as_counts(ledger.account(Scope(at(0), at(60)))) == {
         "registered": 60,
