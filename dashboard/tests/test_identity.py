@@ -379,6 +379,17 @@ def by_tenant(rows: list[Sold], tenants: set[int | None]) -> dict[int | None, in
     return dict(held)
 
 
+def test_a_kind_waits_for_its_own_reasons_alone() -> None:
+    """Not for those of a kind that differs in its tenant, its size or its cluster."""
+    others = [Kind(0, "", 0, 1), Kind(0, "", 1, 2), Kind(1, "", 1, 1), Kind(0, "H100", 1, 1)]
+    told = {kind: [Stretch(0, None, "scheduler")] for kind in others} | {
+        Kind(0, "", 1, 1): [Stretch(0, 20, "quota"), Stretch(20, None, "held")]
+    }
+    waiter = Waiter(Kind(0, "", 1, 1), [Stretch(0, 60, AS_ITS_KIND)])
+    write(History([Device(0, MODELS[0], [Stretch(0, 60, "available")], [])], [waiter], told))
+    assert as_counts(ledger.account(Scope(at(0), at(60)))) == {"registered": 60, "held_by_quota": 20, "no_demand": 40}
+
+
 def test_of_several_reasons_the_first_in_the_order_of_precedence_counts() -> None:
     reasons = [("quota", 0, 40), ("capacity", 10, 30), ("scheduler", 20, 50), ("held", 0, 60)]
     waiters = [Waiter(Kind(0, ""), [Stretch(low, high, code)]) for code, low, high in reasons]
