@@ -1,6 +1,7 @@
 """Filters of the lists, by the fields' own names."""
 
 from django.db.models import QuerySet
+from django.http import QueryDict
 from django_filters import rest_framework as filters
 
 from alerts.models import (
@@ -13,7 +14,20 @@ from alerts.models import (
     RuleType,
     Severity,
 )
+from gpufleet.common.errors import FieldProblem, InvalidInput
 from gpufleet.common.query import IdFilter
+
+ORDERS = ("newest", "cost")
+
+
+def wants_rank(params: QueryDict) -> bool:
+    """Whether incidents are to be ranked by cost. Raises ``InvalidInput``: a rank has one page."""
+    order = params.get("order", "newest")
+    if order not in ORDERS:
+        raise InvalidInput(FieldProblem("?order", "unknown_order", f"order is one of {', '.join(ORDERS)}."))
+    if order == "cost" and "cursor" in params:
+        raise InvalidInput(FieldProblem("?cursor", "one_page", "What is ranked by cost has one page alone."))
+    return order == "cost"
 
 
 class RuleFilter(filters.FilterSet):  # type: ignore[misc]  # django-filter has no types

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from django.db.models import Prefetch, Q, QuerySet
+from django.db.models import Case, F, Prefetch, Q, QuerySet, When
 
 from alerts.models import AlertEvent, AlertRule, Channel, EventStatus, MaintenanceWindow, RuleType
 from alerts.types import TYPES
@@ -32,6 +32,15 @@ def list_events(*, tenant_id: int | None) -> QuerySet[AlertEvent]:
     """Incidents that have fired; of one tenant where the caller is bound to it."""
     events = AlertEvent.objects.exclude(status=EventStatus.PENDING).select_related("rule")
     return events if tenant_id is None else events.filter(tenant_id=tenant_id)
+
+
+# What an incident that fires costs by the hour; what is over costs nothing any more, and sorts last.
+COST_NOW = Case(When(status=EventStatus.FIRING, then=F("cost_per_hour"))).desc(nulls_last=True)
+
+
+def rank_by_cost(events: QuerySet[AlertEvent]) -> QuerySet[AlertEvent]:
+    """The costliest of those that fire first, then those without a cost, and what is over last, newest first."""
+    return events.order_by(COST_NOW, "status", "-pk")
 
 
 def unsold_per_hour(*, now: datetime) -> Decimal:

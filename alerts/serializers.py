@@ -125,6 +125,7 @@ class ChannelChangeSerializer(StrictSerializer):
     min_severity = serializers.ChoiceField(choices=Severity.choices, allow_blank=True, required=False)
     cluster_id = _cluster()
     tenant_id = _tenant()
+    gpu_model = serializers.CharField(max_length=100, allow_blank=True, required=False)
     enabled = serializers.BooleanField(required=False)
 
 
@@ -142,7 +143,18 @@ class ChannelSerializer(serializers.ModelSerializer[Channel]):
 
     class Meta:
         model = Channel
-        fields = ["id", "name", "kind", "target", "min_severity", "cluster_id", "tenant_id", "enabled", "created_at"]
+        fields = [
+            "id",
+            "name",
+            "kind",
+            "target",
+            "min_severity",
+            "cluster_id",
+            "tenant_id",
+            "gpu_model",
+            "enabled",
+            "created_at",
+        ]
 
 
 class NewChannelSerializer(ChannelSerializer):

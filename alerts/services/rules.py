@@ -125,6 +125,16 @@ def silence_rule(*, rule_id: int, until: datetime, reason: str, actor: str, now:
     return rule
 
 
+@transaction.atomic
+def end_silence(*, rule_id: int, now: datetime) -> AlertRule:
+    """Let a silenced rule tell again from now on; who silenced it, and why, stays on record. Raises ``NotFound``."""
+    rule = _lock_rule(rule_id)
+    if rule.silenced_until is not None and rule.silenced_until > now:
+        rule.silenced_until = now
+        rule.save(update_fields=["silenced_until"])
+    return rule
+
+
 def check_recovery(*, type: str, threshold: float, recovery_threshold: float | None) -> None:
     """Raise ``InvalidInput`` when a recovery lies on the bad side: such an incident would end before it begins."""
     if recovery_threshold is None:

@@ -16,6 +16,7 @@ from alerts import services
 from alerts.models import AlertRule, Channel, Delivery
 from alerts.notifiers import NotDelivered, http
 from alerts.notifiers.http import post
+from alerts.services import outbox as outbox_module
 from alerts.services.outbox import LEASE, MOST_ATTEMPTS, wait_after
 from alerts.tests.factories import MINUTE, NOW, SECRET, make_channel, make_rule
 from alerts.tests.receivers import (
@@ -306,6 +307,30 @@ def _within(seconds: float, genuine: Any) -> Any:
         return status
 
     return post_soon
+
+
+def test_a_run_takes_nothing_new_when_it_has_lasted_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its leases are made of the instant at which it began, and so are its signatures."""
+
+    def slowly(connection: Any, closing: Any) -> None:
+        time.sleep(0.3)
+        ok(connection, closing)
+
+    monkeypatch.setattr(outbox_module, "LONGEST_RUN_S", 0.2)
+    with receiver(slowly) as slow:
+        make_channel(target=slow.url)
+        raise_alarm()
+        first = Delivery.objects.get()
+        for _ in range(2):
+            Delivery.objects.create(
+                channel=first.channel,
+                rule=first.rule,
+                kind="firing",
+                body=first.body,
+                next_attempt_at=NOW,
+                created_at=NOW,
+            )
+        assert [services.deliver_due(now=NOW) for _ in range(4)] == [1, 1, 1, 0]
 
 
 def test_within_a_channel_the_end_never_overtakes_the_beginning(listening: Receiver) -> None:

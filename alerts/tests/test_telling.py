@@ -78,7 +78,8 @@ def test_a_message_says_what_where_since_when_how_bad_what_it_costs_the_link_and
     assert letter["title"] == "[FIRING] critical: hot (2 incidents)"
     assert letter["cost_per_hour"] == ["4.00 USD"]
     assert "Costs 4.00 USD an hour." in letter["text"]
-    line = "- GPU 0 of node-7 is at 91 °C (limit 85 °C). Since 2026-03-01T12:00:00Z. 2.00 USD an hour."
+    where = "Where: cluster east, node node-7, GPU model H100."
+    line = f"- GPU 0 of node-7 is at 91 °C (limit 85 °C). {where} Since 2026-03-01T12:00:00Z. 2.00 USD an hour."
     link = f"https://fleet.example/admin/alerts/alertevent/{first.pk}/change/"
     assert f"{line}\n  {link}" in letter["text"]
     assert letter["text"].endswith(f"What to do: {letter['remedy']}")
@@ -102,15 +103,17 @@ def test_routes_go_by_severity_and_scope_and_a_rule_may_name_its_own_channels(no
     make_channel("this cluster", cluster=node.cluster)
     make_channel("another cluster", cluster=make_cluster("west"))
     make_channel("one tenant", tenant=make_tenant())
+    make_channel("this model", gpu_model="H100")
+    make_channel("another model", gpu_model="B200")
     make_channel("off", enabled=False)
     named = make_channel("named", min_severity="")
     hot_rule(severity="warning")
     heat(node, 91)
     run()
-    assert [name for name, _, _ in told()] == ["all", "this cluster"]
+    assert [name for name, _, _ in told()] == ["all", "this cluster", "this model"]
     hot_rule(name="special", channels=[named])
     run(1)
-    assert told()[2:] == [("named", "firing", 2)]
+    assert told()[3:] == [("named", "firing", 2)]
 
 
 def test_pagerduty_gets_a_message_an_incident(node: Node) -> None:
@@ -224,6 +227,47 @@ def test_a_silence_tells_nobody_counts_what_it_costs_and_speaks_before_it_ends(n
     heat(node, 91, now=NOW + 60 * MINUTE)
     run(60)
     assert told()[1:] == [("on call", "firing", 2)]
+
+
+def test_whoever_heard_of_it_before_a_silence_ends_hears_that_it_is_over(node: Node) -> None:
+    """Else PagerDuty would keep an incident open for ever."""
+    make_channel()
+    rule = hot_rule()
+    services.silence_rule(rule_id=rule.pk, until=NOW + 10 * MINUTE, reason="fans", actor="user:eve", now=NOW)
+    heat(node, 91)
+    run()
+    heat(node, 50, now=NOW + MINUTE)
+    run(1)
+    run(2)
+    assert told() == [("on call", "silence_ending", 2), ("on call", "resolved", 2)]
+
+
+def test_what_is_in_maintenance_is_not_spoken_of_when_a_silence_is_about_to_end(node: Node) -> None:
+    make_channel()
+    rule = hot_rule()
+    services.silence_rule(rule_id=rule.pk, until=NOW + 10 * MINUTE, reason="fans", actor="user:eve", now=NOW)
+    services.plan_maintenance(
+        node=node, starts_at=NOW, ends_at=NOW + 60 * MINUTE, reason="fans", actor="key:1", now=NOW
+    )
+    heat(node, 91)
+    run()
+    heat(node, 91, now=NOW + 10 * MINUTE)
+    run(10)
+    assert (statuses(), told()) == (["firing"] * 2, [])
+
+
+def test_a_silence_that_is_ended_early_tells_what_fires(node: Node) -> None:
+    make_channel()
+    rule = hot_rule()
+    services.silence_rule(rule_id=rule.pk, until=NOW + 60 * MINUTE, reason="fans", actor="user:eve", now=NOW)
+    heat(node, 91)
+    run()
+    assert services.end_silence(rule_id=rule.pk, now=NOW + MINUTE).silence_reason == "fans"
+    run(1)
+    assert told() == [("on call", "firing", 2)]
+    services.end_silence(rule_id=rule.pk, now=NOW + 5 * MINUTE)
+    rule.refresh_from_db()
+    assert rule.silenced_until == NOW + MINUTE
 
 
 def test_an_incident_that_comes_and_goes_is_held_and_told_once_more(node: Node) -> None:

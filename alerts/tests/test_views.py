@@ -1,5 +1,6 @@
 """The routes of alerts, called as clients call them."""
 
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -52,6 +53,9 @@ def test_a_rule_is_made_changed_silenced_and_deleted() -> None:
     silenced = api.post(f"{url}/silence", {"until": until, "reason": "rack move"}).json()
     assert silenced["silence_reason"] == "rack move"
     assert silenced["silenced_by"].startswith("key:")
+    ended = api.delete(f"{url}/silence").json()
+    assert ended["silenced_until"] < silenced["silenced_until"]
+    assert ended["silence_reason"] == "rack move"
     assert api.delete(url).status_code == 204
     assert api.get(url).status_code == 404
 
@@ -100,6 +104,37 @@ def test_events_have_their_own_limits_and_filters() -> None:
     for limit in ("0", "101", "many", "1.5", ""):
         assert api.get(f"/api/alerts/events?limit={limit}").status_code == 400
     assert api.get("/api/alerts/events?status=pending").status_code == 400
+
+
+def test_events_are_ranked_by_what_they_cost_by_the_hour() -> None:
+    api = client("read")
+    for subject, cost, status in [
+        ("a", "2", "firing"),
+        ("b", None, "firing"),
+        ("c", "10", "firing"),
+        ("d", "99", "resolved"),
+    ]:
+        make_event(subject=subject, cost_per_hour=cost, status=status, currency="USD")
+    ranked = api.get("/api/alerts/events?order=cost")
+    assert [event["subject"] for event in ranked.json()] == ["c", "a", "b", "d"]
+    assert [event["subject"] for event in api.get("/api/alerts/events?order=cost&limit=1").json()] == ["c"]
+    assert [event["subject"] for event in api.get("/api/alerts/events?order=newest").json()] == ["d", "c", "b", "a"]
+    cursor = re.findall("cursor=([^&>]+)", api.get("/api/alerts/events?limit=1")["Link"])[0]
+    for wrong in ("order=price", "order=cost&limit=101", "order=cost&limit=0", f"order=cost&cursor={cursor}"):
+        assert api.get(f"/api/alerts/events?{wrong}").status_code == 400, wrong
+
+
+def test_events_come_fifty_at_a_time_unless_asked_otherwise() -> None:
+    rule = AlertRule.objects.get(type="health_degraded")
+    now = timezone.now()
+    AlertEvent.objects.bulk_create(
+        AlertEvent(rule=rule, subject=f"cluster:{n}", status="firing", value=1, since=now, fired_at=now)
+        for n in range(101)
+    )
+    api = client("read")
+    assert len(api.get("/api/alerts/events").json()) == 50
+    assert len(api.get("/api/alerts/events?order=cost").json()) == 50
+    assert len(api.get("/api/alerts/events?limit=100").json()) == 100
 
 
 def test_a_tenant_sees_and_acknowledges_its_own_events_alone() -> None:
