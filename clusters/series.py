@@ -72,7 +72,7 @@ WHERE EXISTS (SELECT FROM clusters_metricrollup)
 """
 # Each sample once, also where it is stored twice.
 MEAN_READINGS = """
-SELECT date_bin(interval '5 minutes', recorded_at, %s), avg(value)::float8 / %s
+SELECT date_bin(%s::interval, recorded_at, %s), avg(value)::float8 / %s
 FROM (
     SELECT DISTINCT ON (asked.gpu_id, frame.recorded_at) frame.recorded_at, reading.value
     FROM {asked}
@@ -206,18 +206,21 @@ def buckets(*, node_id: int, gpu_id: int, start: datetime, end: datetime, width:
 
 
 def mean_readings(
-    figure: Literal["utilization", "temperature"], asked: Collection[tuple[int, int, datetime, datetime]]
+    figure: Literal["utilization", "temperature"],
+    asked: Collection[tuple[int, int, datetime, datetime]],
+    *,
+    width: timedelta,
 ) -> list[tuple[datetime, float]]:
     """The mean of a figure, in percent or degrees, over GPUs, each with its node and a window of its own.
 
-    In buckets of five minutes, oldest first; in hours where the samples are gone. One query or two.
+    In buckets of this width, oldest first; in hours where the samples are gone. One query or two.
     """
     if not asked:
         return []
     columns = [*map(list, zip(*asked, strict=True))]
     scale = SCALES[figure]
     with samples_connection().cursor() as cursor:
-        cursor.execute(MEAN_READINGS.format(asked=ASKED, figure=figure), [EPOCH, scale, *columns])
+        cursor.execute(MEAN_READINGS.format(asked=ASKED, figure=figure), [width, EPOCH, scale, *columns])
         rows: list[tuple[datetime, float]] = cursor.fetchall()
         if not rows:
             cursor.execute(MEAN_HOURS.format(asked=ASKED, figure=figure), [scale, *columns])

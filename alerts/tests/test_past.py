@@ -56,7 +56,7 @@ def utilization() -> tuple[str, dict[float, float]]:
         for ago in (3.5, 2.5, 1.0, 0.0):
             store_sample(gpu, hours(ago) - timedelta(seconds=1), utilization_pct=percent)
         LatestReading.objects.create(gpu=gpu, recorded_at=NOW, utilization_pct=percent)
-    return f"job:{held.job_id}", {2.5 + 1 / 12: 10.0, 1.0 + 1 / 12: 30.0, 1 / 12: 30.0}
+    return f"job:{held.job_id}", {2.5 + 1 / 24: 10.0, 1.0 + 1 / 24: 30.0, 1 / 24: 30.0}
 
 
 def quota() -> tuple[str, dict[float, float]]:
@@ -90,7 +90,7 @@ def temperature() -> tuple[str, dict[float, float]]:
         store_sample(gpu, hours(ago) - timedelta(seconds=1), temperature_c=celsius)
         store_sample(other, hours(ago) - timedelta(seconds=1), temperature_c=20.0)
     LatestReading.objects.create(gpu=gpu, recorded_at=NOW, temperature_c=80)
-    return f"gpu:{gpu.pk}", {3 + 1 / 12: 60.0, 2 + 1 / 12: 70.0, 1 / 12: 80.0}
+    return f"gpu:{gpu.pk}", {3 + 1 / 24: 60.0, 2 + 1 / 24: 70.0, 1 / 24: 80.0}
 
 
 def stalled() -> tuple[str, dict[float, float]]:

@@ -100,10 +100,10 @@ class GpuTemperature(AlertType):
         ]
 
     def past(self, subject: str, place: Place, window: Window) -> Points:
-        """Means of five minutes, or of hours where the samples are gone. Two or three queries."""
+        """Means of a step, or of hours where the samples are gone. Two or three queries."""
         gpus = GPU.objects.filter(pk=id_in(subject)).values_list("pk", "node_id")
         asked = [(pk, node_id, window.start, window.end) for pk, node_id in gpus]
-        return mean_readings("temperature", asked)
+        return mean_readings("temperature", asked, width=window.step)
 
 
 class HealthDegraded(AlertType):

@@ -39,10 +39,14 @@ class Window:
     end: datetime
 
     @property
+    def step(self) -> timedelta:
+        """From one instant to the next."""
+        return (self.end - self.start) / STEPS
+
+    @property
     def instants(self) -> list[datetime]:
         """From the first to the last, evenly apart."""
-        step: timedelta = (self.end - self.start) / STEPS
-        return [self.start + step * number for number in range(STEPS)] + [self.end]
+        return [self.start + self.step * number for number in range(STEPS)] + [self.end]
 
     @property
     def touched(self) -> DateTimeTZRange:

@@ -66,13 +66,13 @@ class UtilizationLow(AlertType):
         ]
 
     def past(self, subject: str, place: Place, window: Window) -> Points:
-        """Of the GPUs that it held at the time, in means of five minutes, or of hours. Two or three queries."""
+        """Of the GPUs that it held at the time, in means of a step, or of hours. Two or three queries."""
         held = Allocation.objects.filter(job_id=id_in(subject), during__overlap=window.touched).order_by()
         asked = [
             (gpu_id, node_id, max(during.lower, window.start), min(during.upper or window.end, window.end))
             for gpu_id, node_id, during in held.values_list("gpu_id", "gpu__node_id", "during")
         ]
-        return mean_readings("utilization", asked)
+        return mean_readings("utilization", asked, width=window.step)
 
 
 class QuotaBreach(AlertType):
@@ -213,7 +213,7 @@ class SchedulerLate(AlertType):
     code = RuleType.SCHEDULER_LATE
     scopes = frozenset()
     sentence = "{name} has finished no cycle for {value:.0f} s (limit {threshold:g} s)."
-    figure = ("Jobs that it has not looked at", "jobs")
+    figure = ("Not looked at yet", "jobs")
     plots_value = False  # Of its cycles the last one alone is on record.
     remedy = "Look at the worker's log for jobs.tick, and for a session that holds the scheduler's lock."
 

@@ -224,13 +224,16 @@ def test_a_mean_over_gpus_counts_each_sample_once_and_comes_from_the_hours_when_
     for gpu, minute, percent in [(one, 1, 10.0), (one, 1, 10.0), (two, 2, 40.0), (one, 7, 60.0), (other, 1, 90.0)]:
         store_sample(gpu, MIDNIGHT + minute * MINUTE, utilization_pct=percent, temperature_c=50.0)
     asked = [(gpu.pk, node.pk, MIDNIGHT, MIDNIGHT + HOUR) for gpu in (one, two)]
-    assert queries.mean_readings("utilization", asked) == [(MIDNIGHT, 25.0), (MIDNIGHT + 5 * MINUTE, 60.0)]
+    assert queries.mean_readings("utilization", asked, width=5 * MINUTE) == [
+        (MIDNIGHT, 25.0),
+        (MIDNIGHT + 5 * MINUTE, 60.0),
+    ]
     early = [(one.pk, node.pk, MIDNIGHT, MIDNIGHT + 7 * MINUTE)]
-    assert queries.mean_readings("utilization", early) == [(MIDNIGHT, 10.0)]
-    assert queries.mean_readings("temperature", early) == [(MIDNIGHT, 50.0)]
-    assert queries.mean_readings("temperature", []) == []
+    assert queries.mean_readings("utilization", early, width=5 * MINUTE) == [(MIDNIGHT, 10.0)]
+    assert queries.mean_readings("temperature", early, width=5 * MINUTE) == [(MIDNIGHT, 50.0)]
+    assert queries.mean_readings("temperature", [], width=MINUTE) == []
     rollups.roll_up(now=MIDNIGHT + DAY)
     forget_samples()
-    hourly = queries.mean_readings("utilization", asked)
+    hourly = queries.mean_readings("utilization", asked, width=5 * MINUTE)
     assert [at for at, _ in hourly] == [MIDNIGHT]
     assert hourly[0][1] == pytest.approx((10 + 60 + 40) / 3)

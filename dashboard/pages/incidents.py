@@ -11,6 +11,8 @@ from alerts.queries import Past, past_of
 from dashboard import plots
 from gpufleet.common.panels import Panel, panel_on
 
+POINT_WIDTH = 0.004
+
 
 @dataclass(frozen=True, slots=True)
 class IncidentPanel:
@@ -34,4 +36,6 @@ def incident_panel(request: HttpRequest, event: AlertEvent) -> Panel:
 def _draw(past: Past, top: float) -> SafeString:
     start, span = past.window.start, past.window.end - past.window.start
     line = [(max((at - start) / span, 0.0), value) for at, value in past.points]
+    if len(line) == 1:  # A line through one point would not be seen.
+        line.append((line[0][0] + POINT_WIDTH, line[0][1]))
     return plots.lines([("gf-line-0", line)], top, f"{past.name} around the incident", past.level)
