@@ -15,7 +15,7 @@ from alerts.models import (
     Severity,
 )
 from gpufleet.common.errors import FieldProblem, InvalidInput
-from gpufleet.common.query import IdFilter
+from gpufleet.common.query import IdFilter, YesNoFilter
 
 ORDERS = ("newest", "cost")
 
@@ -35,7 +35,7 @@ class RuleFilter(filters.FilterSet):  # type: ignore[misc]  # django-filter has 
 
     type = filters.ChoiceFilter(choices=RuleType)
     severity = filters.ChoiceFilter(choices=Severity)
-    enabled = filters.BooleanFilter()
+    enabled = YesNoFilter()
     cluster_id = IdFilter()
     tenant_id = IdFilter()
 
@@ -53,7 +53,7 @@ class EventFilter(filters.FilterSet):  # type: ignore[misc]  # django-filter has
     rule_id = IdFilter()
     subject = filters.CharFilter()
     tenant_id = IdFilter()
-    acknowledged = filters.BooleanFilter(method="filter_acknowledged")
+    acknowledged = YesNoFilter(method="filter_acknowledged")
 
     class Meta:
         model = AlertEvent
@@ -68,7 +68,7 @@ class ChannelFilter(filters.FilterSet):  # type: ignore[misc]  # django-filter h
     """Channels by how they speak."""
 
     kind = filters.ChoiceFilter(choices=ChannelKind)
-    enabled = filters.BooleanFilter()
+    enabled = YesNoFilter()
 
     class Meta:
         model = Channel

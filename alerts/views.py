@@ -15,6 +15,7 @@ from alerts import queries, services
 from alerts.filters import ORDERS, ChannelFilter, EventFilter, RuleFilter, WindowFilter, wants_rank
 from alerts.models import AlertEvent, AlertRule, Channel, MaintenanceWindow
 from alerts.serializers import (
+    AcknowledgementSerializer,
     ChannelChangeSerializer,
     ChannelInputSerializer,
     ChannelSerializer,
@@ -124,7 +125,8 @@ class EventViewSet(ListModelMixin, ApiViewSet):
     @action(detail=True, methods=["post"])
     @idempotent()
     def acknowledge(self, request: Request, pk: str) -> Response:
-        """Say that somebody has seen it."""
+        """Say that somebody has seen it. The body is empty."""
+        checked_body(AcknowledgementSerializer, request)
         caller = caller_of(request)
         event = services.acknowledge_event(
             event_id=int(pk), actor=caller.actor, tenant_id=caller.tenant_id, now=timezone.now()

@@ -113,7 +113,7 @@ def silence_rule(*, rule_id: int, until: datetime, reason: str, actor: str, now:
 
     Silenced anew while it is silent, it goes on counting from the first silence. Raises ``InvalidInput``, ``NotFound``.
     """
-    if not now < until <= now + LONGEST_SILENCE:
+    if not timedelta() < until - now <= LONGEST_SILENCE:
         detail = f"until lies in the future, at most {LONGEST_SILENCE.days} days ahead."
         raise InvalidInput(FieldProblem("#/until", "out_of_range", detail))
     rule = _lock_rule(rule_id)

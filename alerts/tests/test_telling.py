@@ -124,6 +124,17 @@ def test_pagerduty_gets_a_message_an_incident(node: Node) -> None:
     assert told() == [("on call", "firing", 1)] * 2
 
 
+def test_a_large_fire_is_told_in_pieces_and_cents_are_kept(node: Node) -> None:
+    make_rate("B200", "9.99")
+    make_channel()
+    hot_rule()
+    for _ in range(51):
+        LatestReading.objects.create(gpu=make_gpu(node, model="B200"), recorded_at=NOW, temperature_c=91)
+    run()
+    assert told() == [("on call", "firing", 50), ("on call", "firing", 1)]
+    assert set(AlertEvent.objects.values_list("cost_per_hour", flat=True)) == {Decimal("9.99")}
+
+
 def test_the_end_is_told_to_whoever_heard_of_the_beginning(node: Node) -> None:
     make_channel("early")
     hot_rule()
@@ -152,6 +163,19 @@ def test_a_silent_node_is_one_event_and_its_gpus_hang_under_it_until_it_is_back(
     run(1)
     assert AlertEvent.objects.filter(parent=parent).count() == 0
     assert sorted(told()[1:]) == [("on call", "firing", 2), ("on call", "resolved", 1)]
+
+
+def test_a_silent_node_explains_its_own_gpus_alone(node: Node) -> None:
+    make_channel()
+    make_rule(name="silent", type="node_silent", threshold=60.0)
+    hot_rule()
+    other = make_gpu(make_node(node.cluster), model="H100")
+    LatestReading.objects.create(gpu=other, recorded_at=NOW, temperature_c=91.0)
+    heat(node, 91)
+    Node.objects.filter(pk=node.pk).update(silent=True, last_heartbeat_at=NOW - 2 * MINUTE)
+    run()
+    assert AlertEvent.objects.get(subject=f"gpu:{other.pk}").parent is None
+    assert told() == [("on call", "firing", 1)] * 2
 
 
 def test_in_maintenance_nobody_is_told_and_what_outlasts_it_is(node: Node) -> None:
@@ -291,11 +315,28 @@ def test_an_incident_that_comes_and_goes_is_held_and_told_once_more(node: Node) 
     assert statuses()[-1] == "resolved"
 
 
+def test_one_gpu_that_comes_and_goes_does_not_hold_another(node: Node) -> None:
+    make_channel()
+    hot_rule()
+    first = LatestReading.objects.order_by("pk")[0]
+    for minute in range(7):
+        heat(node, 50, now=NOW + minute * MINUTE)
+        LatestReading.objects.filter(pk=first.pk).update(temperature_c=91 if minute % 2 == 0 else 50)
+        run(minute)
+    heat(node, 91, now=NOW + 7 * MINUTE)
+    run(7)
+    flaps = dict(AlertEvent.objects.filter(status="firing").values_list("subject", "flapping"))
+    assert list(flaps.values()).count(True) == 1
+    assert flaps[f"gpu:{first.pk}"]
+
+
 def test_without_fresh_data_an_incident_is_neither_over_nor_confirmed(node: Node) -> None:
     rule = hot_rule()
     heat(node, 91)
     run()
     run(5)
+    assert set(AlertEvent.objects.values_list("status", "missing_since")) == {("firing", NOW + 5 * MINUTE)}
+    run(5.5)
     assert set(AlertEvent.objects.values_list("status", "missing_since")) == {("firing", NOW + 5 * MINUTE)}
     rule.refresh_from_db()
     assert (rule.evaluation.subjects, rule.evaluation.in_trouble, rule.evaluation.missing) == (2, 0, 2)

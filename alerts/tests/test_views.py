@@ -67,6 +67,14 @@ def test_a_rule_is_made_changed_silenced_and_deleted() -> None:
         ({"threshold": "high"}, "#/threshold"),
         ({"threshold": "NaN"}, "#/threshold"),
         ({"threshold": "-inf"}, "#/threshold"),
+        ({"threshold": True}, "#/threshold"),
+        ({"threshold": None}, "#/threshold"),
+        ({"channels": [1.0]}, "#/channels"),
+        ({"channels": 1}, "#/channels"),
+        ({"cluster_id": 1.5}, "#/cluster_id"),
+        ({"cluster_id": True}, "#/cluster_id"),
+        ({"tenant_id": 1}, "#/tenant_id"),
+        ({"severity": "grave"}, "#/severity"),
         ({"for_seconds": -1}, "#/for_seconds"),
         ({"for_seconds": 10**12}, "#/for_seconds"),
         ({"cluster_id": 999}, "#/cluster_id"),
@@ -104,6 +112,29 @@ def test_events_have_their_own_limits_and_filters() -> None:
     for limit in ("0", "101", "many", "1.5", ""):
         assert api.get(f"/api/alerts/events?limit={limit}").status_code == 400
     assert api.get("/api/alerts/events?status=pending").status_code == 400
+    assert len(api.get("/api/alerts/events?acknowledged=false").json()) == 3
+
+
+@pytest.mark.parametrize(
+    "query", ["events?acknowledged=maybe", "events?acknowledged=2", "events?rule_id=1.5", "?enabled=maybe", "?type=x"]
+)
+def test_a_filter_that_means_nothing_never_gives_everything(query: str) -> None:
+    make_event()
+    answer = client("read").get(f"/api/alerts{'' if query[0] == '?' else '/'}{query}")
+    assert (answer.status_code, answer["Content-Type"]) == (400, "application/problem+json")
+
+
+def test_the_type_and_the_scope_of_a_rule_stay() -> None:
+    rule = AlertRule.objects.get(type="quota_breach")
+    for change in ({"type": "node_silent"}, {"cluster_id": 1}, {"tenant_id": None}, {"gpu_model": ""}):
+        assert client("admin").patch(f"/api/alerts/{rule.pk}", change).status_code == 400
+
+
+def test_an_acknowledgement_says_nothing_more() -> None:
+    event = make_event()
+    answer = client("write").post(f"/api/alerts/events/{event.pk}/acknowledge", {"by": "somebody else"})
+    assert [error["pointer"] for error in answer.json()["errors"]] == ["#/by"]
+    assert not AlertEvent.objects.filter(acknowledged_at__isnull=False).exists()
 
 
 def test_events_are_ranked_by_what_they_cost_by_the_hour() -> None:
