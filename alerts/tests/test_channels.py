@@ -58,6 +58,8 @@ def test_a_webhook_is_given_a_secret_that_is_shown_once() -> None:
         ({"target": "https://no-such-host.invalid/"}, "#/target"),
         ({"secret": "short"}, "#/secret"),
         ({"secret": "whsec_!!!"}, "#/secret"),
+        ({"secret": "whsec_c2hvcnQ="}, "#/secret"),
+        ({"secret": "whsec_" + "c2VjcmV0" * 11}, "#/secret"),
         ({"kind": "pagerduty"}, "#/secret"),
         ({"kind": "slack", "secret": "x"}, "#/secret"),
         ({"kind": "email", "target": "nobody"}, "#/target"),

@@ -51,7 +51,7 @@ def test_an_incident_waits_fires_once_and_resolves_once(alice: Tenant) -> None:
     services.evaluate_rules(now=NOW + 4 * MINUTE)
     assert statuses() == ["pending"]
     services.evaluate_rules(now=NOW + 5 * MINUTE)
-    services.evaluate_rules(now=NOW + 6 * MINUTE)
+    assert services.evaluate_rules(now=NOW + 6 * MINUTE) == 0
     assert statuses() == ["firing"]
     event = AlertEvent.objects.get()
     assert (event.subject, event.tenant_id, event.value) == (f"tenant:{alice.pk}", alice.pk, 50.0)

@@ -105,15 +105,16 @@ def test_routes_go_by_severity_and_scope_and_a_rule_may_name_its_own_channels(no
     make_channel("one tenant", tenant=make_tenant())
     make_channel("this model", gpu_model="H100")
     make_channel("another model", gpu_model="B200")
+    make_channel("just as grave", min_severity="warning")
     make_channel("off", enabled=False)
     named = make_channel("named", min_severity="")
     hot_rule(severity="warning")
     heat(node, 91)
     run()
-    assert [name for name, _, _ in told()] == ["all", "this cluster", "this model"]
+    assert [name for name, _, _ in told()] == ["all", "this cluster", "this model", "just as grave"]
     hot_rule(name="special", channels=[named])
     run(1)
-    assert told()[3:] == [("named", "firing", 2)]
+    assert told()[4:] == [("named", "firing", 2)]
 
 
 def test_pagerduty_gets_a_message_an_incident(node: Node) -> None:
@@ -198,6 +199,16 @@ def test_in_maintenance_nobody_is_told_and_what_outlasts_it_is(node: Node) -> No
     assert told() == []
     heat(node, 91, now=NOW + 60 * MINUTE)
     run(60)
+    assert told() == [("on call", "firing", 2)]
+
+
+def test_maintenance_that_has_not_begun_covers_nothing(node: Node) -> None:
+    make_channel()
+    hot_rule()
+    later = {"starts_at": NOW + MINUTE, "ends_at": NOW + 60 * MINUTE, "reason": "fans", "actor": "key:1", "now": NOW}
+    services.plan_maintenance(node=node, **later)
+    heat(node, 91)
+    run()
     assert told() == [("on call", "firing", 2)]
 
 
