@@ -219,8 +219,9 @@ def mean_readings(
         return []
     columns = [*map(list, zip(*asked, strict=True))]
     scale = SCALES[figure]
+    parameters: list[Any] = [width, EPOCH, scale, *columns]
     with samples_connection().cursor() as cursor:
-        cursor.execute(MEAN_READINGS.format(asked=ASKED, figure=figure), [width, EPOCH, scale, *columns])
+        cursor.execute(MEAN_READINGS.format(asked=ASKED, figure=figure), parameters)
         rows: list[tuple[datetime, float]] = cursor.fetchall()
         if not rows:
             cursor.execute(MEAN_HOURS.format(asked=ASKED, figure=figure), [scale, *columns])

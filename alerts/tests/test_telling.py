@@ -205,7 +205,13 @@ def test_in_maintenance_nobody_is_told_and_what_outlasts_it_is(node: Node) -> No
 def test_maintenance_that_has_not_begun_covers_nothing(node: Node) -> None:
     make_channel()
     hot_rule()
-    later = {"starts_at": NOW + MINUTE, "ends_at": NOW + 60 * MINUTE, "reason": "fans", "actor": "key:1", "now": NOW}
+    later: dict[str, Any] = {
+        "starts_at": NOW + MINUTE,
+        "ends_at": NOW + 60 * MINUTE,
+        "reason": "fans",
+        "actor": "key:1",
+        "now": NOW,
+    }
     services.plan_maintenance(node=node, **later)
     heat(node, 91)
     run()
