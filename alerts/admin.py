@@ -1,6 +1,7 @@
 """Alerts in the operator's console."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -10,8 +11,9 @@ from django.db.models import F, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from unfold.decorators import display
+from unfold.widgets import UnfoldAdminTextInputWidget
 
-from alerts import services
+from alerts import queries, services
 from alerts.models import (
     AlertEvent,
     AlertRule,
@@ -23,6 +25,7 @@ from alerts.models import (
     RuleEvaluation,
 )
 from gpufleet.common.admin import Answers, Question, ReadOnlyAdmin, ServiceAdmin, actor_of, asks, silently
+from gpufleet.common.asking import ReasonForm
 from gpufleet.common.errors import InvalidInput
 
 
@@ -42,6 +45,27 @@ DISABLE = Question(
     ["enabled"],
     danger=True,
 )
+
+
+class SilenceForm(ReasonForm):
+    """For how long, and why."""
+
+    hours = forms.FloatField(
+        min_value=0.25,
+        max_value=services.LONGEST_SILENCE / timedelta(hours=1),
+        initial=1,
+        widget=UnfoldAdminTextInputWidget,
+        help_text="From now; a week at most. It is told before it ends if something fires under it.",
+    )
+
+
+def _silencing(rules: Sequence[AlertRule]) -> list[str]:
+    """What fires under these rules, and what it costs by the hour."""
+    firing = AlertEvent.objects.filter(rule__in=rules, status=EventStatus.FIRING).count()
+    return [f"Nobody is told of {len(rules)} rules' incidents until then; {firing} fire now. They are recorded."]
+
+
+SILENCE = Question("Silence", _silencing, ["silenced_until", "silence_reason"], form=SilenceForm, danger=True)
 
 
 class RuleForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable at run time
@@ -95,11 +119,23 @@ class AlertRuleAdmin(ServiceAdmin):
     list_filter = ["type", "severity", "enabled"]
     search_fields = ["name"]
     list_select_related = ["cluster", "tenant"]
-    actions = ["enable", "disable"]
+    actions = ["enable", "disable", "silence", "end_silence"]
 
     def get_readonly_fields(self, request: HttpRequest, obj: AlertRule | None = None) -> list[str]:
-        """The type and the scope of an existing rule are what its incidents are about."""
-        return ["type", "cluster", "tenant", "gpu_model"] if obj else []
+        """The type and the scope of an existing rule are what its incidents are about; a silence has its actions."""
+        if obj is None:
+            return []
+        silence = ["silenced_until", "silenced_by", "silence_reason", "shown_silence_cost"]
+        return ["type", "cluster", "tenant", "gpu_model", *(silence if obj.silenced_until else [])]
+
+    @admin.display(description="Cost of the silence so far")
+    def shown_silence_cost(self, rule: AlertRule) -> str:
+        """What fires under the silence has cost since it began."""
+        now = timezone.now()
+        if rule.silenced_until is None or rule.silenced_until <= now:
+            return "It is over."
+        costs = queries.silence_costs([rule], now=now)[rule.pk]
+        return " and ".join(f"{amount} {currency}" for amount, currency in costs) or "nothing"
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """A rule is disabled, not deleted: its incidents speak of it."""
@@ -114,7 +150,9 @@ class AlertRuleAdmin(ServiceAdmin):
 
     def applies(self, action: str, row: AlertRule) -> bool:
         """To what it is not already."""
-        return row.enabled == (action == "disable")
+        silent = row.silenced_until is not None and row.silenced_until > timezone.now()
+        makes_sense = {"enable": not row.enabled, "disable": row.enabled, "end_silence": silent}
+        return makes_sense.get(action, True)
 
     @asks(ENABLE, description="Enable", permission="change")
     def enable(self, request: HttpRequest, rules: QuerySet[AlertRule], answers: Answers) -> None:
@@ -126,6 +164,22 @@ class AlertRuleAdmin(ServiceAdmin):
         """Turn the rules off."""
         self._switch(request, rules, enabled=False)
 
+    @asks(SILENCE, description="Silence", permission="change")
+    def silence(self, request: HttpRequest, rules: QuerySet[AlertRule], answers: Answers) -> None:
+        """Tell nobody for a while."""
+        now = timezone.now()
+        until, reason = now + timedelta(hours=answers["hours"]), answers["reason"]
+        for rule in rules:
+            services.silence_rule(rule_id=rule.pk, until=until, reason=reason, actor=actor_of(request), now=now)
+        self.message_user(request, f"They are silent until {until:%Y-%m-%d %H:%M} UTC.")
+
+    @silently(["silenced_until"], description="End the silence", permission="change")
+    def end_silence(self, request: HttpRequest, rules: QuerySet[AlertRule]) -> None:
+        """From now on people are told again."""
+        for rule in rules:
+            services.end_silence(rule_id=rule.pk, now=timezone.now())
+        self.message_user(request, "The silence has ended.")
+
     def _switch(self, request: HttpRequest, rules: QuerySet[AlertRule], *, enabled: bool) -> None:
         count = services.switch_rules(rule_ids=[rule.pk for rule in rules], enabled=enabled, now=timezone.now())
         self.message_user(request, f"{count} rules are {'enabled' if enabled else 'disabled'}.")
@@ -133,13 +187,14 @@ class AlertRuleAdmin(ServiceAdmin):
 
 @admin.register(AlertEvent)
 class AlertEventAdmin(ReadOnlyAdmin):
-    """Incidents; the one thing a person does to them is to acknowledge."""
+    """Incidents, ranked by what they cost; the one thing a person does to them is to acknowledge."""
 
     list_display = ["shown_status", "message", "shown_cost", "rule", "fired_at", "resolved_at", "acknowledged_by"]
     list_display_links = ["message"]
     list_filter = ["status", "rule__type", "rule__severity"]
     search_fields = ["subject", "message"]
     list_select_related = ["rule"]
+    ordering = [queries.COST_NOW, "status", "-pk"]
     actions = ["acknowledge"]
 
     @display(  # type: ignore[untyped-decorator]  # unfold is untyped
@@ -153,7 +208,7 @@ class AlertEventAdmin(ReadOnlyAdmin):
 
     @display(description="An hour", ordering=F("cost_per_hour").desc(nulls_last=True))  # type: ignore[untyped-decorator]  # unfold is untyped
     def shown_cost(self, event: AlertEvent) -> str:
-        """What it costs by the hour; the list is ranked by it with a click."""
+        """What it costs by the hour."""
         return "" if event.cost_per_hour is None else f"{event.cost_per_hour} {event.currency}"
 
     def has_acknowledge_permission(self, request: HttpRequest) -> bool:
@@ -208,7 +263,7 @@ class DeliveryAdmin(ReadOnlyAdmin):
 class ChannelAdmin(ReadOnlyAdmin):
     """Who is told. Channels are made through the API, by administrators' keys; what they hold is not shown here."""
 
-    list_display = ["name", "kind", "min_severity", "cluster", "tenant", "enabled"]
+    list_display = ["name", "kind", "min_severity", "cluster", "tenant", "gpu_model", "enabled"]
     list_filter = ["kind", "enabled"]
     list_select_related = ["cluster", "tenant"]
     exclude = ["target", "secret"]

@@ -1,6 +1,7 @@
 """Filters of the lists, by the fields' own names."""
 
 from django.db.models import QuerySet
+from django.http import QueryDict
 from django_filters import rest_framework as filters
 
 from alerts.models import (
@@ -13,7 +14,20 @@ from alerts.models import (
     RuleType,
     Severity,
 )
-from gpufleet.common.query import IdFilter
+from gpufleet.common.errors import FieldProblem, InvalidInput
+from gpufleet.common.query import IdFilter, YesNoFilter
+
+ORDERS = ("newest", "cost")
+
+
+def wants_rank(params: QueryDict) -> bool:
+    """Whether incidents are to be ranked by cost. Raises ``InvalidInput``: a rank has one page."""
+    order = params.get("order", "newest")
+    if order not in ORDERS:
+        raise InvalidInput(FieldProblem("?order", "unknown_order", f"order is one of {', '.join(ORDERS)}."))
+    if order == "cost" and "cursor" in params:
+        raise InvalidInput(FieldProblem("?cursor", "one_page", "What is ranked by cost has one page alone."))
+    return order == "cost"
 
 
 class RuleFilter(filters.FilterSet):  # type: ignore[misc]  # django-filter has no types
@@ -21,7 +35,7 @@ class RuleFilter(filters.FilterSet):  # type: ignore[misc]  # django-filter has 
 
     type = filters.ChoiceFilter(choices=RuleType)
     severity = filters.ChoiceFilter(choices=Severity)
-    enabled = filters.BooleanFilter()
+    enabled = YesNoFilter()
     cluster_id = IdFilter()
     tenant_id = IdFilter()
 
@@ -39,7 +53,7 @@ class EventFilter(filters.FilterSet):  # type: ignore[misc]  # django-filter has
     rule_id = IdFilter()
     subject = filters.CharFilter()
     tenant_id = IdFilter()
-    acknowledged = filters.BooleanFilter(method="filter_acknowledged")
+    acknowledged = YesNoFilter(method="filter_acknowledged")
 
     class Meta:
         model = AlertEvent
@@ -54,7 +68,7 @@ class ChannelFilter(filters.FilterSet):  # type: ignore[misc]  # django-filter h
     """Channels by how they speak."""
 
     kind = filters.ChoiceFilter(choices=ChannelKind)
-    enabled = filters.BooleanFilter()
+    enabled = YesNoFilter()
 
     class Meta:
         model = Channel

@@ -26,6 +26,7 @@ class EventLine(TypedDict):
     subject: str
     name: str
     message: str
+    where: str
     value: float
     since: str
     resolved_at: str | None
@@ -100,6 +101,7 @@ def _line(event: AlertEvent) -> EventLine:
         "subject": event.subject,
         "name": event.name,
         "message": event.message,
+        "where": _where(event),
         "value": event.value,
         "since": _instant(event.since),
         "resolved_at": None if event.resolved_at is None else _instant(event.resolved_at),
@@ -108,6 +110,19 @@ def _line(event: AlertEvent) -> EventLine:
         "flapping": event.flapping,
         "url": link_to(event),
     }
+
+
+def _where(event: AlertEvent) -> str:
+    """Its cluster, node, tenant and GPU model, but for what the incident is about itself."""
+    places = [
+        ("cluster", event.cluster.name if event.cluster else ""),
+        ("node", event.node.hostname if event.node else ""),
+        ("tenant", event.tenant.name if event.tenant else ""),
+        ("gpu_model", event.gpu_model),
+    ]
+    about = event.subject.partition(":")[0]
+    words = [f"{kind} {name}".replace("gpu_model", "GPU model") for kind, name in places if name and kind != about]
+    return ", ".join(words) or "the fleet"
 
 
 def _opening(
@@ -125,7 +140,7 @@ def _opening(
 def _as_text(line: EventLine) -> str:
     until = f" until {line['resolved_at']}" if line["resolved_at"] else ""
     cost = f" {line['cost_per_hour']} {line['currency']} an hour." if line["cost_per_hour"] else ""
-    return f"- {line['message']} Since {line['since']}{until}.{cost}\n  {line['url']}"
+    return f"- {line['message']} Where: {line['where']}. Since {line['since']}{until}.{cost}\n  {line['url']}"
 
 
 def _closing(letter: Letter) -> list[str]:

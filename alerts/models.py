@@ -64,6 +64,7 @@ class Channel(models.Model):
     tenant = models.ForeignKey(
         Tenant, null=True, blank=True, on_delete=models.PROTECT, related_name="+", help_text="Route: of this alone."
     )
+    gpu_model = models.CharField(max_length=100, blank=True, default="", help_text="Route: of this alone.")
     enabled = models.BooleanField(default=True)
     created_at = models.DateTimeField()
 
@@ -272,6 +273,8 @@ class Delivery(models.Model):
         indexes = [
             # Serves the sender: what is due, by channel, in order.
             models.Index(fields=["channel", "id"], condition=Q(status="pending"), name="delivery_due"),
+            # Serves the telling of ends: who heard of what fired under a silence.
+            models.Index(fields=["rule"], condition=Q(kind="silence_ending"), name="delivery_silence_ending"),
         ]
 
     def __str__(self) -> str:

@@ -2,16 +2,19 @@
 
 from collections import defaultdict
 from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from django.db.models import Prefetch, Q, QuerySet
+from django.db.models import Case, F, Prefetch, Q, QuerySet, When
 
 from alerts.models import AlertEvent, AlertRule, Channel, EventStatus, MaintenanceWindow, RuleType
-from alerts.types import TYPES
+from alerts.types import TYPES, Place, Points, Window
 from gpufleet.common.errors import NotFound
 
 HOUR = timedelta(hours=1)
+AROUND = timedelta(hours=2)
+LONGEST_PAST = timedelta(days=7)
 
 
 def list_rules() -> QuerySet[AlertRule]:
@@ -34,11 +37,44 @@ def list_events(*, tenant_id: int | None) -> QuerySet[AlertEvent]:
     return events if tenant_id is None else events.filter(tenant_id=tenant_id)
 
 
+# What an incident that fires costs by the hour; what is over costs nothing any more, and sorts last.
+COST_NOW = Case(When(status=EventStatus.FIRING, then=F("cost_per_hour"))).desc(nulls_last=True)
+
+
+def rank_by_cost(events: QuerySet[AlertEvent]) -> QuerySet[AlertEvent]:
+    """The costliest of those that fire first, then those without a cost, and what is over last, newest first."""
+    return events.order_by(COST_NOW, "status", "-pk")
+
+
 def unsold_per_hour(*, now: datetime) -> Decimal:
     """What is in service and not sold, or sold without a price, is worth an hour at list price: the whole fleet's, in
     the currency of the list prices that alerts rank by."""
     fleet = [reading for reading in TYPES[RuleType.LEAKAGE_RATE].read(now) if reading.subject == "fleet"]
     return sum((reading.hourly or Decimal() for reading in fleet), Decimal())
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What an incident's rule would have read of its subject around it: (instant, value), the oldest first.
+
+    ``level``: the threshold, where the values are what it is about.
+    """
+
+    window: Window
+    name: str
+    unit: str
+    points: Points
+    level: float | None
+
+
+def past_of(event: AlertEvent, *, now: datetime) -> Past:
+    """From two hours before an incident until two hours after it, or now; seven days at most."""
+    start = event.since - AROUND
+    end = min(now, (event.resolved_at or now) + AROUND, start + LONGEST_PAST)
+    window, kind = Window(start, max(end, event.since)), TYPES[event.rule.type]
+    place = Place(event.cluster_id, event.node_id, event.tenant_id, event.gpu_model)
+    level = event.rule.threshold if kind.plots_value else None
+    return Past(window, *kind.figure, kind.past(event.subject, place, window), level)
 
 
 def list_channels() -> QuerySet[Channel]:

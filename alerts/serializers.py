@@ -7,14 +7,14 @@ from rest_framework import serializers
 
 from alerts.models import AlertRule, Channel, ChannelKind, EventStatus, MaintenanceWindow, RuleType, Severity
 from clusters.models import Cluster, Node
-from gpufleet.common.serializers import FiniteFloatField, InstantField, StrictSerializer
+from gpufleet.common.serializers import FiniteFloatField, InstantField, RowField, StrictSerializer
 from tenants.models import Tenant
 
 LARGEST_INTEGER = 2**31 - 1
 
 
 def _cluster() -> Any:
-    return serializers.PrimaryKeyRelatedField(
+    return RowField(
         queryset=Cluster.objects.filter(decommissioned_at__isnull=True),
         source="cluster",
         allow_null=True,
@@ -23,9 +23,7 @@ def _cluster() -> Any:
 
 
 def _tenant() -> Any:
-    return serializers.PrimaryKeyRelatedField(
-        queryset=Tenant.objects.all(), source="tenant", allow_null=True, required=False
-    )
+    return RowField(queryset=Tenant.objects.all(), source="tenant", allow_null=True, required=False)
 
 
 class RuleChangeSerializer(StrictSerializer):
@@ -36,7 +34,7 @@ class RuleChangeSerializer(StrictSerializer):
     recovery_threshold = FiniteFloatField(allow_null=True, required=False)
     for_seconds = serializers.IntegerField(min_value=0, max_value=LARGEST_INTEGER, required=False)
     severity = serializers.ChoiceField(choices=Severity.choices, required=False)
-    channels = serializers.PrimaryKeyRelatedField(queryset=Channel.objects.all(), many=True, required=False)
+    channels = RowField(queryset=Channel.objects.all(), many=True, required=False)
     enabled = serializers.BooleanField(required=False)
 
 
@@ -116,6 +114,10 @@ class SilenceSerializer(StrictSerializer):
     reason = serializers.CharField(max_length=500)
 
 
+class AcknowledgementSerializer(StrictSerializer):
+    """Nothing is said with it: who has seen it is whose key it is."""
+
+
 class ChannelChangeSerializer(StrictSerializer):
     """What may be changed of a channel; its kind stays."""
 
@@ -125,6 +127,7 @@ class ChannelChangeSerializer(StrictSerializer):
     min_severity = serializers.ChoiceField(choices=Severity.choices, allow_blank=True, required=False)
     cluster_id = _cluster()
     tenant_id = _tenant()
+    gpu_model = serializers.CharField(max_length=100, allow_blank=True, required=False)
     enabled = serializers.BooleanField(required=False)
 
 
@@ -142,7 +145,18 @@ class ChannelSerializer(serializers.ModelSerializer[Channel]):
 
     class Meta:
         model = Channel
-        fields = ["id", "name", "kind", "target", "min_severity", "cluster_id", "tenant_id", "enabled", "created_at"]
+        fields = [
+            "id",
+            "name",
+            "kind",
+            "target",
+            "min_severity",
+            "cluster_id",
+            "tenant_id",
+            "gpu_model",
+            "enabled",
+            "created_at",
+        ]
 
 
 class NewChannelSerializer(ChannelSerializer):
@@ -156,7 +170,7 @@ class WindowInputSerializer(StrictSerializer):
     """Planned work on a cluster or a node."""
 
     cluster_id = _cluster()
-    node_id = serializers.PrimaryKeyRelatedField(
+    node_id = RowField(
         queryset=Node.objects.filter(decommissioned_at__isnull=True), source="node", allow_null=True, required=False
     )
     starts_at = InstantField()

@@ -5,16 +5,17 @@ from typing import Any
 
 from django.db.models import QuerySet
 from django.utils import timezone
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.decorators import action
 from rest_framework.mixins import ListModelMixin
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from alerts import queries, services
-from alerts.filters import ChannelFilter, EventFilter, RuleFilter, WindowFilter
+from alerts.filters import ORDERS, ChannelFilter, EventFilter, RuleFilter, WindowFilter, wants_rank
 from alerts.models import AlertEvent, AlertRule, Channel, MaintenanceWindow
 from alerts.serializers import (
+    AcknowledgementSerializer,
     ChannelChangeSerializer,
     ChannelInputSerializer,
     ChannelSerializer,
@@ -29,6 +30,7 @@ from alerts.serializers import (
 )
 from gpufleet.common.api import ApiViewSet
 from gpufleet.common.idempotency import idempotent
+from gpufleet.common.query import parse_bounded_int
 from gpufleet.common.serializers import checked_body
 from tenants.permissions import ADMIN, READ, READ_FLEET, WRITE, WRITE_FLEET, caller_of
 
@@ -46,6 +48,7 @@ class RuleViewSet(ApiViewSet):
         "partial_update": ADMIN,
         "destroy": ADMIN,
         "silence": WRITE_FLEET,
+        "end_silence": WRITE_FLEET,
     }
 
     def list(self, request: Request) -> Response:
@@ -85,15 +88,22 @@ class RuleViewSet(ApiViewSet):
         rule = services.silence_rule(rule_id=int(pk), **values, actor=caller_of(request).actor, now=timezone.now())
         return Response(_shown([rule])[0])
 
+    @extend_schema(responses={200: RuleSerializer})
+    @silence.mapping.delete
+    def end_silence(self, request: Request, pk: str) -> Response:
+        """End a silence now. Who silenced the rule, and why, stays on record."""
+        return Response(_shown([services.end_silence(rule_id=int(pk), now=timezone.now())])[0])
+
 
 class EventViewSet(ListModelMixin, ApiViewSet):
-    """Incidents, newest first."""
+    """Incidents, newest first, or ranked by what they cost."""
 
     queryset = AlertEvent.objects.all()
     serializer_class = EventSerializer
     filterset_class = EventFilter
     page_limit = (50, 100)
     access = {"list": READ, "acknowledge": WRITE}
+    action_parameters = {"list": ("order",)}
 
     def get_queryset(self) -> QuerySet[Any]:
         """Those the caller may see."""
@@ -101,11 +111,22 @@ class EventViewSet(ListModelMixin, ApiViewSet):
             return AlertEvent.objects.none()
         return queries.list_events(tenant_id=caller_of(self.request).tenant_id)
 
+    @extend_schema(parameters=[OpenApiParameter("order", str, enum=ORDERS, default="newest")])
+    def list(self, request: Request) -> Response:
+        """Newest first. With ``order=cost`` the ``limit`` costliest by the hour that fire come first; no pages."""
+        if not wants_rank(request.query_params):
+            return super().list(request)
+        default, most = self.page_limit
+        limit = parse_bounded_int(request.query_params.get("limit"), name="limit", default=default, low=1, high=most)
+        events = queries.rank_by_cost(self.filter_queryset(self.get_queryset()))[:limit]
+        return Response(EventSerializer(events, many=True).data)
+
     @extend_schema(request=None, responses=EventSerializer)
     @action(detail=True, methods=["post"])
     @idempotent()
     def acknowledge(self, request: Request, pk: str) -> Response:
-        """Say that somebody has seen it."""
+        """Say that somebody has seen it. The body is empty."""
+        checked_body(AcknowledgementSerializer, request)
         caller = caller_of(request)
         event = services.acknowledge_event(
             event_id=int(pk), actor=caller.actor, tenant_id=caller.tenant_id, now=timezone.now()

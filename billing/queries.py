@@ -112,6 +112,12 @@ def list_price_changes() -> list[datetime]:
     return list(rates.values_list("valid_from", flat=True).distinct())
 
 
+def first_list_price(gpu_model: str) -> datetime | None:
+    """Since when a model has had a list price in ``DEFAULT_CURRENCY``; None: it never had one."""
+    rates = Rate.objects.filter(tenant__isnull=True, plan_tier="", currency=DEFAULT_CURRENCY, gpu_model=gpu_model)
+    return rates.order_by("valid_from").values_list("valid_from", flat=True).first()
+
+
 def billed_until(allocation_ids: Collection[int]) -> dict[int, datetime]:
     """The end of each allocation's last billed range, on a void invoice too, since its proof names the time: the
     answer to ``jobs.billed_until``."""

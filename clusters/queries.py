@@ -249,6 +249,9 @@ def gpu_metrics(
     return Series(gpu_id, start, end, step, [], buckets)
 
 
+mean_readings = series.mean_readings
+
+
 def _check_window(start: datetime, end: datetime, width: timedelta | None) -> None:
     if start >= end:
         raise InvalidInput(FieldProblem("?from", "empty_window", "from lies at or after to."))

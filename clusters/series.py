@@ -4,7 +4,7 @@ Figures are stored as integers (thousandths of a percent, degree and watt; whole
 averages of sums of sums, are exact whatever they were added up from.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, NamedTuple, cast
@@ -70,6 +70,30 @@ SELECT least(
 )
 WHERE EXISTS (SELECT FROM clusters_metricrollup)
 """
+# Each sample once, also where it is stored twice.
+MEAN_READINGS = """
+SELECT date_bin(%s::interval, recorded_at, %s), avg(value)::float8 / %s
+FROM (
+    SELECT DISTINCT ON (asked.gpu_id, frame.recorded_at) frame.recorded_at, reading.value
+    FROM {asked}
+    JOIN clusters_metricframe AS frame
+      ON frame.node_id = asked.node_id AND frame.recorded_at >= asked.since AND frame.recorded_at < asked.until
+    CROSS JOIN LATERAL unnest(frame.gpu_ids, frame.{figure}) AS reading (gpu_id, value)
+    WHERE reading.gpu_id = asked.gpu_id AND reading.value IS NOT NULL
+    ORDER BY asked.gpu_id, frame.recorded_at, reading.value
+) AS once
+GROUP BY 1 ORDER BY 1
+"""
+MEAN_HOURS = """
+SELECT hour.start, sum(hour.{figure}_sum)::float8 / sum(hour.{figure}_count) / %s
+FROM {asked}
+JOIN clusters_metrichour AS hour
+  ON hour.gpu_id = asked.gpu_id AND hour.start >= asked.since AND hour.start < asked.until AND hour.{figure}_count > 0
+GROUP BY 1 ORDER BY 1
+"""
+ASKED = (
+    "unnest(%s::bigint[], %s::bigint[], %s::timestamptz[], %s::timestamptz[]) AS asked (gpu_id, node_id, since, until)"
+)
 
 
 class Spread(NamedTuple):
@@ -179,6 +203,30 @@ def buckets(*, node_id: int, gpu_id: int, start: datetime, end: datetime, width:
                 earlier = found.get(bucket.start)
                 found[bucket.start] = bucket if earlier is None else earlier.then(bucket)
     return list(found.values())
+
+
+def mean_readings(
+    figure: Literal["utilization", "temperature"],
+    asked: Collection[tuple[int, int, datetime, datetime]],
+    *,
+    width: timedelta,
+) -> list[tuple[datetime, float]]:
+    """The mean of a figure, in percent or degrees, over GPUs, each with its node and a window of its own.
+
+    In buckets of this width, oldest first; in hours where the samples are gone. One query or two.
+    """
+    if not asked:
+        return []
+    columns = [*map(list, zip(*asked, strict=True))]
+    scale = SCALES[figure]
+    parameters: list[Any] = [width, EPOCH, scale, *columns]
+    with samples_connection().cursor() as cursor:
+        cursor.execute(MEAN_READINGS.format(asked=ASKED, figure=figure), parameters)
+        rows: list[tuple[datetime, float]] = cursor.fetchall()
+        if not rows:
+            cursor.execute(MEAN_HOURS.format(asked=ASKED, figure=figure), [scale, *columns])
+            rows = cursor.fetchall()
+    return rows
 
 
 def _read(cursor: Any, piece: Piece, node_id: int, gpu_id: int, width: timedelta) -> Iterator[Bucket]:

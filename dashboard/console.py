@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from django.db.models import Count, Min, Sum
 
 from alerts.models import AlertEvent, EventStatus
+from alerts.queries import rank_by_cost
 from billing.models import Rate
 from clusters.models import GPU, Cluster, Node
 from dashboard.queries import FleetReport, fleet
@@ -77,10 +78,10 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Incidents:
-    """What fires now: how many, and the newest of them."""
+    """What fires now: how many, and the costliest of them."""
 
     firing: int
-    newest: Sequence[AlertEvent]
+    first: Sequence[AlertEvent]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ def queue_now(*, now: datetime) -> Queue:
 def incidents_now() -> Incidents:
     """The alerts that fire. Two queries."""
     firing = AlertEvent.objects.filter(status=EventStatus.FIRING).select_related("rule")
-    return Incidents(firing.count(), list(firing.order_by("-fired_at", "-pk")[:INCIDENTS_SHOWN]))
+    return Incidents(firing.count(), list(rank_by_cost(firing)[:INCIDENTS_SHOWN]))
 
 
 def first_steps() -> FirstSteps:

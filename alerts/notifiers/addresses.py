@@ -71,12 +71,12 @@ def _check(address: Address, allowed: Collection[str]) -> None:
 
 
 def _unwrapped(address: Address) -> Address:
-    """The IPv4 address inside of a mapped, translated, tunnelled or 6to4 one."""
+    """The IPv4 address inside of a mapped, translated or 6to4 one. Teredo's, like all of 2001::/23, are not public."""
     if isinstance(address, ipaddress.IPv4Address):
         return address
     if address in NAT64:
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.ipv4_mapped or address.sixtofour or (address.teredo or (None, address))[1] or address
+    return address.ipv4_mapped or address.sixtofour or address
 
 
 def _literal(host: str, allowed: Collection[str]) -> bool:

@@ -12,18 +12,21 @@ from alerts.services.evaluation import evaluate_rules
 from alerts.services.incidents import acknowledge_event, acknowledge_events, end_maintenance, plan_maintenance
 from alerts.services.outbox import deliver_due, retry_deliveries
 from alerts.services.rules import (
+    LONGEST_SILENCE,
     RuleHasHistory,
     RuleNameTaken,
     check_recovery,
     check_scope,
     create_rule,
     delete_rule,
+    end_silence,
     silence_rule,
     switch_rules,
     update_rule,
 )
 
 __all__ = [
+    "LONGEST_SILENCE",
     "ChannelHasHistory",
     "ChannelNameTaken",
     "RuleHasHistory",
@@ -39,6 +42,7 @@ __all__ = [
     "delete_rule",
     "deliver_due",
     "end_maintenance",
+    "end_silence",
     "evaluate_rules",
     "plan_maintenance",
     "retry_deliveries",

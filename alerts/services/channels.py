@@ -15,7 +15,7 @@ from alerts.notifiers.errors import NotDelivered
 from alerts.notifiers.signing import is_secret, mint_secret
 from gpufleet.common.errors import Conflict, FieldProblem, InvalidInput, NotFound
 
-EDITABLE = ("name", "target", "secret", "min_severity", "cluster", "tenant", "enabled")
+EDITABLE = ("name", "target", "secret", "min_severity", "cluster", "tenant", "gpu_model", "enabled")
 PAGERDUTY_URL = "https://events.pagerduty.com/v2/enqueue"
 
 

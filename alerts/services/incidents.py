@@ -50,7 +50,8 @@ def plan_maintenance(
     """
     if (cluster is None) == (node is None):
         raise InvalidInput(FieldProblem("#/cluster_id", "one_of", "Name a cluster_id or a node_id, and one of them."))
-    if not max(starts_at, now) < ends_at <= starts_at + LONGEST_MAINTENANCE:
+    # A difference, since a sum may lie beyond the last year that there is.
+    if not max(starts_at, now) < ends_at or ends_at - starts_at > LONGEST_MAINTENANCE:
         detail = f"ends_at lies in the future, after starts_at, and at most {LONGEST_MAINTENANCE.days} days after it."
         raise InvalidInput(FieldProblem("#/ends_at", "out_of_range", detail))
     return MaintenanceWindow.objects.create(

@@ -5,6 +5,7 @@ sender had in hand is due again when its lease ends. Each channel has at most on
 hangs holds up nobody but itself; within a channel the messages of a rule keep their order.
 """
 
+import time
 from collections.abc import Collection
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from datetime import datetime, timedelta
@@ -25,8 +26,10 @@ FIRST_WAIT = timedelta(seconds=30)
 LONGEST_WAIT = timedelta(hours=2)
 MOST_ATTEMPTS = 20
 MOST_CHANNELS_AT_ONCE = 32
-# One run ends after so many messages; the next beat goes on.
+# One run takes nothing new after so many messages or so many seconds, and the next beat goes on: ``now`` is the run's,
+# and no lease made with it may end, nor a signature's time grow stale, while a slow receiver has a long queue.
 MOST_IN_A_RUN = 500
+LONGEST_RUN_S = 60.0
 
 # Of each channel that has nothing in hand the oldest due message, if none before it of the same rule still waits.
 CLAIM = """
@@ -60,11 +63,13 @@ def deliver_due(*, now: datetime) -> int:
     failed: set[int] = set()
     running: dict[Future[None], Delivery] = {}
     sent = tried = 0
+    began = time.monotonic()
     with ThreadPoolExecutor(MOST_CHANNELS_AT_ONCE) as pool:
         while True:
             busy = failed | {delivery.channel_id for delivery in running.values()}
             most = min(MOST_CHANNELS_AT_ONCE - len(running), MOST_IN_A_RUN - tried)
-            for delivery in _claim(now, busy, most) if most else []:
+            late = time.monotonic() - began > LONGEST_RUN_S
+            for delivery in _claim(now, busy, most) if most and not late else []:
                 running[pool.submit(deliver, _envelope(delivery), now=now)] = delivery
                 tried += 1
             if not running:

@@ -113,7 +113,7 @@ def silence_rule(*, rule_id: int, until: datetime, reason: str, actor: str, now:
 
     Silenced anew while it is silent, it goes on counting from the first silence. Raises ``InvalidInput``, ``NotFound``.
     """
-    if not now < until <= now + LONGEST_SILENCE:
+    if not timedelta() < until - now <= LONGEST_SILENCE:
         detail = f"until lies in the future, at most {LONGEST_SILENCE.days} days ahead."
         raise InvalidInput(FieldProblem("#/until", "out_of_range", detail))
     rule = _lock_rule(rule_id)
@@ -122,6 +122,16 @@ def silence_rule(*, rule_id: int, until: datetime, reason: str, actor: str, now:
     rule.silenced_until, rule.silenced_by, rule.silence_reason = until, actor, reason
     rule.silence_end_told_at = None
     rule.save()
+    return rule
+
+
+@transaction.atomic
+def end_silence(*, rule_id: int, now: datetime) -> AlertRule:
+    """Let a silenced rule tell again from now on; who silenced it, and why, stays on record. Raises ``NotFound``."""
+    rule = _lock_rule(rule_id)
+    if rule.silenced_until is not None and rule.silenced_until > now:
+        rule.silenced_until = now
+        rule.save(update_fields=["silenced_until"])
     return rule
 
 

@@ -31,6 +31,8 @@ logger = structlog.stdlib.get_logger(__name__)
 # One message speaks of so many incidents of a rule at most. PagerDuty takes one an event, and groups for itself.
 MOST_IN_ONE = 50
 SILENCE_WARNING = timedelta(minutes=15)
+# What a message names of where an incident is.
+PLACES = ("cluster", "node", "tenant")
 ASCENDING = [Severity.INFO, Severity.WARNING, Severity.CRITICAL]
 
 
@@ -42,9 +44,13 @@ def tell(kind: str, *, now: datetime) -> int:
 
 def covered(now: datetime) -> Q:
     """The incidents of which nobody is to be told now: silenced, in maintenance, or explained by another."""
+    return Q(rule__silenced_until__gt=now) | _covered_but_for_silences(now)
+
+
+def _covered_but_for_silences(now: datetime) -> Q:
     windows = MaintenanceWindow.objects.filter(starts_at__lte=now, ends_at__gt=now)
     of_cluster, of_node = windows.filter(cluster=OuterRef("cluster")), windows.filter(node=OuterRef("node"))
-    return Q(rule__silenced_until__gt=now) | Q(parent__isnull=False) | Q(Exists(of_cluster)) | Q(Exists(of_node))
+    return Q(parent__isnull=False) | Q(Exists(of_cluster)) | Q(Exists(of_node))
 
 
 def _tell_firing(kind: str, channels: Sequence[Channel], now: datetime) -> int:
@@ -60,13 +66,17 @@ def _tell_firing(kind: str, channels: Sequence[Channel], now: datetime) -> int:
 
 
 def _tell_ends(kind: str, now: datetime) -> int:
-    """Whoever was told that it fires is told that it has ended."""
-    resolved = AlertEvent.objects.filter(rule__type=kind, status=EventStatus.RESOLVED)
-    news = _by_rule(resolved.filter(told_at__isnull=False, end_told_at=None))
-    ids = [event.pk for _, events in news for event in events]
+    """Whoever was told that it fires, be it under a silence that was about to end, is told that it has ended."""
+    resolved = AlertEvent.objects.filter(rule__type=kind, status=EventStatus.RESOLVED, end_told_at=None)
+    # Two queries, since each has an index of its own and the two together would have none.
+    ids = {
+        *resolved.filter(told_at__isnull=False).values_list("pk", flat=True),
+        *resolved.filter(deliveries__kind=DeliveryKind.SILENCE_ENDING).values_list("pk", flat=True),
+    }
+    news = _by_rule(resolved.filter(pk__in=ids)) if ids else []
     AlertEvent.objects.filter(pk__in=ids).update(end_told_at=now)
     knowing: dict[int, set[int]] = defaultdict(set)
-    heard = Delivery.objects.filter(events__in=ids, kind=DeliveryKind.FIRING, channel__enabled=True)
+    heard = Delivery.objects.filter(events__in=ids, channel__enabled=True).exclude(kind=DeliveryKind.RESOLVED)
     for channel_id, event_id in heard.values_list("channel_id", "events"):
         knowing[channel_id].add(event_id)
     listeners = Channel.objects.filter(pk__in=knowing).order_by("pk")
@@ -89,7 +99,8 @@ def _tell_silences_ending(kind: str, channels: Sequence[Channel], now: datetime)
     told, rules = 0, list(ending.order_by("pk").select_for_update(no_key=True))
     audiences = _audiences(rules, channels)
     for rule in rules:
-        firing = list(rule.events.filter(status=EventStatus.FIRING).order_by("pk"))
+        events = rule.events.filter(status=EventStatus.FIRING).exclude(_covered_but_for_silences(now))
+        firing = sorted(events.select_related(*PLACES), key=_costliest_first)
         costs = silence_costs([rule], now=now)[rule.pk]
         for channel in audiences[rule.pk] if firing else []:
             about = [event for event in firing if _in_route(channel, event)]
@@ -100,7 +111,7 @@ def _tell_silences_ending(kind: str, channels: Sequence[Channel], now: datetime)
 
 def _by_rule(events: QuerySet[AlertEvent]) -> list[tuple[AlertRule, list[AlertEvent]]]:
     """The events, locked, of each rule; the costliest first."""
-    locked = events.select_related("rule").select_for_update(of=("self",), no_key=True).order_by("pk")
+    locked = events.select_related("rule", *PLACES).select_for_update(of=("self",), no_key=True).order_by("pk")
     rules: dict[int, AlertRule] = {}
     groups: dict[int, list[AlertEvent]] = defaultdict(list)
     for event in locked:
@@ -137,7 +148,11 @@ def _severe_enough(rule: AlertRule, channel: Channel) -> bool:
 
 
 def _in_route(channel: Channel, event: AlertEvent) -> bool:
-    return channel.cluster_id in (None, event.cluster_id) and channel.tenant_id in (None, event.tenant_id)
+    return (
+        channel.cluster_id in (None, event.cluster_id)
+        and channel.tenant_id in (None, event.tenant_id)
+        and channel.gpu_model in ("", event.gpu_model)
+    )
 
 
 def _put(

@@ -1,6 +1,7 @@
 """Real receivers that behave well or badly: HTTP servers on the loopback interface, a connection a thread."""
 
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -71,12 +72,12 @@ def redirect_to(url: str) -> Manners:
 
 
 @contextmanager
-def receiver(manners: Manners = ok) -> Iterator[Receiver]:
+def receiver(manners: Manners = ok, *, tls: ssl.SSLContext | None = None) -> Iterator[Receiver]:
     """A receiver with these manners, until the end of the block."""
     closing = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
         here = Receiver(server.getsockname()[1])
-        threading.Thread(target=_accept, args=(server, here, manners, closing), daemon=True).start()
+        threading.Thread(target=_accept, args=(server, here, manners, closing, tls), daemon=True).start()
         try:
             yield here
         finally:
@@ -84,12 +85,19 @@ def receiver(manners: Manners = ok) -> Iterator[Receiver]:
             server.shutdown(socket.SHUT_RDWR)
 
 
-def _accept(server: socket.socket, here: Receiver, manners: Manners, closing: threading.Event) -> None:
+def _accept(
+    server: socket.socket, here: Receiver, manners: Manners, closing: threading.Event, tls: ssl.SSLContext | None
+) -> None:
     while True:
         try:
             connection, _ = server.accept()
         except OSError:
             return
+        if tls is not None:
+            try:
+                connection = tls.wrap_socket(connection, server_side=True)
+            except OSError:
+                continue  # The other side did not like the certificate.
         threading.Thread(target=_serve, args=(connection, here, manners, closing), daemon=True).start()
 
 

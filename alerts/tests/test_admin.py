@@ -1,5 +1,7 @@
 """Alerts in the console, as staff of different rights see them."""
 
+from datetime import timedelta
+
 import pytest
 from django.test import Client
 from django.utils import timezone
@@ -44,6 +46,34 @@ def test_a_viewer_changes_nothing(event: AlertEvent) -> None:
     run(client, EVENTS, "acknowledge", event.pk)
     event.refresh_from_db()
     assert (event.status, event.acknowledged_at) == ("firing", None)
+
+
+def test_a_silence_has_an_author_a_reason_and_an_end_and_shows_what_it_costs(event: AlertEvent) -> None:
+    client = staff("view_alertrule", "change_alertrule")
+    AlertEvent.objects.update(cost_per_hour=4, currency="USD")
+    asked = {"action": "silence", "_selected_action": [event.rule_id], "agreed": "yes", "reason": "fans"}
+    for hours in ("169", "0", "nan", ""):
+        assert "hours" in client.post(RULES, {**asked, "hours": hours}).context["form"].errors
+    assert event.rule.silenced_until is None
+    client.post(RULES, {**asked, "hours": "2"})
+    rule = AlertRule.objects.get(pk=event.rule_id)
+    assert (rule.silenced_by, rule.silence_reason) == ("user:eve", "fans")
+    assert rule.silenced_until is not None
+    assert timedelta(minutes=119) < rule.silenced_until - timezone.now() < timedelta(minutes=120)
+    AlertRule.objects.update(silenced_at=timezone.now() - timedelta(hours=3))
+    AlertEvent.objects.update(fired_at=timezone.now() - timedelta(hours=3))
+    assert "12.00 USD" in client.get(f"{RULES}{rule.pk}/change/").content.decode()
+    run(client, RULES, "end_silence", rule.pk)
+    rule.refresh_from_db()
+    assert rule.silenced_until < timezone.now()
+
+
+def test_the_list_of_incidents_is_ranked_by_what_they_cost(event: AlertEvent) -> None:
+    for subject, cost in [("a", 2), ("b", 10)]:
+        fields = {"subject": subject, "message": f"costs {cost}", "cost_per_hour": cost, "fired_at": event.fired_at}
+        AlertEvent.objects.create(rule=event.rule, status="firing", value=1, since=event.since, **fields)
+    page = staff("view_alertevent").get(EVENTS).content.decode()
+    assert page.index("costs 10") < page.index("costs 2")
 
 
 def test_an_acknowledgement_names_the_person(event: AlertEvent) -> None:

@@ -7,7 +7,7 @@ import pytest
 from django.utils import timezone
 
 from alerts import services
-from alerts.models import Channel, Delivery
+from alerts.models import Channel, Delivery, RuleType
 from alerts.services import ChannelHasHistory
 from alerts.tests.factories import NOW, SECRET, make_channel, make_rule
 from apikeys.tests.factories import client_with, make_admin_key, make_key
@@ -19,6 +19,20 @@ pytestmark = pytest.mark.django_db
 HOOK = {"name": "hook", "kind": "webhook", "target": "https://8.8.8.8/alerts"}
 CHANNELS = "/api/alerts/channels"
 WINDOWS = "/api/alerts/maintenance"
+# By which each type's subjects can be told apart.
+SCOPES = {
+    "utilization_low": {"cluster_id", "tenant_id", "gpu_model"},
+    "quota_breach": {"tenant_id"},
+    "health_degraded": {"cluster_id"},
+    "node_silent": {"cluster_id"},
+    "gpu_temperature": {"cluster_id", "gpu_model"},
+    "queue_stalled": {"cluster_id", "tenant_id", "gpu_model"},
+    "job_overrun": {"cluster_id", "tenant_id"},
+    "leakage_rate": {"cluster_id", "gpu_model"},
+    "unpriced_gpu": {"gpu_model"},
+    "invoice_sync_failed": set(),
+    "scheduler_late": set(),
+}
 
 
 def test_a_webhook_is_given_a_secret_that_is_shown_once() -> None:
@@ -44,6 +58,8 @@ def test_a_webhook_is_given_a_secret_that_is_shown_once() -> None:
         ({"target": "https://no-such-host.invalid/"}, "#/target"),
         ({"secret": "short"}, "#/secret"),
         ({"secret": "whsec_!!!"}, "#/secret"),
+        ({"secret": "whsec_c2hvcnQ="}, "#/secret"),
+        ({"secret": "whsec_" + "c2VjcmV0" * 11}, "#/secret"),
         ({"kind": "pagerduty"}, "#/secret"),
         ({"kind": "slack", "secret": "x"}, "#/secret"),
         ({"kind": "email", "target": "nobody"}, "#/target"),
@@ -106,15 +122,19 @@ def test_a_rule_names_its_channels_and_shows_what_its_silence_costs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "scope"), [("quota_breach", "cluster_id"), ("scheduler_late", "tenant_id"), ("node_silent", "gpu_model")]
+    ("kind", "scope"),
+    [(kind, scope) for kind in RuleType.values for scope in ("cluster_id", "tenant_id", "gpu_model")],
 )
 def test_a_scope_that_the_type_does_not_have_is_refused(kind: str, scope: str) -> None:
     value = {"cluster_id": make_cluster().pk, "tenant_id": make_tenant().pk, "gpu_model": "H100"}[scope]
     answer = client_with(make_admin_key()).post(
         "/api/alerts", {"name": "x", "type": kind, "threshold": 1, scope: value}
     )
-    assert answer.status_code == 400
-    assert [error["pointer"] for error in answer.json()["errors"]] == [f"#/{scope}"]
+    if scope in SCOPES[kind]:
+        assert (answer.status_code, answer.json()[scope]) == (201, value)
+    else:
+        assert answer.status_code == 400
+        assert [error["pointer"] for error in answer.json()["errors"]] == [f"#/{scope}"]
 
 
 def test_maintenance_is_planned_listed_and_ended() -> None:
@@ -133,12 +153,23 @@ def test_maintenance_is_planned_listed_and_ended() -> None:
     assert api.delete(f"{WINDOWS}/999").status_code == 404
 
 
+def test_planned_work_may_be_far_off() -> None:
+    body = {"cluster_id": make_cluster().pk, "reason": "the last day"}
+    answer = client_with(make_key()).post(
+        WINDOWS, {**body, "starts_at": "9999-12-31T00:00:00Z", "ends_at": "9999-12-31T20:00:00Z"}
+    )
+    assert answer.status_code == 201
+
+
 @pytest.mark.parametrize(
     ("change", "pointer"),
     [
         ({"ends_at": "2026-03-01T12:00:00Z"}, "#/ends_at"),
         ({"cluster_id": None}, "#/cluster_id"),
         ({"node_id": 999}, "#/node_id"),
+        ({"cluster_id": 1.5}, "#/cluster_id"),
+        ({"starts_at": "9999-12-31T00:00:00Z", "ends_at": "9999-12-30T20:00:00Z"}, "#/ends_at"),
+        ({"ends_at": "9999-12-31T00:00:00Z"}, "#/ends_at"),
         ({"starts_at": "tomorrow"}, "#/starts_at"),
     ],
 )

@@ -16,6 +16,7 @@ from alerts import services
 from alerts.models import AlertRule, Channel, Delivery
 from alerts.notifiers import NotDelivered, http
 from alerts.notifiers.http import post
+from alerts.services import outbox as outbox_module
 from alerts.services.outbox import LEASE, MOST_ATTEMPTS, wait_after
 from alerts.tests.factories import MINUTE, NOW, SECRET, make_channel, make_rule
 from alerts.tests.receivers import (
@@ -191,7 +192,39 @@ def test_a_receiver_that_fails_is_tried_again_later_and_later_with_one_id_until_
         assert len(broken.received) == MOST_ATTEMPTS
         assert len({request.headers["webhook-id"] for request in broken.received}) == 1
         assert services.deliver_due(now=at + timedelta(days=9)) == 0
-    assert wait_after(2) == 2 * wait_after(1)
+
+
+def test_the_waits_double_up_to_two_hours_and_span_a_day() -> None:
+    assert [wait_after(tries) / MINUTE for tries in (1, 2, 3, 4, 8, 9, 10, 99)] == [0.5, 1, 2, 4, 64, 120, 120, 120]
+    assert timedelta(days=0.9) < sum(map(wait_after, range(1, MOST_ATTEMPTS)), timedelta()) < timedelta(days=1.1)
+
+
+def of_another_rule() -> Delivery:
+    """A second message of the channel, whose order against the first one is of no matter."""
+    first = Delivery.objects.get()
+    rule = make_rule(name="another")
+    return Delivery.objects.create(
+        channel=first.channel, rule=rule, kind="firing", body=first.body, next_attempt_at=NOW, created_at=NOW
+    )
+
+
+def test_a_channel_has_one_message_in_hand(listening: Receiver) -> None:
+    make_channel(target=listening.url)
+    raise_alarm()
+    of_another_rule()
+    first = Delivery.objects.order_by("pk")[0]
+    Delivery.objects.filter(pk=first.pk).update(leased_until=NOW + LEASE, next_attempt_at=NOW + LEASE)
+    assert services.deliver_due(now=NOW) == 0
+    assert services.deliver_due(now=NOW + LEASE) == 2
+
+
+def test_a_channel_that_failed_is_left_alone_for_the_rest_of_the_run() -> None:
+    with receiver(answer(BROKEN)) as broken:
+        make_channel(target=broken.url)
+        raise_alarm()
+        of_another_rule()
+        services.deliver_due(now=NOW)
+        assert len(broken.received) == 1
 
 
 def test_a_dead_letter_is_tried_again_on_a_persons_word(listening: Receiver) -> None:
@@ -200,6 +233,7 @@ def test_a_dead_letter_is_tried_again_on_a_persons_word(listening: Receiver) -> 
     Delivery.objects.update(status="dead", attempts=MOST_ATTEMPTS)
     assert services.deliver_due(now=NOW) == 0
     assert services.retry_deliveries(delivery_ids=[Delivery.objects.get().pk], now=NOW) == 1
+    assert outbox() == [("on call", "pending", 0)]
     assert services.deliver_due(now=NOW) == 1
 
 
@@ -306,6 +340,30 @@ def _within(seconds: float, genuine: Any) -> Any:
         return status
 
     return post_soon
+
+
+def test_a_run_takes_nothing_new_when_it_has_lasted_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its leases are made of the instant at which it began, and so are its signatures."""
+
+    def slowly(connection: Any, closing: Any) -> None:
+        time.sleep(0.3)
+        ok(connection, closing)
+
+    monkeypatch.setattr(outbox_module, "LONGEST_RUN_S", 0.2)
+    with receiver(slowly) as slow:
+        make_channel(target=slow.url)
+        raise_alarm()
+        first = Delivery.objects.get()
+        for _ in range(2):
+            Delivery.objects.create(
+                channel=first.channel,
+                rule=first.rule,
+                kind="firing",
+                body=first.body,
+                next_attempt_at=NOW,
+                created_at=NOW,
+            )
+        assert [services.deliver_due(now=NOW) for _ in range(4)] == [1, 1, 1, 0]
 
 
 def test_within_a_channel_the_end_never_overtakes_the_beginning(listening: Receiver) -> None:

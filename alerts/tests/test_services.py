@@ -4,18 +4,22 @@ import threading
 from datetime import datetime, timedelta
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from alerts import services
 from alerts.models import AlertEvent, AlertRule, EventStatus
 from alerts.services import RuleHasHistory, RuleNameTaken
+from alerts.tasks import evaluate
 from alerts.tests.factories import MINUTE, NOW, make_rule, statuses
+from alerts.types.hardware import NodeSilent
 from clusters.models import LatestReading
 from clusters.tests.factories import NOW as HARDWARE_NOW
 from clusters.tests.factories import make_cluster, make_gpu, make_node
 from gpufleet.common.errors import InvalidInput, NotFound
-from jobs.models import Allocation
+from gpufleet.common.locks import lock_scheduler
+from jobs.models import Allocation, SchedulerCycle
 from jobs.tests.factories import make_job
 from tenants.models import Tenant
 from tenants.tests.factories import make_tenant
@@ -47,7 +51,7 @@ def test_an_incident_waits_fires_once_and_resolves_once(alice: Tenant) -> None:
     services.evaluate_rules(now=NOW + 4 * MINUTE)
     assert statuses() == ["pending"]
     services.evaluate_rules(now=NOW + 5 * MINUTE)
-    services.evaluate_rules(now=NOW + 6 * MINUTE)
+    assert services.evaluate_rules(now=NOW + 6 * MINUTE) == 0
     assert statuses() == ["firing"]
     event = AlertEvent.objects.get()
     assert (event.subject, event.tenant_id, event.value) == (f"tenant:{alice.pk}", alice.pk, 50.0)
@@ -161,6 +165,43 @@ def test_the_first_acknowledgement_stays_and_another_tenants_event_is_not_there(
     assert services.acknowledge_events(event_ids=[event.pk], actor="user:eve", now=NOW) == 0
     event.refresh_from_db()
     assert (event.acknowledged_by, event.acknowledged_at) == ("key:1", NOW)
+
+
+def test_a_type_whose_query_fails_holds_up_no_other(alice: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: object, now: datetime) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1 / 0")
+
+    make_rule()
+    make_rule(name="silent", type="node_silent")
+    monkeypatch.setattr(NodeSilent, "read", fail)
+    services.evaluate_rules(now=NOW)
+    assert statuses() == ["firing"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_alert_on_a_late_scheduler_needs_no_tick() -> None:
+    """A tick hangs, with the scheduler's lock in its hands."""
+    SchedulerCycle.objects.create(finished_at=timezone.now() - 10 * MINUTE, duration_ms=1)
+    make_rule(type="scheduler_late", threshold=120)
+    held, over = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        with transaction.atomic():
+            lock_scheduler()
+            held.set()
+            over.wait(30)
+        connection.close()
+
+    hanging = threading.Thread(target=hang)
+    hanging.start()
+    assert held.wait(10)
+    try:
+        evaluate()
+        assert statuses() == ["firing"]
+    finally:
+        over.set()
+        hanging.join()
 
 
 @pytest.mark.django_db(transaction=True)

@@ -78,7 +78,8 @@ def test_a_message_says_what_where_since_when_how_bad_what_it_costs_the_link_and
     assert letter["title"] == "[FIRING] critical: hot (2 incidents)"
     assert letter["cost_per_hour"] == ["4.00 USD"]
     assert "Costs 4.00 USD an hour." in letter["text"]
-    line = "- GPU 0 of node-7 is at 91 °C (limit 85 °C). Since 2026-03-01T12:00:00Z. 2.00 USD an hour."
+    where = "Where: cluster east, node node-7, GPU model H100."
+    line = f"- GPU 0 of node-7 is at 91 °C (limit 85 °C). {where} Since 2026-03-01T12:00:00Z. 2.00 USD an hour."
     link = f"https://fleet.example/admin/alerts/alertevent/{first.pk}/change/"
     assert f"{line}\n  {link}" in letter["text"]
     assert letter["text"].endswith(f"What to do: {letter['remedy']}")
@@ -102,15 +103,18 @@ def test_routes_go_by_severity_and_scope_and_a_rule_may_name_its_own_channels(no
     make_channel("this cluster", cluster=node.cluster)
     make_channel("another cluster", cluster=make_cluster("west"))
     make_channel("one tenant", tenant=make_tenant())
+    make_channel("this model", gpu_model="H100")
+    make_channel("another model", gpu_model="B200")
+    make_channel("just as grave", min_severity="warning")
     make_channel("off", enabled=False)
     named = make_channel("named", min_severity="")
     hot_rule(severity="warning")
     heat(node, 91)
     run()
-    assert [name for name, _, _ in told()] == ["all", "this cluster"]
+    assert [name for name, _, _ in told()] == ["all", "this cluster", "this model", "just as grave"]
     hot_rule(name="special", channels=[named])
     run(1)
-    assert told()[2:] == [("named", "firing", 2)]
+    assert told()[4:] == [("named", "firing", 2)]
 
 
 def test_pagerduty_gets_a_message_an_incident(node: Node) -> None:
@@ -119,6 +123,17 @@ def test_pagerduty_gets_a_message_an_incident(node: Node) -> None:
     heat(node, 91)
     run()
     assert told() == [("on call", "firing", 1)] * 2
+
+
+def test_a_large_fire_is_told_in_pieces_and_cents_are_kept(node: Node) -> None:
+    make_rate("B200", "9.99")
+    make_channel()
+    hot_rule()
+    for _ in range(51):
+        LatestReading.objects.create(gpu=make_gpu(node, model="B200"), recorded_at=NOW, temperature_c=91)
+    run()
+    assert told() == [("on call", "firing", 50), ("on call", "firing", 1)]
+    assert set(AlertEvent.objects.values_list("cost_per_hour", flat=True)) == {Decimal("9.99")}
 
 
 def test_the_end_is_told_to_whoever_heard_of_the_beginning(node: Node) -> None:
@@ -151,6 +166,19 @@ def test_a_silent_node_is_one_event_and_its_gpus_hang_under_it_until_it_is_back(
     assert sorted(told()[1:]) == [("on call", "firing", 2), ("on call", "resolved", 1)]
 
 
+def test_a_silent_node_explains_its_own_gpus_alone(node: Node) -> None:
+    make_channel()
+    make_rule(name="silent", type="node_silent", threshold=60.0)
+    hot_rule()
+    other = make_gpu(make_node(node.cluster), model="H100")
+    LatestReading.objects.create(gpu=other, recorded_at=NOW, temperature_c=91.0)
+    heat(node, 91)
+    Node.objects.filter(pk=node.pk).update(silent=True, last_heartbeat_at=NOW - 2 * MINUTE)
+    run()
+    assert AlertEvent.objects.get(subject=f"gpu:{other.pk}").parent is None
+    assert told() == [("on call", "firing", 1)] * 2
+
+
 def test_in_maintenance_nobody_is_told_and_what_outlasts_it_is(node: Node) -> None:
     make_channel()
     hot_rule()
@@ -171,6 +199,22 @@ def test_in_maintenance_nobody_is_told_and_what_outlasts_it_is(node: Node) -> No
     assert told() == []
     heat(node, 91, now=NOW + 60 * MINUTE)
     run(60)
+    assert told() == [("on call", "firing", 2)]
+
+
+def test_maintenance_that_has_not_begun_covers_nothing(node: Node) -> None:
+    make_channel()
+    hot_rule()
+    later: dict[str, Any] = {
+        "starts_at": NOW + MINUTE,
+        "ends_at": NOW + 60 * MINUTE,
+        "reason": "fans",
+        "actor": "key:1",
+        "now": NOW,
+    }
+    services.plan_maintenance(node=node, **later)
+    heat(node, 91)
+    run()
     assert told() == [("on call", "firing", 2)]
 
 
@@ -226,6 +270,47 @@ def test_a_silence_tells_nobody_counts_what_it_costs_and_speaks_before_it_ends(n
     assert told()[1:] == [("on call", "firing", 2)]
 
 
+def test_whoever_heard_of_it_before_a_silence_ends_hears_that_it_is_over(node: Node) -> None:
+    """Else PagerDuty would keep an incident open for ever."""
+    make_channel()
+    rule = hot_rule()
+    services.silence_rule(rule_id=rule.pk, until=NOW + 10 * MINUTE, reason="fans", actor="user:eve", now=NOW)
+    heat(node, 91)
+    run()
+    heat(node, 50, now=NOW + MINUTE)
+    run(1)
+    run(2)
+    assert told() == [("on call", "silence_ending", 2), ("on call", "resolved", 2)]
+
+
+def test_what_is_in_maintenance_is_not_spoken_of_when_a_silence_is_about_to_end(node: Node) -> None:
+    make_channel()
+    rule = hot_rule()
+    services.silence_rule(rule_id=rule.pk, until=NOW + 10 * MINUTE, reason="fans", actor="user:eve", now=NOW)
+    services.plan_maintenance(
+        node=node, starts_at=NOW, ends_at=NOW + 60 * MINUTE, reason="fans", actor="key:1", now=NOW
+    )
+    heat(node, 91)
+    run()
+    heat(node, 91, now=NOW + 10 * MINUTE)
+    run(10)
+    assert (statuses(), told()) == (["firing"] * 2, [])
+
+
+def test_a_silence_that_is_ended_early_tells_what_fires(node: Node) -> None:
+    make_channel()
+    rule = hot_rule()
+    services.silence_rule(rule_id=rule.pk, until=NOW + 60 * MINUTE, reason="fans", actor="user:eve", now=NOW)
+    heat(node, 91)
+    run()
+    assert services.end_silence(rule_id=rule.pk, now=NOW + MINUTE).silence_reason == "fans"
+    run(1)
+    assert told() == [("on call", "firing", 2)]
+    services.end_silence(rule_id=rule.pk, now=NOW + 5 * MINUTE)
+    rule.refresh_from_db()
+    assert rule.silenced_until == NOW + MINUTE
+
+
 def test_an_incident_that_comes_and_goes_is_held_and_told_once_more(node: Node) -> None:
     make_channel()
     hot_rule()
@@ -247,11 +332,28 @@ def test_an_incident_that_comes_and_goes_is_held_and_told_once_more(node: Node) 
     assert statuses()[-1] == "resolved"
 
 
+def test_one_gpu_that_comes_and_goes_does_not_hold_another(node: Node) -> None:
+    make_channel()
+    hot_rule()
+    first = LatestReading.objects.order_by("pk")[0]
+    for minute in range(7):
+        heat(node, 50, now=NOW + minute * MINUTE)
+        LatestReading.objects.filter(pk=first.pk).update(temperature_c=91 if minute % 2 == 0 else 50)
+        run(minute)
+    heat(node, 91, now=NOW + 7 * MINUTE)
+    run(7)
+    flaps = dict(AlertEvent.objects.filter(status="firing").values_list("subject", "flapping"))
+    assert list(flaps.values()).count(True) == 1
+    assert flaps[f"gpu:{first.pk}"]
+
+
 def test_without_fresh_data_an_incident_is_neither_over_nor_confirmed(node: Node) -> None:
     rule = hot_rule()
     heat(node, 91)
     run()
     run(5)
+    assert set(AlertEvent.objects.values_list("status", "missing_since")) == {("firing", NOW + 5 * MINUTE)}
+    run(5.5)
     assert set(AlertEvent.objects.values_list("status", "missing_since")) == {("firing", NOW + 5 * MINUTE)}
     rule.refresh_from_db()
     assert (rule.evaluation.subjects, rule.evaluation.in_trouble, rule.evaluation.missing) == (2, 0, 2)

@@ -1,5 +1,6 @@
 """The routes of alerts, called as clients call them."""
 
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -52,6 +53,9 @@ def test_a_rule_is_made_changed_silenced_and_deleted() -> None:
     silenced = api.post(f"{url}/silence", {"until": until, "reason": "rack move"}).json()
     assert silenced["silence_reason"] == "rack move"
     assert silenced["silenced_by"].startswith("key:")
+    ended = api.delete(f"{url}/silence").json()
+    assert ended["silenced_until"] < silenced["silenced_until"]
+    assert ended["silence_reason"] == "rack move"
     assert api.delete(url).status_code == 204
     assert api.get(url).status_code == 404
 
@@ -63,6 +67,14 @@ def test_a_rule_is_made_changed_silenced_and_deleted() -> None:
         ({"threshold": "high"}, "#/threshold"),
         ({"threshold": "NaN"}, "#/threshold"),
         ({"threshold": "-inf"}, "#/threshold"),
+        ({"threshold": True}, "#/threshold"),
+        ({"threshold": None}, "#/threshold"),
+        ({"channels": [1.0]}, "#/channels"),
+        ({"channels": 1}, "#/channels"),
+        ({"cluster_id": 1.5}, "#/cluster_id"),
+        ({"cluster_id": True}, "#/cluster_id"),
+        ({"tenant_id": 1}, "#/tenant_id"),
+        ({"severity": "grave"}, "#/severity"),
         ({"for_seconds": -1}, "#/for_seconds"),
         ({"for_seconds": 10**12}, "#/for_seconds"),
         ({"cluster_id": 999}, "#/cluster_id"),
@@ -100,6 +112,60 @@ def test_events_have_their_own_limits_and_filters() -> None:
     for limit in ("0", "101", "many", "1.5", ""):
         assert api.get(f"/api/alerts/events?limit={limit}").status_code == 400
     assert api.get("/api/alerts/events?status=pending").status_code == 400
+    assert len(api.get("/api/alerts/events?acknowledged=false").json()) == 3
+
+
+@pytest.mark.parametrize(
+    "query", ["events?acknowledged=maybe", "events?acknowledged=2", "events?rule_id=1.5", "?enabled=maybe", "?type=x"]
+)
+def test_a_filter_that_means_nothing_never_gives_everything(query: str) -> None:
+    make_event()
+    answer = client("read").get(f"/api/alerts{'' if query[0] == '?' else '/'}{query}")
+    assert (answer.status_code, answer["Content-Type"]) == (400, "application/problem+json")
+
+
+def test_the_type_and_the_scope_of_a_rule_stay() -> None:
+    rule = AlertRule.objects.get(type="quota_breach")
+    for change in ({"type": "node_silent"}, {"cluster_id": 1}, {"tenant_id": None}, {"gpu_model": ""}):
+        assert client("admin").patch(f"/api/alerts/{rule.pk}", change).status_code == 400
+
+
+def test_an_acknowledgement_says_nothing_more() -> None:
+    event = make_event()
+    answer = client("write").post(f"/api/alerts/events/{event.pk}/acknowledge", {"by": "somebody else"})
+    assert [error["pointer"] for error in answer.json()["errors"]] == ["#/by"]
+    assert not AlertEvent.objects.filter(acknowledged_at__isnull=False).exists()
+
+
+def test_events_are_ranked_by_what_they_cost_by_the_hour() -> None:
+    api = client("read")
+    for subject, cost, status in [
+        ("a", "2", "firing"),
+        ("b", None, "firing"),
+        ("c", "10", "firing"),
+        ("d", "99", "resolved"),
+    ]:
+        make_event(subject=subject, cost_per_hour=cost, status=status, currency="USD")
+    ranked = api.get("/api/alerts/events?order=cost")
+    assert [event["subject"] for event in ranked.json()] == ["c", "a", "b", "d"]
+    assert [event["subject"] for event in api.get("/api/alerts/events?order=cost&limit=1").json()] == ["c"]
+    assert [event["subject"] for event in api.get("/api/alerts/events?order=newest").json()] == ["d", "c", "b", "a"]
+    cursor = re.findall("cursor=([^&>]+)", api.get("/api/alerts/events?limit=1")["Link"])[0]
+    for wrong in ("order=price", "order=cost&limit=101", "order=cost&limit=0", f"order=cost&cursor={cursor}"):
+        assert api.get(f"/api/alerts/events?{wrong}").status_code == 400, wrong
+
+
+def test_events_come_fifty_at_a_time_unless_asked_otherwise() -> None:
+    rule = AlertRule.objects.get(type="health_degraded")
+    now = timezone.now()
+    AlertEvent.objects.bulk_create(
+        AlertEvent(rule=rule, subject=f"cluster:{n}", status="firing", value=1, since=now, fired_at=now)
+        for n in range(101)
+    )
+    api = client("read")
+    assert len(api.get("/api/alerts/events").json()) == 50
+    assert len(api.get("/api/alerts/events?order=cost").json()) == 50
+    assert len(api.get("/api/alerts/events?limit=100").json()) == 100
 
 
 def test_a_tenant_sees_and_acknowledges_its_own_events_alone() -> None:

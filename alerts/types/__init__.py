@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from alerts.types.base import AlertType, Place, Reading
 from alerts.types.hardware import GpuTemperature, HealthDegraded, NodeSilent, UnpricedGpu
 from alerts.types.money import InvoiceSyncFailed, LeakageRate
+from alerts.types.past import Points, Window
 from alerts.types.work import JobOverrun, QueueStalled, QuotaBreach, SchedulerLate, UtilizationLow
 
-__all__ = ["TYPES", "AlertType", "Place", "Reading"]
+__all__ = ["TYPES", "AlertType", "Place", "Points", "Reading", "Window"]
 
 TYPES: Mapping[str, AlertType] = {
     kind.code: kind

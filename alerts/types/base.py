@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from alerts.conditions import Direction
 from alerts.models import RuleType
+from alerts.types.past import Points, Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +33,15 @@ class Reading:
     currency: str = ""
 
 
+def id_in(subject: str) -> int:
+    """The row that a subject such as ``job:7`` is about."""
+    return int(subject.partition(":")[2])
+
+
 class AlertType(ABC):
     """One thing to watch: a set-based query that reads all subjects at once, on which side the trouble is, the
-    sentence about it, and what to do. ``scopes`` are the fields by which its subjects can be told apart."""
+    sentence about it, and what to do. ``scopes`` are the fields by which its subjects can be told apart, ``figure``
+    what its plot shows, with the unit."""
 
     code: ClassVar[RuleType]
     direction: ClassVar[Direction] = Direction.AT_OR_ABOVE
@@ -43,10 +50,17 @@ class AlertType(ABC):
     remedy: ClassVar[str]
     # Sums: a rule reads the one sum of exactly its scope, where others read every subject within it.
     sums: ClassVar[bool] = False
+    figure: ClassVar[tuple[str, str]]
+    # Whether the plot is of what the threshold is about, so that it can be marked.
+    plots_value: ClassVar[bool] = True
 
     @abstractmethod
     def read(self, now: datetime) -> list[Reading]:
         """Every subject's value at ``now``, in a fixed number of queries."""
+
+    @abstractmethod
+    def past(self, subject: str, place: Place, window: Window) -> Points:
+        """What one subject's value was in the past, in a fixed number of queries; empty where nothing is kept of it."""
 
     def say(self, name: str, value: float, threshold: float) -> str:
         """The incident in one sentence."""

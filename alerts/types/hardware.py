@@ -1,19 +1,29 @@
 """What goes wrong with clusters, nodes and GPUs."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import ClassVar
 
 from django.db.models import Count, Q
 
 from alerts.models import RuleType
-from alerts.types.base import AlertType, Place, Reading
+from alerts.types.base import AlertType, Place, Reading, id_in
+from alerts.types.past import Points, Window, stepped
 from alerts.types.prices import CURRENCY, list_prices, worth
-from billing.queries import DEFAULT_CURRENCY
-from clusters.models import GPU, GPUState, Node, NodeIntent
+from billing.queries import DEFAULT_CURRENCY, first_list_price
+from clusters.models import GPU, GPUState, GPUStatePeriod, Node, NodeIntent
+from clusters.queries import mean_readings
 
 READINGS_ARE_FRESH_FOR = timedelta(minutes=2)
 
+# Every GPU for as long as it was in service, in its states.
+REGISTERED = """
+    SELECT 1::numeric AS amount, period.during
+      FROM clusters_gpustateperiod AS period
+      JOIN clusters_gpu AS gpu ON gpu.id = period.gpu_id
+     WHERE period.during && %(touched)s AND {where}
+"""
 # A node's GPUs by model, or a cluster's: (id, GPU model, how many).
 Counts = dict[int, list[tuple[str, int]]]
 
@@ -24,6 +34,7 @@ class NodeSilent(AlertType):
     code = RuleType.NODE_SILENT
     scopes = frozenset({"cluster"})
     sentence = "{name} has been silent for {value:.0f} s (limit {threshold:g} s)."
+    figure = ("Silent for", "s")
     remedy = "Look at the node's power, network and agent. Its jobs have failed or will; its GPUs count as offline."
 
     def read(self, now: datetime) -> list[Reading]:
@@ -43,6 +54,16 @@ class NodeSilent(AlertType):
             for pk, hostname, cluster_id, silent, beat in rows
         ]
 
+    def past(self, subject: str, place: Place, window: Window) -> Points:
+        """Its GPUs are offline from the last heartbeat on. Two queries."""
+        node_id = id_in(subject)
+        offline = GPUStatePeriod.objects.filter(gpu__node_id=node_id, state=GPUState.OFFLINE)
+        rows = offline.filter(during__overlap=window.touched).order_by().values_list("during", flat=True).distinct()
+        silences: list[tuple[datetime, datetime | None]] = [(during.lower, during.upper) for during in rows]
+        now_silent = Node.objects.filter(pk=node_id, silent=True).values_list("last_heartbeat_at", flat=True)
+        silences += [(beat, None) for beat in now_silent]
+        return [(at, _longest(silences, at).total_seconds()) for at in window.instants]
+
 
 class GpuTemperature(AlertType):
     """The newest temperature of each GPU in service, of readings not older than 2 minutes."""
@@ -50,6 +71,7 @@ class GpuTemperature(AlertType):
     code = RuleType.GPU_TEMPERATURE
     scopes = frozenset({"cluster", "gpu_model"})
     sentence = "{name} is at {value:.0f} °C (limit {threshold:g} °C)."
+    figure = ("Temperature", "°C")
     remedy = "Check the node's fans and the room; drain the node before the GPU throttles or is taken out of service."
 
     def read(self, now: datetime) -> list[Reading]:
@@ -77,6 +99,12 @@ class GpuTemperature(AlertType):
             for pk, index, model, node_id, hostname, cluster_id, celsius, recorded_at in rows.order_by()
         ]
 
+    def past(self, subject: str, place: Place, window: Window) -> Points:
+        """Means of a step, or of hours where the samples are gone. Two or three queries."""
+        gpus = GPU.objects.filter(pk=id_in(subject)).values_list("pk", "node_id")
+        asked = [(pk, node_id, window.start, window.end) for pk, node_id in gpus]
+        return mean_readings("temperature", asked, width=window.step)
+
 
 class HealthDegraded(AlertType):
     """GPUs that are unhealthy or offline in percent of each cluster's GPUs."""
@@ -84,6 +112,7 @@ class HealthDegraded(AlertType):
     code = RuleType.HEALTH_DEGRADED
     scopes = frozenset({"cluster"})
     sentence = "{value:.0f} % of the GPUs of {name} are unhealthy or offline (limit {threshold:g} %)."
+    figure = ("Unhealthy or offline", "% of the GPUs")
     remedy = "The list of GPUs with state unhealthy or offline says which and why; repair or retire them."
     broken: ClassVar = Q(state__in=[GPUState.UNHEALTHY, GPUState.OFFLINE])
 
@@ -108,11 +137,23 @@ class HealthDegraded(AlertType):
             for pk, name, broken, total in rows
         ]
 
+    def past(self, subject: str, place: Place, window: Window) -> Points:
+        """Of the GPUs in service at the time. Two queries."""
+        cluster = {"cluster": id_in(subject)}
+        of_cluster = "gpu.node_id IN (SELECT id FROM clusters_node WHERE cluster_id = %(cluster)s)"
+        totals = stepped(REGISTERED.format(where=of_cluster), cluster, window)
+        bad = stepped(
+            REGISTERED.format(where=f"{of_cluster} AND period.state IN ('unhealthy', 'offline')"), cluster, window
+        )
+        rows = zip(window.instants, bad, totals, strict=True)
+        return [(at, float(100 * broken / total)) for at, broken, total in rows if total]
+
 
 class UnpricedGpu(AlertType):
     """How many GPUs in service there are of each model without a list price. What runs on them is sold for nothing."""
 
     code = RuleType.UNPRICED_GPU
+    figure = ("Unpriced", "GPUs")
     scopes = frozenset({"gpu_model"})
     sentence = "{name} has no list price: {value:.0f} GPUs in service can't be billed by it."
     remedy = f"Add a {DEFAULT_CURRENCY} list price for the model (POST /api/billing/rates, or Rates in the console)."
@@ -130,6 +171,21 @@ class UnpricedGpu(AlertType):
             )
             for model, count in rows.annotate(gpus=Count("pk"))
         ]
+
+    def past(self, subject: str, place: Place, window: Window) -> Points:
+        """All of the model in service, until it had its first price. Two queries."""
+        priced_from = first_list_price(place.gpu_model)
+        counts = stepped(REGISTERED.format(where="gpu.model = %(model)s"), {"model": place.gpu_model}, window)
+        return [
+            (at, 0.0 if priced_from is not None and priced_from <= at else float(count))
+            for at, count in zip(window.instants, counts, strict=True)
+        ]
+
+
+def _longest(silences: Iterable[tuple[datetime, datetime | None]], at: datetime) -> timedelta:
+    """For how long it has been silent at an instant; nothing outside of silences."""
+    now_in = [at - begin for begin, end in silences if begin <= at and (end is None or at < end)]
+    return max(now_in, default=timedelta())
 
 
 def _count(condition: Q, *, by: str) -> Counts:

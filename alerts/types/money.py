@@ -1,7 +1,7 @@
 """What goes wrong with money."""
 
 from collections import defaultdict
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import product
 
@@ -9,8 +9,10 @@ from django.db import connection
 from django.db.models import Count, Exists, OuterRef
 
 from alerts.models import RuleType
-from alerts.types.base import AlertType, Place, Reading
-from alerts.types.prices import CURRENCY, list_prices
+from alerts.types.base import AlertType, Place, Reading, id_in
+from alerts.types.past import Points, Window, stepped
+from alerts.types.prices import CURRENCY, LIST_PRICES, list_prices
+from billing.models import OutboxMessage, OutboxStatus
 from clusters.models import GPU
 from jobs.models import Allocation
 
@@ -28,6 +30,27 @@ STUCK = """
 """
 
 
+# What each GPU in service is worth an hour at the list price of the time, less those that are sold at a price.
+LEAKED = """
+    SELECT price.amount, period.during * price.during AS during
+      FROM clusters_gpustateperiod AS period
+      JOIN clusters_gpu AS gpu ON gpu.id = period.gpu_id
+      JOIN clusters_node AS node ON node.id = gpu.node_id
+      JOIN ({prices}) AS price ON price.gpu_model = gpu.model AND price.during && period.during
+     WHERE period.during && %(touched)s AND {scope}
+     UNION ALL
+    SELECT -price.amount, held.during * price.during
+      FROM jobs_allocation AS held
+      JOIN clusters_gpu AS gpu ON gpu.id = held.gpu_id
+      JOIN clusters_node AS node ON node.id = gpu.node_id
+      JOIN ({prices}) AS price ON price.gpu_model = gpu.model AND price.during && held.during
+     WHERE held.during && %(touched)s AND held.price_per_gpu_hour IS NOT NULL AND {scope}
+"""
+IN_SCOPE = (
+    """(%(cluster)s::bigint IS NULL OR node.cluster_id = %(cluster)s) AND (%(model)s = '' OR gpu.model = %(model)s)"""
+)
+
+
 class LeakageRate(AlertType):
     """List price an hour of what is in service and not sold, or sold without a price: of the fleet, of each cluster,
     of each GPU model, and of each model in each cluster."""
@@ -36,6 +59,7 @@ class LeakageRate(AlertType):
     scopes = frozenset({"cluster", "gpu_model"})
     sums = True
     sentence = "{name} loses {value:.2f} " + CURRENCY + " an hour to unsold capacity (limit {threshold:g})."
+    figure = ("Unsold capacity", f"{CURRENCY} an hour")
     remedy = "GET /api/dashboard/leakage ranks the causes, with the rows behind each and what to do."
 
     def read(self, now: datetime) -> list[Reading]:
@@ -56,6 +80,12 @@ class LeakageRate(AlertType):
                 sums[key] += 0 if is_sold else prices.get(model, Decimal()) * gpus
         return [self._sum(key, amount, names) for key, amount in sums.items()]
 
+    def past(self, subject: str, place: Place, window: Window) -> Points:
+        """At the list prices of the time. One query."""
+        spans = LEAKED.format(prices=LIST_PRICES, scope=IN_SCOPE)
+        scope = {"cluster": place.cluster_id, "model": place.gpu_model, "currency": CURRENCY}
+        return list(zip(window.instants, map(float, stepped(spans, scope, window)), strict=True))
+
     def _sum(self, key: tuple[int | None, str], amount: Decimal, names: dict[int, str]) -> Reading:
         cluster_id, model = key
         where = "the fleet" if cluster_id is None else f"cluster {names[cluster_id]}"
@@ -71,6 +101,7 @@ class InvoiceSyncFailed(AlertType):
     code = RuleType.INVOICE_SYNC_FAILED
     scopes = frozenset()
     sentence = "{name} has not reached Stripe within {threshold:g} min, or Stripe has refused it."
+    figure = ("On its way to Stripe", "min")
     remedy = "The invoice's outbox says what Stripe answered; mend it and try the step again from the console."
 
     def read(self, now: datetime) -> list[Reading]:
@@ -79,3 +110,19 @@ class InvoiceSyncFailed(AlertType):
             cursor.execute(STUCK, {"now": now})
             rows = cursor.fetchall()
         return [Reading(f"invoice:{pk}", f"invoice {pk} of {tenant}", minutes) for pk, tenant, minutes in rows]
+
+    def past(self, subject: str, place: Place, window: Window) -> Points:
+        """The oldest step that was not done at the time; a dead letter counts as a day all along. One query."""
+        messages = OutboxMessage.objects.filter(invoice_id=id_in(subject))
+        steps = list(messages.values_list("created_at", "done_at", "status"))
+        return (
+            [(at, max((_waited(step, at) for step in steps), default=0.0)) for at in window.instants] if steps else []
+        )
+
+
+def _waited(step: tuple[datetime, datetime | None, str], at: datetime) -> float:
+    created_at, done_at, status = step
+    if at < created_at or (done_at is not None and done_at <= at):
+        return 0.0
+    minutes = (at - created_at) / timedelta(minutes=1)
+    return max(minutes, 1440.0) if status == OutboxStatus.DEAD else minutes

@@ -9,6 +9,15 @@ from clusters.models import GPU
 
 CURRENCY = DEFAULT_CURRENCY
 
+# Each list price for as long as it was in force; of two from one instant the one recorded last.
+LIST_PRICES = """
+    SELECT gpu_model, price_per_gpu_hour AS amount,
+           tstzrange(valid_from, lead(valid_from) OVER (PARTITION BY gpu_model ORDER BY valid_from, recorded_at, id))
+           AS during
+      FROM billing_rate
+     WHERE tenant_id IS NULL AND plan_tier = '' AND currency = %(currency)s
+"""
+
 
 def list_prices(now: datetime) -> dict[str, Decimal]:
     """The list price in ``CURRENCY`` of an hour of each GPU model in service; those without one are left out."""

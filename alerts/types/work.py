@@ -1,6 +1,6 @@
 """What goes wrong with jobs, tenants and the scheduler."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 from django.db import connection
@@ -8,14 +8,25 @@ from django.db.models import Avg, Count, Max, Min, Q, Sum
 
 from alerts.conditions import Direction
 from alerts.models import RuleType
-from alerts.types.base import AlertType, Place, Reading
+from alerts.types.base import AlertType, Place, Reading, id_in
 from alerts.types.hardware import READINGS_ARE_FRESH_FOR
+from alerts.types.past import Points, Window, stepped
 from alerts.types.prices import CURRENCY, list_prices
-from jobs.models import Allocation, Job, JobStatus
+from clusters.queries import mean_readings
+from jobs.models import Allocation, Job, JobStatus, WaitPeriod
 from jobs.queries import last_cycle_finished_at
 from tenants.models import Tenant
 
 MINUTE_S = 60.0
+MINUTE, NOTHING = timedelta(minutes=1), timedelta()
+
+
+HELD = """
+    SELECT 1::numeric AS amount, during FROM jobs_allocation WHERE tenant_id = %(tenant)s AND during && %(touched)s
+"""
+UNSEEN = """
+    SELECT 1::numeric AS amount, during FROM jobs_waitperiod WHERE code = 'scheduler' AND during && %(touched)s
+"""
 
 
 class UtilizationLow(AlertType):
@@ -25,6 +36,7 @@ class UtilizationLow(AlertType):
     direction = Direction.BELOW
     scopes = frozenset({"cluster", "tenant", "gpu_model"})
     sentence = "{name} uses {value:.0f} % of the GPUs it holds (below {threshold:g} %)."
+    figure = ("Mean utilization", "%")
     remedy = "Ask the owner whether the job hangs, loads data, or could do with fewer GPUs; end it if nobody needs it."
 
     def read(self, now: datetime) -> list[Reading]:
@@ -53,6 +65,15 @@ class UtilizationLow(AlertType):
             for pk, name, cluster_id, tenant_id, value, price, currency, model in rows
         ]
 
+    def past(self, subject: str, place: Place, window: Window) -> Points:
+        """Of the GPUs that it held at the time, in means of a step, or of hours. Two or three queries."""
+        held = Allocation.objects.filter(job_id=id_in(subject), during__overlap=window.touched).order_by()
+        asked = [
+            (gpu_id, node_id, max(during.lower, window.start), min(during.upper or window.end, window.end))
+            for gpu_id, node_id, during in held.values_list("gpu_id", "gpu__node_id", "during")
+        ]
+        return mean_readings("utilization", asked, width=window.step)
+
 
 class QuotaBreach(AlertType):
     """GPUs held by each tenant in percent of its quota."""
@@ -60,6 +81,7 @@ class QuotaBreach(AlertType):
     code = RuleType.QUOTA_BREACH
     scopes = frozenset({"tenant"})
     sentence = "{name} holds {value:.0f} % of its GPU quota (limit {threshold:g} %)."
+    figure = ("Held", "% of today's quota")
     remedy = "Offer the tenant a larger quota, or tell it that its further jobs wait."
 
     def read(self, now: datetime) -> list[Reading]:
@@ -69,6 +91,15 @@ class QuotaBreach(AlertType):
         return [
             Reading(f"tenant:{pk}", f"tenant {name}", 100 * held / quota, Place(tenant_id=pk))
             for pk, name, quota, held in rows
+        ]
+
+    def past(self, subject: str, place: Place, window: Window) -> Points:
+        """In percent of the quota of today, since past quotas are not kept. Two queries."""
+        tenant_id = id_in(subject)
+        quotas = list(Tenant.objects.filter(pk=tenant_id).values_list("gpu_quota", flat=True))
+        held = stepped(HELD, {"tenant": tenant_id}, window)
+        return [
+            (at, float(100 * gpus / quota)) for quota in quotas for at, gpus in zip(window.instants, held, strict=True)
         ]
 
 
@@ -108,6 +139,7 @@ class QueueStalled(AlertType):
     code = RuleType.QUEUE_STALLED
     scopes = frozenset({"cluster", "tenant", "gpu_model"})
     sentence = "{name} has waited {value:.0f} min although it could run (limit {threshold:g} min)."
+    figure = ("Waiting to run", "min")
     remedy = "Look at the age of the last scheduler cycle in /readyz and at the worker's log."
 
     def read(self, now: datetime) -> list[Reading]:
@@ -128,6 +160,16 @@ class QueueStalled(AlertType):
             for pk, name, cluster_id, tenant_id, model, gpus, seconds in rows
         ]
 
+    def past(self, subject: str, place: Place, window: Window) -> Points:
+        """Since its submission, while it waited for hardware or for the scheduler. One query."""
+        waits = WaitPeriod.objects.filter(job_id=id_in(subject), code__in=["scheduler", "capacity"])
+        waited = waits.order_by().values_list("during", "job__submitted_at")
+        rows = [(during.lower, during.upper or window.end, since) for during, since in waited]
+        return [
+            (at, max((at - since for begin, end, since in rows if begin <= at <= end), default=NOTHING) / MINUTE)
+            for at in (window.instants if rows else [])
+        ]
+
 
 class JobOverrun(AlertType):
     """How long each running job with an estimate has run, in percent of the estimate."""
@@ -135,6 +177,7 @@ class JobOverrun(AlertType):
     code = RuleType.JOB_OVERRUN
     scopes = frozenset({"cluster", "tenant"})
     sentence = "{name} has run {value:.0f} % of its estimated time (limit {threshold:g} %)."
+    figure = ("Run time", "% of the estimate")
     remedy = "Ask the owner whether it still makes progress; jobs behind it were promised these GPUs."
 
     def read(self, now: datetime) -> list[Reading]:
@@ -158,6 +201,15 @@ class JobOverrun(AlertType):
             for pk, name, cluster_id, tenant_id, started_at, estimate, price, currency in rows
         ]
 
+    def past(self, subject: str, place: Place, window: Window) -> Points:
+        """Of its last run, by the estimate of today. One query."""
+        job = Job.objects.filter(pk=id_in(subject), started_at__isnull=False, estimated_duration_min__gt=0).first()
+        if job is None:
+            return []
+        began, minutes = job.started_at or window.end, job.estimated_duration_min or 1
+        last = job.ended_at or window.end
+        return [(at, 100 * ((at - began) / MINUTE) / minutes) for at in window.instants if began <= at <= last]
+
 
 class SchedulerLate(AlertType):
     """Seconds since the scheduler finished a cycle. The evaluation is a task of its own, so that it notices a tick
@@ -166,6 +218,8 @@ class SchedulerLate(AlertType):
     code = RuleType.SCHEDULER_LATE
     scopes = frozenset()
     sentence = "{name} has finished no cycle for {value:.0f} s (limit {threshold:g} s)."
+    figure = ("Not looked at yet", "jobs")
+    plots_value = False  # Of its cycles the last one alone is on record.
     remedy = "Look at the worker's log for jobs.tick, and for a session that holds the scheduler's lock."
 
     def read(self, now: datetime) -> list[Reading]:
@@ -173,3 +227,7 @@ class SchedulerLate(AlertType):
         finished_at = last_cycle_finished_at()
         age = None if finished_at is None else max((now - finished_at).total_seconds(), 0.0)
         return [Reading("scheduler", "the scheduler", age)]
+
+    def past(self, subject: str, place: Place, window: Window) -> Points:
+        """How many jobs waited for it. One query."""
+        return list(zip(window.instants, map(float, stepped(UNSEEN, {}, window)), strict=True))

@@ -216,3 +216,24 @@ def test_a_late_sample_changes_the_fleets_figure_too() -> None:
     store_sample(gpu, MIDNIGHT + 3 * HOUR, now=MIDNIGHT + 30 * HOUR, utilization_pct=20)
     rollups.roll_up(now=MIDNIGHT + 30 * HOUR)
     assert queries.sold_utilisation(start=MIDNIGHT, end=MIDNIGHT + DAY).busy_seconds == pytest.approx(3600)
+
+
+def test_a_mean_over_gpus_counts_each_sample_once_and_comes_from_the_hours_when_the_samples_are_gone() -> None:
+    node = make_node()
+    one, two, other = (make_gpu(node) for _ in range(3))
+    for gpu, minute, percent in [(one, 1, 10.0), (one, 1, 10.0), (two, 2, 40.0), (one, 7, 60.0), (other, 1, 90.0)]:
+        store_sample(gpu, MIDNIGHT + minute * MINUTE, utilization_pct=percent, temperature_c=50.0)
+    asked = [(gpu.pk, node.pk, MIDNIGHT, MIDNIGHT + HOUR) for gpu in (one, two)]
+    assert queries.mean_readings("utilization", asked, width=5 * MINUTE) == [
+        (MIDNIGHT, 25.0),
+        (MIDNIGHT + 5 * MINUTE, 60.0),
+    ]
+    early = [(one.pk, node.pk, MIDNIGHT, MIDNIGHT + 7 * MINUTE)]
+    assert queries.mean_readings("utilization", early, width=5 * MINUTE) == [(MIDNIGHT, 10.0)]
+    assert queries.mean_readings("temperature", early, width=5 * MINUTE) == [(MIDNIGHT, 50.0)]
+    assert queries.mean_readings("temperature", [], width=MINUTE) == []
+    rollups.roll_up(now=MIDNIGHT + DAY)
+    forget_samples()
+    hourly = queries.mean_readings("utilization", asked, width=5 * MINUTE)
+    assert [at for at, _ in hourly] == [MIDNIGHT]
+    assert hourly[0][1] == pytest.approx((10 + 60 + 40) / 3)

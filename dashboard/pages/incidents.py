@@ -1,75 +1,41 @@
-"""An incident's page: the series that it is about, around the time of it."""
+"""An incident's page: what its rule would have read of its subject, around the time of it."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.safestring import SafeString
 
-from alerts.models import AlertEvent, RuleType
-from clusters.models import GPU
-from clusters.queries import gpu_metrics
+from alerts.models import AlertEvent
+from alerts.queries import Past, past_of
 from dashboard import plots
-from dashboard.pages.nodes import FIGURES, WHOLE_FLEET
-from gpufleet.common.errors import NotFound
 from gpufleet.common.panels import Panel, panel_on
-from jobs.models import Allocation
 
-AROUND = timedelta(hours=2)
-# A rule's type to the place of its figure among ``FIGURES``.
-WATCHED = {RuleType.GPU_TEMPERATURE: 2, RuleType.UTILIZATION_LOW: 0}
-GPUS_SHOWN = 16
+POINT_WIDTH = 0.004
 
 
 @dataclass(frozen=True, slots=True)
 class IncidentPanel:
-    """The plot, or why there is none."""
+    """The plot; None: nothing is kept of what the incident is about."""
 
     event: AlertEvent
-    start: datetime
-    end: datetime
-    name: str
-    unit: str
+    past: Past
     svg: SafeString | None
     top: float
 
 
 @panel_on(AlertEvent)
 def incident_panel(request: HttpRequest, event: AlertEvent) -> Panel:
-    """Of GPUs and of jobs: their readings two hours before and after, with the threshold marked."""
-    start = event.since - AROUND
-    end = min(timezone.now(), (event.resolved_at or timezone.now()) + AROUND)
-    end = min(end, start + timedelta(days=7))
-    place, name, unit, scale = FIGURES[WATCHED.get(RuleType(event.rule.type), 0)]
-    lines = []
-    for turn, gpu_id in enumerate(_gpus(event)):
-        try:
-            series = gpu_metrics(gpu_id, WHOLE_FLEET, start=start, end=end, step="5m", now=end)
-        except NotFound:
-            continue
-        points = [
-            ((bucket.start - start) / (end - start), spread.total / spread.measured / scale)
-            for bucket in series.buckets
-            if (spread := bucket.spreads[place]).measured and spread.total is not None
-        ]
-        lines.append((f"gf-line-{turn % 8}", points))
-    figures = [y for _, points in lines for _, y in points]
-    level = event.rule.threshold if event.rule.type in WATCHED else None
-    top = 1.1 * max([*figures, level or 0]) if figures else 1.0
-    svg = plots.lines(lines, top, f"{name} around the incident", level) if figures else None
-    return Panel("dashboard/pages/incident.html", IncidentPanel(event, start, end, name, unit, svg, top))
+    """The rule's own figure before, during and after, with its threshold marked."""
+    past = past_of(event, now=timezone.now())
+    top = 1.1 * max([past.level or 0.0, *(value for _, value in past.points)]) or 1.0
+    svg = _draw(past, top) if past.points else None
+    return Panel("dashboard/pages/incident.html", IncidentPanel(event, past, svg, top))
 
 
-def _gpus(event: AlertEvent) -> list[int]:
-    kind, _, pk = event.subject.partition(":")
-    if not pk.isdecimal():
-        return []
-    if kind == "gpu":
-        return [int(pk)]
-    if kind == "node":
-        gpus = GPU.objects.filter(node_id=int(pk), retired_at__isnull=True).order_by("gpu_index")
-        return list(gpus.values_list("pk", flat=True)[:GPUS_SHOWN])
-    if kind == "job":
-        return sorted(set(Allocation.objects.filter(job_id=int(pk)).values_list("gpu_id", flat=True)))[:GPUS_SHOWN]
-    return []
+def _draw(past: Past, top: float) -> SafeString:
+    start, span = past.window.start, past.window.end - past.window.start
+    line = [(max((at - start) / span, 0.0), value) for at, value in past.points]
+    if len(line) == 1:  # A line through one point would not be seen.
+        line.append((line[0][0] + POINT_WIDTH, line[0][1]))
+    return plots.lines([("gf-line-0", line)], top, f"{past.name} around the incident", past.level)

@@ -153,9 +153,10 @@ def test_an_empty_queue_has_no_oldest_job() -> None:
     assert (queue.waiting, queue.waiting_gpus, queue.oldest, list(queue.head)) == (0, 0, None, [])
 
 
-def test_only_what_fires_is_an_incident_the_newest_first() -> None:
+def test_only_what_fires_is_an_incident_the_costliest_first() -> None:
     rule = AlertRule.objects.get(type="health_degraded")
-    for number, status in enumerate(["firing", "resolved", "firing", "pending"]):
+    costs = ["2.00", "99.00", "10.00", "99.00", None, None]
+    for number, status in enumerate(["firing", "resolved", "firing", "pending", "firing", "firing"]):
         AlertEvent.objects.create(
             rule=rule,
             subject=f"cluster:{number}",
@@ -164,10 +165,11 @@ def test_only_what_fires_is_an_incident_the_newest_first() -> None:
             message=str(number),
             since=NOW,
             fired_at=NOW + timedelta(minutes=number),
+            cost_per_hour=costs[number],
         )
     incidents = console.incidents_now()
-    assert incidents.firing == 2
-    assert [event.message for event in incidents.newest] == ["2", "0"]
+    assert incidents.firing == 4
+    assert [event.message for event in incidents.first] == ["2", "0", "5", "4"]
 
 
 def test_the_first_steps_follow_the_operator() -> None:

@@ -125,6 +125,7 @@ def test_an_incidents_page_has_the_series_and_the_threshold(charlie: Client) -> 
     page = page_of(charlie, AlertEvent.objects.create(subject=f"gpu:{gpu.pk}", message="too hot", **fields))
     assert "<polyline" in page
     assert "gf-level" in page
+    assert "Temperature, °C" in page
     lost = page_of(charlie, AlertEvent.objects.create(subject="gpu:999999", message="gone", **fields))
     assert "No readings are kept" in lost
 

@@ -104,6 +104,29 @@ class IdFilter(filters.NumberFilter):  # type: ignore[misc]  # django-filter has
         """The field brings its own."""
 
 
+class _YesOrNo(forms.Field):
+    """``true`` or ``false``. The framework's own takes everything else for nothing, which filters nothing."""
+
+    default_error_messages = {"invalid": "This is true or false."}
+
+    def clean(self, value: Any) -> bool | None:
+        """True, False, or None where it is not asked for. Raises ``ValidationError``."""
+        if value in (None, ""):
+            return None
+        if str(value).lower() not in ("true", "false"):
+            raise forms.ValidationError(self.default_error_messages["invalid"], code="invalid")
+        return str(value).lower() == "true"
+
+
+class YesNoFilter(filters.BooleanFilter):  # type: ignore[misc]  # django-filter has no types
+    """By a yes or no; a word that is neither is refused."""
+
+    field_class = _YesOrNo
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, widget=forms.TextInput, **kwargs)
+
+
 class StrictFilterBackend(filters.DjangoFilterBackend):  # type: ignore[misc]  # django-filter has no types
     """django-filter, with its complaints in the contract's shape."""
 

@@ -13,10 +13,12 @@ from gpufleet.common.times import parse_instant
 
 
 class FiniteFloatField(serializers.FloatField):
-    """A float that JSON can say: the framework's own takes the strings "nan" and "inf"."""
+    """A float that JSON can say: the framework's own takes true for 1, and the strings "nan" and "inf"."""
 
     def to_internal_value(self, data: Any) -> float:
         """The number. Raises ``ValidationError`` for what is none."""
+        if isinstance(data, bool):
+            self.fail("invalid")
         try:
             number = float(super().to_internal_value(data))
         except OverflowError:  # An integer of hundreds of digits.
@@ -48,6 +50,16 @@ class IdField(serializers.IntegerField):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(min_value=1, max_value=LARGEST_ID, **kwargs)
+
+
+class RowField(serializers.PrimaryKeyRelatedField):  # type: ignore[type-arg]  # of whichever model
+    """A row by its id. The framework's own takes 1.5 for 1: another row than the one that was meant."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        """The row. Raises ``ValidationError`` for what is no id, and for a row that is not there."""
+        if isinstance(data, float):
+            self.fail("incorrect_type", data_type="float")
+        return super().to_internal_value(data)
 
 
 class InstantField(serializers.DateTimeField):

@@ -161,6 +161,7 @@ API = [
     Row("PATCH", "/api/alerts/{id}", "admin", body={"threshold": 7}),
     Row("DELETE", "/api/alerts/{id}", "admin", of="quiet alert"),
     Row("POST", "/api/alerts/{id}/silence", "write admin", body={"until": "@tomorrow", "reason": "maintenance"}),
+    Row("DELETE", "/api/alerts/{id}/silence", "write admin"),
     Row("GET", "/api/alerts/events", READERS),
     Row("GET", "/api/alerts/channels", "admin"),
     Row("POST", "/api/alerts/channels", "admin", body={"name": "ops", "kind": "email", "target": "ops@example.com"}),
