@@ -147,6 +147,13 @@ def _own_address(server: str) -> str | None:
         return None
 
 
+class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Says what holds where an option is not given, if anything does."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return super()._get_help_string(action) if action.default else action.help
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="gpufleet-agent", description=__doc__)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
@@ -154,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
         "run",
         help="report this node, and run its jobs",
         description="Report this node's GPUs until told to stop. Jobs that it has started outlive it.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Defaults,
     )
     run.add_argument(
         "--server", required=True, metavar="URL", help="where gpufleet is, such as https://gpufleet.example"

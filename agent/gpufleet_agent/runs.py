@@ -25,8 +25,6 @@ MODES = ("process", "docker", "none")
 STATE = "state.json"
 REMOVE_TIMEOUT_S = 30
 ENV_FILE = "env"
-# Docker reads its file of variables by lines of up to 64 KiB.
-LONGEST_LINE = 60_000
 # What docker's client and the linker read themselves: the operator's, never a job's.
 CLIENTS_OWN = ("PATH", "HOME", "TMPDIR", "DOCKER_", "XDG_", "LD_")
 
@@ -53,7 +51,7 @@ class Workload:
         if self.mode == "docker":
             beyond = [name for name in _beside_the_file(assignment["env"]) if name.upper().startswith(CLIENTS_OWN)]
             if beyond:
-                return f"Docker takes no line breaks in {beyond[0][:100]}, nor more than {LONGEST_LINE} characters."
+                return f"Docker's file of variables takes no line break in {beyond[0][:100]}."
         return ""
 
     def order(self, assignment: Assignment, folder: Path) -> dict[str, Any]:
@@ -237,11 +235,7 @@ def _beside_the_file(env: dict[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in env.items()
-        if len(f"{name}={value}".encode()) > LONGEST_LINE
-        or name.startswith("#")
-        or any(sign.isspace() for sign in name)
-        or "\n" in value
-        or "\r" in value
+        if name.startswith("#") or any(sign.isspace() for sign in name) or "\n" in value or "\r" in value
     }
 
 

@@ -1,8 +1,8 @@
 """A page as dcgm-exporter writes it, over a real HTTP server, into the fleet.
 
-``dcgm.prom`` has the labels, their order, the texts and the units of the exporter's own default counters, and one MIG GPU.
-The second GPU's fields are blank in every way in which DCGM says so; older exporters print that, newer ones
-leave the lines out.
+``dcgm.prom`` has the labels, their order, the texts and the units of the exporter's own default counters, and one MIG
+GPU. The second GPU's fields are blank in every way in which DCGM says so; older exporters print that, newer ones leave
+the lines out.
 """
 
 import threading

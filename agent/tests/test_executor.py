@@ -14,44 +14,14 @@ from clusters.models import Node, NodeIntent
 from clusters.services import update_node
 from django.test import Client as Browser
 from django.utils import timezone
-from jobs.models import Allocation, Job, JobStatus, Run
+from jobs.models import Allocation, JobStatus, Run
 from jobs.scheduler import run_cycle
-from jobs.services import change_status, submit_job
+from jobs.services import change_status
 
 from gpufleet_agent.executor import Executor
-from gpufleet_agent.runs import Workload
 from gpufleet_agent.transport import Refused
 from tests.fleet import Fleet, make_fleet
-
-QUICK_S = 30.0
-
-
-class Host:
-    """A node's agent in this process, which can be forgotten as if it had been killed, and begun again."""
-
-    def __init__(self, fleet: Fleet, folder: Path, hostname: str = "node-1", *, gpus: int = 2, **fields: Any) -> None:
-        self.fleet, self.folder = fleet, folder
-        node = fleet.client().register_node({"cluster_id": fleet.cluster.pk, "hostname": hostname, **fields})
-        self.node = Node.objects.get(pk=node["id"])
-        fleet.client().register_gpus(node["id"], [{"model": "H100", "uuid": f"{hostname}-{n}"} for n in range(gpus)])
-        self.workload = Workload("process")
-        self.restart()
-
-    def restart(self) -> None:
-        self.executor = Executor(self.fleet.client(), self.workload, self.folder / "runs", grace_s=1.0)
-        self.executor.node_id = self.node.pk
-
-    def turn(self) -> None:
-        self.executor._version = None  # Ask without waiting.
-        self.executor.ask()
-        self.executor.settle()
-
-    def until(self, condition: Callable[[], Any]) -> None:
-        deadline = time.monotonic() + QUICK_S
-        while not condition():
-            assert time.monotonic() < deadline, "it took too long"
-            self.turn()
-            time.sleep(0.05)
+from tests.hosts import QUICK_S, Host, run_of, status, submit
 
 
 @pytest.fixture
@@ -60,29 +30,11 @@ def host(fleet: Fleet, tmp_path: Path) -> Iterator[Host]:
     fleet.cluster.save()
     host = Host(fleet, tmp_path)
     yield host
-    Job.objects.filter(status=JobStatus.RUNNING).update(status=JobStatus.CANCELLED, ended_at=timezone.now())
-    host.executor._grace = 0.0
-    host.until(lambda: not any(run.is_alive() for run in host.executor._runs().values()))
-
-
-def submit(fleet: Fleet, *command: str, **fields: Any) -> Job:
-    job = submit_job(
-        cluster_id=fleet.cluster.pk, name="train", actor="key:1", now=timezone.now(), command=list(command), **fields
-    )
-    run_cycle(now=timezone.now())
-    return job
+    host.end()
 
 
 def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
-
-
-def status(job: Job) -> str:
-    return Job.objects.get(pk=job.pk).status
-
-
-def run_of(job: Job) -> Run:
-    return Run.objects.get(job=job)
 
 
 def test_a_command_runs_to_its_end_and_the_console_shows_what_it_said_last(host: Host, admin_client: Browser) -> None:
@@ -294,22 +246,6 @@ def test_a_gang_of_two_nodes_knows_who_is_who(host: Host, tmp_path: Path) -> Non
     host.until(both)
     said = dict(Run.objects.filter(job=job).values_list("node__hostname", "log_tail"))
     assert said == {"node-1": "0 2 10.0.0.1 29500", "node-2": "1 2 10.0.0.1 29500"}
-
-
-def test_docker_gets_an_argument_list_with_the_gpus_and_no_values_of_variables(host: Host, tmp_path: Path) -> None:
-    """A program that says its arguments stands in for docker, which can't be had everywhere."""
-    docker = tmp_path / "docker"
-    docker.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\necho "token=$TOKEN"\n')
-    docker.chmod(0o755)
-    host.workload = Workload("docker", docker=str(docker))
-    host.restart()
-    job = submit(host.fleet, "python", "train.py", image="pytorch:2", gpu_count=2, env={"TOKEN": "secret"})
-    host.until(lambda: status(job) == JobStatus.COMPLETED)
-    said = run_of(job).log_tail.splitlines()
-    assert said[said.index("--gpus") + 1] == '"device=node-1-0,node-1-1"'
-    assert said[-4:] == ["pytorch:2", "python", "train.py", "token=secret"]
-    assert "TOKEN" in said
-    assert "TOKEN=secret" not in said
 
 
 def test_what_a_command_says_is_kept_within_bounds(host: Host) -> None:

@@ -19,8 +19,8 @@ from tests.fleet import Fleet
 
 LIBRARY = Path(__file__).parent / "fake_nvml.c"
 GCC = shutil.which("gcc")
-# The bindings load the driver's library once a process, so each source is a process of its own. It is asked by lines: the
-# environment that the library is to see, and the question.
+# The bindings load the driver's library once a process, so each source is a process of its own. It is asked by lines:
+# the environment that the library is to see, and the question.
 SOURCE = """
 import json, os, sys
 from gpufleet_agent.nvml import NvmlSource
