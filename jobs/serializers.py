@@ -42,7 +42,12 @@ class JobInputSerializer(StrictSerializer):
         help_text="The argument list; never a shell string.",
     )
     image = serializers.RegexField(
-        IMAGE, max_length=500, allow_blank=True, required=False, help_text="A container image's name."
+        IMAGE,
+        max_length=500,
+        allow_blank=True,
+        required=False,
+        help_text="A container image's name.",
+        error_messages={"invalid": "An image's name has no spaces, and does not begin with a dash."},
     )
     env = serializers.DictField(
         child=serializers.CharField(max_length=4_096, allow_blank=True, trim_whitespace=False), required=False

@@ -23,6 +23,7 @@ TAIL_LINES = 200
 MASTER_PORT = "29500"
 MODES = ("process", "docker", "none")
 STATE = "state.json"
+SHIM = ["-m", "gpufleet_agent.shim"]
 REMOVE_TIMEOUT_S = 30
 ENV_FILE = "env"
 # What docker's client and the linker read themselves: the operator's, never a job's.
@@ -162,7 +163,7 @@ class Run:
         """Start its shim; one that has started already is not doubled."""
         with (self.folder / "shim.err").open("ab") as errors:
             subprocess.Popen(
-                [sys.executable, "-m", "gpufleet_agent.shim", str(self.folder)],
+                [sys.executable, *SHIM, str(self.folder)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from jobs.models import Allocation, JobStatus, Run
 from jobs.scheduler import run_cycle
 from jobs.services import change_status
 
+from gpufleet_agent import runs, shim
 from gpufleet_agent.executor import Executor
 from gpufleet_agent.transport import Refused
 from tests.fleet import Fleet, make_fleet
@@ -178,6 +180,63 @@ def test_a_run_whose_supervisor_was_killed_is_ended_and_fails(host: Host) -> Non
     host.until(lambda: status(job) == JobStatus.FAILED)
     assert "lost" in run_of(job).message
     host.until(lambda: not is_running(command))
+
+
+def test_a_full_disk_stops_no_command_and_its_end_is_told_when_there_is_room(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shim may write files of no size at all, as on a full disk, until a file that it looks for is there."""
+    room = host.folder / "room"
+    limited = (
+        "import pathlib, resource, sys, time; from gpufleet_agent import shim\n"
+        "def write(path, value, whole=shim.write_json):\n"
+        f"    full = path.name == 'exit.json' and not pathlib.Path({str(room)!r}).exists()\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (0 if full else 10**9, 10**9))\n"
+        "    return whole(path, value)\n"
+        "shim.write_json = write; shim.LOG_BYTES = 10**9\n"
+        "shim.main(pathlib.Path(sys.argv[1]))\n"
+    )
+    script = host.folder / "shim.py"
+    script.write_text(limited)
+    monkeypatch.setattr("gpufleet_agent.runs.SHIM", [str(script)])
+    job = submit(host.fleet, *python("print('said', flush=True)"))
+    host.until(lambda: any(run.tail() for run in host.executor._runs().values()))
+    time.sleep(1.5)
+    host.turn()
+    assert status(job) == JobStatus.RUNNING
+    room.touch()
+    host.until(lambda: status(job) == JobStatus.COMPLETED)
+    assert run_of(job).log_tail == "said"
+
+
+def test_a_log_that_has_no_room_does_not_stop_its_command(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    (tmp_path / "log").mkdir()  # Nothing can be written there.
+    keeping = threading.Thread(target=shim._keep, args=(os.fdopen(read, "rb"), tmp_path), daemon=True)
+    keeping.start()
+    for _ in range(100):
+        os.write(write, b"x" * 10_000)  # More than a pipe holds.
+    (tmp_path / "log").rmdir()
+    os.write(write, b"later")
+    os.close(write)
+    keeping.join(QUICK_S)
+    assert (tmp_path / "log").read_bytes().endswith(b"later")
+
+
+def test_one_runs_trouble_is_no_others(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    ill, well = submit(host.fleet, "true"), submit(host.fleet, "true")
+    begin = runs.Run.begin
+
+    def troubled(folder: Path, assignment: Any, workload: Any) -> runs.Run:
+        if assignment["job_id"] == ill.pk:
+            raise OSError(28, "No space left on device")
+        return begin(folder, assignment, workload)
+
+    monkeypatch.setattr(runs.Run, "begin", troubled)
+    host.until(lambda: status(well) == JobStatus.COMPLETED)
+    assert status(ill) == JobStatus.RUNNING
+    monkeypatch.setattr(runs.Run, "begin", begin)
+    host.until(lambda: status(ill) == JobStatus.COMPLETED)
 
 
 def test_while_the_server_is_away_everything_goes_on_and_is_told_later(host: Host) -> None:
