@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from gpufleet_agent import main
 from tests.fleet import Fleet
 
 AGENT = Path(__file__).parent.parent
@@ -50,6 +51,22 @@ def oldest_python() -> str | None:
         if candidate and "True" in subprocess.run(says, capture_output=True, text=True, check=False).stdout:
             return candidate
     return None
+
+
+def test_systemd_understands_the_unit_and_the_agent_what_it_is_started_with(tmp_path: Path) -> None:
+    unit = (AGENT / "gpufleet-agent.service").read_text()
+    (start,) = [line for line in unit.splitlines() if line.startswith("ExecStart=")]
+    program, *arguments = start.removeprefix("ExecStart=").split()
+    options = main._parser().parse_args([{"${CLUSTER}": "7"}.get(one, one) for one in arguments if one != "$OPTIONS"])
+    assert (options.cluster, str(options.state)) == (7, "/var/lib/gpufleet-agent")
+    assert "\nKillMode=process\n" in unit, "jobs live on while the agent restarts"
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("there is no systemd here to check the rest")
+    (tmp_path / "gpufleet-agent.service").write_text(unit.replace(program, sys.executable))
+    says = subprocess.run(
+        ["systemd-analyze", "verify", tmp_path / "gpufleet-agent.service"], capture_output=True, text=True, check=False
+    )
+    assert (says.returncode, says.stderr) == (0, "")
 
 
 @pytest.fixture(scope="module")
