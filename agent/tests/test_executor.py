@@ -223,6 +223,21 @@ def test_a_log_that_has_no_room_does_not_stop_its_command(tmp_path: Path) -> Non
     assert (tmp_path / "log").read_bytes().endswith(b"later")
 
 
+def test_a_full_disk_saves_no_cancelled_job(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    stubborn = "import signal, time; signal.signal(15, lambda *_: None); print('up', flush=True); time.sleep(600)"
+    job = submit(host.fleet, *python(stubborn))
+    host.until(lambda: any(run.tail() for run in host.executor._runs().values()))
+    change_status(job_id=job.pk, status="cancelled", actor="key:1", now=timezone.now())
+    with monkeypatch.context() as full:
+
+        def unwritable(self: runs.Run, **facts: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        full.setattr(runs.Run, "note", unwritable)
+        host.until(lambda: not any(run.is_alive() for run in host.executor._runs().values()))
+    host.until(lambda: run_of(job).state == "exited")
+
+
 def test_one_runs_trouble_is_no_others(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     ill, well = submit(host.fleet, "true"), submit(host.fleet, "true")
     begin = runs.Run.begin

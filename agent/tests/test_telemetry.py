@@ -1,6 +1,8 @@
 """When an agent speaks, and what it says of GPUs that come and go."""
 
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,26 @@ def test_a_node_that_forgot_its_gpus_and_has_none_says_so(fleet: Fleet, tmp_path
     rack.taken = True
     fleet.telemetry(tmp_path / "after", source=rack).step(timezone.now(), 0.0)
     assert health() == {("unhealthy", "vanished")}
+
+
+def test_a_part_that_breaks_ends_the_agent_for_systemd_to_start_again(fleet: Fleet, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(fleet.key)
+    code = (
+        "import sys; from gpufleet_agent import main, simulated\n"
+        "simulated.SimulatedSource.readings = lambda self: 1 / 0\n"
+        "sys.exit(main.main(sys.argv[1:]))"
+    )
+    where = ["--server", fleet.server, "--cluster", str(fleet.cluster.pk), "--key-file", str(tmp_path / "key")]
+    ended = subprocess.run(
+        [sys.executable, "-c", code, "run", *where, "--state", str(tmp_path / "state"), "--simulate", "1"],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ended.returncode == 1
+    assert "ZeroDivisionError" in ended.stderr
 
 
 def test_samples_and_heartbeats_are_never_in_step(fleet: Fleet, tmp_path: Path) -> None:
