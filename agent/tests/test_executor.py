@@ -95,6 +95,14 @@ def test_a_cancelled_job_is_told_and_then_killed_with_all_that_it_started(host: 
     host.until(lambda: not is_running(child))
 
 
+def test_what_a_command_leaves_behind_ends_with_it(host: Host) -> None:
+    job = submit(
+        host.fleet, *python("import subprocess; print(subprocess.Popen(['sleep', '600'], stdout=2).pid, flush=True)")
+    )
+    host.until(lambda: status(job) == JobStatus.COMPLETED)
+    assert not is_running(int(run_of(job).log_tail))
+
+
 def is_running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

@@ -112,7 +112,9 @@ def test_it_is_installed_and_works_where_nothing_else_is(wheel: Path, tmp_path: 
         agent.communicate(timeout=30)
     assert "2 GPUs registered" in said[1], said
     assert agent.returncode == 0
-    help_ = subprocess.run([bin_ / "gpufleet", "jobs", "submit", "--help"], capture_output=True, text=True, check=True)
+    help_ = subprocess.run(
+        [str(bin_ / "gpufleet"), "jobs", "submit", "--help"], capture_output=True, text=True, check=True
+    )
     assert "no shell reads them" in help_.stdout
     found = [str(bin_ / "python"), "-c", "import gpufleet_agent; print(gpufleet_agent.__file__)"]
     where = subprocess.run(found, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
