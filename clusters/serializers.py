@@ -90,7 +90,11 @@ class GpusInputSerializer(StrictSerializer):
     """The GPUs of a node."""
 
     node_id = IdField()
-    gpus = serializers.ListField(child=GpuInputSerializer(), min_length=1, max_length=MAX_SLOTS)
+    gpus = serializers.ListField(
+        child=GpuInputSerializer(),
+        max_length=MAX_SLOTS,
+        help_text="1 or more; none from a node whose total_gpus is 0: all that it had have vanished.",
+    )
 
 
 class GpuChangesSerializer(StrictSerializer):

@@ -88,8 +88,9 @@ def decide_health(health: Health, readings: Iterable[Reading]) -> Health:
     """Carry the health over further readings, oldest first.
 
     Heat comes and goes by itself. A fatal XID and lost memory stay until an operator says otherwise, and so does an
-    operator's own word. Some exporters repeat the last XID for ever, so one counts only where it differs from the
-    sample before; and lost memory is told once, when it shrinks.
+    operator's own word. The XID of a GPU that has vanished meanwhile says why, and that it is not well when it is
+    back. Some exporters repeat the last XID for ever, so one counts only where it differs from the sample before; and
+    lost memory is told once, when it shrinks.
     """
     for reading in readings:
         health = _after_memory(_after_xid(health, reading.xid), reading.memory_total_mb)
@@ -100,7 +101,7 @@ def decide_health(health: Health, readings: Iterable[Reading]) -> Health:
 def _after_xid(health: Health, xid: int | None) -> Health:
     news = xid != health.last_xid
     health = replace(health, last_xid=xid)
-    if xid not in FATAL_XIDS or not news or health.cause not in ("", "temperature"):
+    if xid not in FATAL_XIDS or not news or health.cause not in ("", "temperature", "vanished"):
         return health
     return replace(health, healthy=False, cause="xid", reason=f"XID {xid}: {FATAL_XIDS[xid]}.")
 

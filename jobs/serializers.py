@@ -14,6 +14,8 @@ from jobs.models import Job, JobStatus
 MOST_GPUS = 100_000
 MOST_JOBS = 1_000
 LONGEST_MINUTES = 60 * 24 * 366
+# What begins with a dash would be an option to whoever starts containers.
+IMAGE = r"^[^\s-]\S*$"
 
 
 class JobInputSerializer(StrictSerializer):
@@ -32,17 +34,31 @@ class JobInputSerializer(StrictSerializer):
         min_value=1, max_value=LONGEST_MINUTES, required=False, allow_null=True
     )
     command = serializers.ListField(
-        child=serializers.CharField(max_length=4_096, trim_whitespace=False),
+        child=serializers.CharField(max_length=4_096, allow_blank=True, trim_whitespace=False),
         min_length=1,
         max_length=200,
         required=False,
         allow_null=True,
         help_text="The argument list; never a shell string.",
     )
-    image = serializers.CharField(max_length=500, allow_blank=True, required=False)
+    image = serializers.RegexField(
+        IMAGE,
+        max_length=500,
+        allow_blank=True,
+        required=False,
+        help_text="A container image's name.",
+        error_messages={"invalid": "An image's name has no spaces, and does not begin with a dash."},
+    )
     env = serializers.DictField(
         child=serializers.CharField(max_length=4_096, allow_blank=True, trim_whitespace=False), required=False
     )
+
+    def validate_command(self, command: list[str] | None) -> list[str] | None:
+        """Any argument may be empty but the program's name."""
+        if command and not command[0]:
+            blank = {0: ["This field may not be blank."]}
+            raise serializers.ValidationError(blank, code="blank")  # type: ignore[arg-type]  # by place, as its lists do
+        return command
 
     def validate_env(self, env: dict[str, str]) -> dict[str, str]:
         """Names that a process could not have are refused."""

@@ -19,7 +19,7 @@ from gpufleet_agent.transport import Busy, Refused, Transport, Unreachable
 
 FAILED, REFUSED, MISUSE, INTERRUPTED = 1, 1, 2, 130
 ENDED = ("completed", "failed", "cancelled")
-REFRESH_S, WATCH_S = 2.0, 1.0
+REFRESH_S, SHORTEST_REFRESH_S, WATCH_S = 2.0, 0.1, 1.0
 CLEAR = "\x1b[H\x1b[2J"
 EXAMPLES = """examples:
   gpufleet login https://gpufleet.example
@@ -38,8 +38,11 @@ class Trouble(Exception):
 def main(arguments: list[str] | None = None) -> int:
     """Do what the arguments say. Returns the exit code."""
     options = _parser().parse_args(arguments)
+    with contextlib.suppress(AttributeError):  # Not every stream that stands in for a terminal can.
+        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a bar that it has no sign for is a "?"
     try:
         code: int | None = options.do(options)
+        sys.stdout.flush()
     except (Trouble, ValueError) as error:
         print(f"gpufleet: {error}", file=sys.stderr)
         return MISUSE
@@ -52,9 +55,18 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # The reader left; that is no failure.
+        _say_no_more()  # The reader left; that is no failure.
         return 0
+    except OSError as error:
+        _say_no_more()
+        print(f"gpufleet: {error}", file=sys.stderr)
+        return FAILED
     return code or 0
+
+
+def _say_no_more() -> None:
+    """What is still to be written goes nowhere, so that Python's own end does not stumble over it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def login(options: argparse.Namespace) -> None:
@@ -64,7 +76,8 @@ def login(options: argparse.Namespace) -> None:
     path = _config()
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_json(path, {"server": options.server, "key": key.strip(), "ca_file": options.ca_file})
-    print(f"Logged in to {options.server}. The key is in {path}, for you alone to read.")
+    said = f"Logged in to {options.server}. The key is in {path}, for you alone to read."
+    _show(options, {"server": options.server, "kept_in": str(path)}, lambda _: said)
 
 
 def list_clusters(options: argparse.Namespace) -> None:
@@ -80,15 +93,18 @@ def list_nodes(options: argparse.Namespace) -> None:
 def top(options: argparse.Namespace) -> None:
     """The GPUs, again and again."""
     client = _client()
-    live = sys.stdout.isatty() and not options.json and not options.once
+    rows = client.gpus(cluster_id=options.cluster)
+    if not sys.stdout.isatty() or options.json or options.once:
+        _show(options, rows, shown.gpus)
+        return
     while True:
-        rows = client.gpus(cluster_id=options.cluster)
-        if live:
-            sys.stdout.write(CLEAR)
-        _show(options, rows, shown.busiest_gpus if live else shown.gpus)
-        if not live:
-            return
-        time.sleep(options.every)
+        print(CLEAR + shown.busiest_gpus(rows))
+        time.sleep(max(options.every, SHORTEST_REFRESH_S))
+        try:
+            rows = client.gpus(cluster_id=options.cluster)
+        except (Unreachable, Busy) as error:
+            print(f"gpufleet: {error}; these are the last", end="\r", file=sys.stderr)
+            time.sleep(WATCH_S)
 
 
 def submit(options: argparse.Namespace) -> int | None:
@@ -98,8 +114,10 @@ def submit(options: argparse.Namespace) -> int | None:
     if not options.wait:
         _show(options, job, lambda row: f"Job {row['id']} is {row['status']}. {row['block_reason']}".rstrip())
         return None
-    if not any(row["execution_enabled"] for row in client.clusters() if row["id"] == options.cluster):
-        print(f"gpufleet: cluster {options.cluster} runs no commands: somebody must end the job", file=sys.stderr)
+    executes = any(row["execution_enabled"] for row in client.clusters() if row["id"] == options.cluster)
+    if not executes or not (options.command or options.image):
+        why = "has no command" if executes else f"is in cluster {options.cluster}, which runs no commands"
+        print(f"gpufleet: job {job['id']} {why}: somebody must end it", file=sys.stderr)
     return _follow(options, client, job)
 
 
@@ -142,6 +160,17 @@ def invoices(options: argparse.Namespace) -> None:
 
 def _follow(options: argparse.Namespace, client: Client, job: Job) -> int:
     """Say each change, to the end. Returns 0 only when the job completed."""
+    try:
+        job = _wait_for_end(options, client, job)
+    except KeyboardInterrupt:
+        print(f"gpufleet: job {job['id']} goes on; gpufleet jobs cancel {job['id']} would end it", file=sys.stderr)
+        raise
+    runs = client.job_runs(job["id"])
+    _show(options, {**job, "runs": runs}, lambda _: shown.runs(runs))
+    return 0 if job["status"] == "completed" else FAILED
+
+
+def _wait_for_end(options: argparse.Namespace, client: Client, job: Job) -> Job:
     said = ""
     while True:
         words = f"{job['status']}{': ' + job['block_reason'] if job['block_reason'] else ''}"
@@ -149,13 +178,10 @@ def _follow(options: argparse.Namespace, client: Client, job: Job) -> int:
             print(f"job {job['id']} {words}", flush=True)
         said = words
         if job["status"] in ENDED:
-            break
+            return job
         time.sleep(WATCH_S)
         with contextlib.suppress(Unreachable, Busy):  # The job goes on without us, and so do we without the server.
             job = client.job(job["id"])
-    runs = client.job_runs(job["id"])
-    _show(options, {**job, "runs": runs}, lambda _: shown.runs(runs))
-    return 0 if job["status"] == "completed" else FAILED
 
 
 def _show(options: argparse.Namespace, value: Any, as_text: Any) -> None:
@@ -208,9 +234,21 @@ def _config() -> Path:
 
 
 def _explain_refusal(error: Refused) -> None:
-    print(f"gpufleet: {error.problem.get('detail') or error}", file=sys.stderr)
-    for one in error.problem.get("errors", []):
+    detail = error.problem.get("detail") or str(error)
+    places = error.problem.get("errors", [])
+    if len(places) == 1 and places[0]["detail"] == detail:
+        print(f"gpufleet: {places[0]['pointer']}: {detail}", file=sys.stderr)
+        return
+    print(f"gpufleet: {detail}", file=sys.stderr)
+    for one in places:
         print(f"  {one['pointer']}: {one['detail']}", file=sys.stderr)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
 
 
 def _variable(text: str) -> tuple[str, str]:
@@ -252,7 +290,7 @@ def _add_jobs(parser: argparse.ArgumentParser) -> None:
     _add_submit(_command(jobs, "submit", submit, "submit a job"))
     one = _command(jobs, "list", list_jobs, "list jobs, newest first")
     one.add_argument("--status", metavar="WORD", help="queued, blocked, running, completed, failed or cancelled")
-    one.add_argument("--limit", type=int, default=50, metavar="N", help="the newest N (%(default)s)")
+    one.add_argument("--limit", type=_positive, default=50, metavar="N", help="the newest N (%(default)s)")
     for name, do, words in (
         ("watch", watch, "stay until a job has ended; exit code 0 only if it completed"),
         ("explain", explain, "why a job waits, or why it went where it went"),

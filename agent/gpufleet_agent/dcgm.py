@@ -1,8 +1,8 @@
 """GPUs by NVIDIA's dcgm-exporter: a page of Prometheus text.
 
-DCGM writes "no value" as a number near the largest of its type; see ``dcgm_fields.h``: ``DCGM_INT32_BLANK`` is
+DCGM writes "no value" as a number near the largest of its type; see ``dcgm_structs.h``: ``DCGM_INT32_BLANK`` is
 2147483632, ``DCGM_INT64_BLANK`` 9223372036854775792, ``DCGM_FP64_BLANK`` 140737488355328.0, and the next few above
-each say why (not found, not supported, not permissioned).
+each say why (not found, not supported, not permissioned). Newer exporters leave such lines out, older ones print them.
 """
 
 from __future__ import annotations
@@ -54,8 +54,14 @@ class DcgmSource:
 
     def readings(self) -> dict[str, Reading]:
         """What the page says of each GPU."""
-        read = {uuid: reading_of(fields) for uuid, (_, fields) in self._scrape().items()}
+        read = {
+            uuid: reading_of(fields, is_cut="GPU_I_ID" in labels) for uuid, (labels, fields) in self._scrape().items()
+        }
         return {uuid: reading for uuid, reading in read.items() if not reading.is_empty()}
+
+    def xids(self) -> dict[str, list[int]]:
+        """None: the exporter's page has the last one only, for ever, and it is in the readings."""
+        return {}
 
     def _scrape(self) -> dict[str, tuple[Labels, Fields]]:
         try:
@@ -63,7 +69,11 @@ class DcgmSource:
                 page = response.read(LARGEST_PAGE).decode(errors="replace")
         except (OSError, http.client.HTTPException) as error:
             raise SourceFailed(f"{self._url} does not answer: {error}") from error
-        return parse_page(page)
+        found = parse_page(page)
+        if not found:
+            # An exporter that has just been started says as little as one that never sees a GPU.
+            raise SourceFailed(f"{self._url} names no GPU")
+        return found
 
 
 def parse_page(page: str) -> dict[str, tuple[Labels, Fields]]:
@@ -77,7 +87,7 @@ def parse_page(page: str) -> dict[str, tuple[Labels, Fields]]:
             continue
         name, text, number = match.groups()
         labels = dict(LABEL.findall(text))
-        uuid, value = labels.get("UUID", ""), _number(number)
+        uuid, value = labels.get("UUID") or labels.get("uuid", ""), _number(number)
         if not uuid or not labels.get("gpu", "").isdigit():
             continue
         labels_of.setdefault(uuid, labels)
@@ -88,8 +98,9 @@ def parse_page(page: str) -> dict[str, tuple[Labels, Fields]]:
     return {uuid: (labels, {**parts[uuid], **whole[uuid]}) for uuid, labels in labels_of.items()}
 
 
-def reading_of(fields: Fields) -> Reading:
-    """DCGM's fields in our units: memory in MiB, as DCGM has it; activity is a share of one."""
+def reading_of(fields: Fields, *, is_cut: bool = False) -> Reading:
+    """DCGM's fields in our units: memory in MiB, as DCGM has it; activity is a share of one. Where MIG has cut the GPU
+    up, its instances together may have less memory than it has, and another cut is no loss: so no total is told."""
     load = fields.get(UTILIZATION)
     if load is None and ACTIVITY in fields:
         load = 100 * fields[ACTIVITY]
@@ -97,7 +108,7 @@ def reading_of(fields: Fields) -> Reading:
     return Reading(
         utilization_pct=None if load is None else min(max(load, 0.0), 100.0),
         memory_used_mb=None if used is None else round(used),
-        memory_total_mb=_total(fields),
+        memory_total_mb=None if is_cut else _total(fields),
         temperature_c=fields.get(TEMPERATURE),
         power_draw_w=fields.get(POWER),
         xid=round(fields[XID]) if fields.get(XID) else None,

@@ -8,7 +8,7 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Device:
-    """A GPU as the driver knows it. ``index`` is the driver's; slots are given by ``slots.assign_slots``."""
+    """A GPU as the driver knows it. ``index`` is the driver's; slots are given by ``assign_slots``."""
 
     index: int
     uuid: str
@@ -45,6 +45,10 @@ class Source(Protocol):
 
     def readings(self) -> dict[str, Reading]:
         """What could be read now, by uuid. A GPU that could not be read is left out. Raises ``SourceFailed``."""
+
+    def xids(self) -> dict[str, list[int]]:
+        """The errors that the driver told of since the last call, by uuid, the oldest first; each is told once. A
+        source that repeats the last one in its readings has none here."""
 
 
 def assign_slots(devices: list[Device], before: dict[str, tuple[int, str]]) -> dict[str, int]:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from gpufleet_agent.client import Client
 from gpufleet_agent.runs import Run, Workload
@@ -54,6 +55,7 @@ class Executor:
         self._failures = 0
         self._version: str | None = None
         self._refused: set[int] = set()
+        self._told: dict[int, float] = {}
 
     def poll(self, stop: threading.Event) -> None:
         """Ask until told to stop."""
@@ -74,10 +76,7 @@ class Executor:
     def watch(self, stop: threading.Event) -> None:
         """Settle until told to stop. What runs then runs on: the next agent takes it up."""
         while not stop.is_set():
-            try:
-                self.settle()
-            except OSError:
-                logger.exception("the runs can't be looked after")
+            self.settle()
             stop.wait(WATCH_S)
 
     def settle(self) -> None:
@@ -86,12 +85,20 @@ class Executor:
             wanted = self._wanted
         runs = self._runs()
         for run in runs.values():
-            self._look_after(run, wanted)
+            self._each(run.run_id, self._look_after, run, wanted)
         if wanted is not None:
             busy = {slot for run in self._runs().values() if run.exit_code() is None for slot in run.slots}
             for assignment in wanted["runs"]:
                 if assignment["run_id"] not in runs:
-                    self._take(assignment, wanted, busy)
+                    self._each(assignment["run_id"], self._take, assignment, wanted, busy)
+
+    @staticmethod
+    def _each(run_id: int, do: Callable[..., None], *args: Any) -> None:
+        """A disk that is full, or a program that is not there, is one run's trouble and no other's."""
+        try:
+            do(*args)
+        except OSError as error:
+            logger.error("run %d can't be looked after: %s", run_id, error)
 
     def _runs(self) -> dict[int, Run]:
         found = {}
@@ -114,7 +121,7 @@ class Executor:
         if not wanted["execution_enabled"] or slots & busy:
             return
         busy |= slots
-        run = Run.begin(self._folder / str(assignment["run_id"]), assignment, self._workload.order(assignment))
+        run = Run.begin(self._folder / str(assignment["run_id"]), assignment, self._workload)
         run.note(launched_at=self._clock())
         run.launch()
         logger.info("job %d starts as run %d", run.job_id, run.run_id)
@@ -147,9 +154,10 @@ class Executor:
     def _end(self, run: Run, code: int | None) -> None:
         if code is None:
             code = run.exit_code()  # It may have ended between the two looks.
-        if code is None:
+        if not run.recall("cleared"):
             run.signal(signal.SIGKILL)
-            self._workload.kill(run.run_id)
+            self._workload.clear(run.run_id)
+            run.note(cleared=True)
         message = "" if code is not None else "The run was lost: the node restarted, or its supervisor was killed."
         report = {**self._report_of(run, "exited"), "exit_code": code, "log_tail": run.tail(), "message": message}
         if self._report(report):
@@ -163,9 +171,10 @@ class Executor:
         if assignment is not None and assignment["stop_by"] is None:
             return
         now = self._clock()
-        told_at = run.recall("told_at")
+        told_at = run.recall("told_at") or self._told.get(run.run_id)
         if told_at is None:
             logger.info("run %d of job %d is told to end", run.run_id, run.job_id)
+            self._told[run.run_id] = now  # Its time runs out on a full disk too.
             run.terminate()
             run.note(told_at=now)
             return
@@ -174,7 +183,7 @@ class Executor:
             deadline = _seconds(assignment["stop_by"])
         if now >= deadline:
             run.signal(signal.SIGKILL)
-            self._workload.kill(run.run_id)
+            self._workload.clear(run.run_id)
 
     def _launch_again(self, run: Run) -> None:
         """The agent died before its shim was there, or the shim did."""
@@ -186,6 +195,7 @@ class Executor:
         """Its folder stays while the server still lists it, so that it is not taken for a new one."""
         if wanted is not None and run.run_id not in {one["run_id"] for one in wanted["runs"]}:
             run.forget()
+            self._told.pop(run.run_id, None)
 
     @staticmethod
     def _report_of(run: Run, state: str) -> dict[str, object]:

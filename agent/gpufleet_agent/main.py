@@ -34,26 +34,24 @@ logger = logging.getLogger("gpufleet_agent")
 MEGABYTE = 2**20
 GIGABYTE = 2**30
 SHORTEST_NAP_S, LONGEST_NAP_S = 0.05, 5.0
-MISUSE = 2
+BROKEN, MISUSE = 1, 2
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run until told to stop. Returns the exit code."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    options.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = lock_file(options.state / "lock")
-    if lock is None:
-        logger.error("another agent works in %s", options.state)
-        return MISUSE
     try:
+        options.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if lock_file(options.state / "lock") is None:
+            logger.error("another agent works in %s", options.state)
+            return MISUSE
         client, telemetry = make_telemetry(options)
         executor = None if options.execute == "none" else make_executor(options, client)
     except (OSError, ValueError, LookupError, SourceFailed) as error:
         logger.error("%s", error)
         return MISUSE
-    _run(telemetry, executor)
-    return 0
+    return _run(telemetry, executor)
 
 
 def make_telemetry(options: argparse.Namespace) -> tuple[Client, Telemetry]:
@@ -86,15 +84,11 @@ def make_executor(options: argparse.Namespace, client: Client) -> Executor:
     return Executor(client, workload, options.state / "runs", grace_s=options.grace)
 
 
-def _run(telemetry: Telemetry, executor: Executor | None) -> None:
-    stop = threading.Event()
+def _run(telemetry: Telemetry, executor: Executor | None) -> int:
+    """Until told to stop: 0. Whoever starts us again starts us again after 1."""
+    stop, broken = threading.Event(), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    if executor is not None:
-        executor.node_id = telemetry.node_id
-        for work in (executor.poll, executor.watch):
-            threading.Thread(target=work, args=(stop,), daemon=True).start()
-    threading.Thread(target=_repeat, args=(telemetry.sample, stop), daemon=True).start()
 
     def speak(now: datetime, tick: float) -> float:
         wait = telemetry.speak(now, tick)
@@ -102,8 +96,25 @@ def _run(telemetry: Telemetry, executor: Executor | None) -> None:
             executor.node_id = telemetry.node_id
         return wait
 
-    _repeat(speak, stop)
+    work: list[Callable[[threading.Event], None]] = [lambda stop: _repeat(telemetry.sample, stop)]
+    if executor is not None:
+        executor.node_id = telemetry.node_id
+        work += [executor.poll, executor.watch]
+    for each in work:
+        threading.Thread(target=_guarded, args=(each, stop, broken), daemon=True).start()
+    _guarded(lambda stop: _repeat(speak, stop), stop, broken)
     logger.info("the agent has stopped; the jobs that it started run on")
+    return BROKEN if broken.is_set() else 0
+
+
+def _guarded(work: Callable[[threading.Event], None], stop: threading.Event, broken: threading.Event) -> None:
+    """A part that breaks ends the whole, so that none is missing unseen."""
+    try:
+        work(stop)
+    except Exception:
+        logger.exception("a part of the agent has broken")
+        broken.set()
+        stop.set()
 
 
 def _repeat(work: Callable[[datetime, float], float], stop: threading.Event) -> None:
@@ -136,6 +147,13 @@ def _own_address(server: str) -> str | None:
         return None
 
 
+class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Says what holds where an option is not given, if anything does."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return super()._get_help_string(action) if action.default else action.help
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="gpufleet-agent", description=__doc__)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
@@ -143,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
         "run",
         help="report this node, and run its jobs",
         description="Report this node's GPUs until told to stop. Jobs that it has started outlive it.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Defaults,
     )
     run.add_argument(
         "--server", required=True, metavar="URL", help="where gpufleet is, such as https://gpufleet.example"

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
+import logging
 from typing import Any, Callable
 
 from gpufleet_agent.devices import Device, Reading, SourceFailed
 
+logger = logging.getLogger(__name__)
+
 MEGABYTE = 2**20
 MILLI = 1000
+# A GPU in distress tells the same error many times; the rest is read in the next turn.
+MOST_EVENTS_A_TURN = 1_000
 
 
 class NvmlSource:
@@ -23,6 +29,9 @@ class NvmlSource:
             pynvml.nvmlInit()
         except pynvml.NVMLError as error:
             raise SourceFailed(f"NVML does not start: {error}") from error
+        self._events = self._ask(pynvml.nvmlEventSetCreate)
+        self._uuid_of: dict[int, str] = {}
+        self._watch()
 
     def devices(self) -> list[Device]:
         """Every GPU that has a uuid; one that has fallen off the bus has none any more."""
@@ -51,6 +60,39 @@ class NvmlSource:
             if uuid and not reading.is_empty():
                 found[uuid] = reading
         return found
+
+    def xids(self) -> dict[str, list[int]]:
+        """XID errors since the last call, by uuid, oldest first, each number once. They are events: the driver keeps
+        them for us from the GPU's first sight on, and no longer than until they are read."""
+        found: dict[str, list[int]] = {}
+        for _ in range(MOST_EVENTS_A_TURN if self._events is not None else 0):
+            event = self._ask(self._nvml.nvmlEventSetWait_v2, self._events, 0)
+            if event is None:
+                break
+            uuid = self._uuid_of.get(_address(event.device), "")
+            number = int(event.eventData)
+            if event.eventType != self._nvml.nvmlEventTypeXidCriticalError or number in found.get(uuid, ()):
+                continue
+            logger.error("XID %d on %s", number, uuid or "a GPU that we do not know")
+            if uuid:
+                found.setdefault(uuid, []).append(number)
+        self._watch()
+        return found
+
+    def _watch(self) -> None:
+        """Ask for the events of GPUs that are new. A GPU that falls off the bus does not say who it is any more, so
+        that it must be known by its handle from before."""
+        nvml = self._nvml
+        try:
+            handles = self._handles()
+        except SourceFailed:
+            return
+        for _, handle in handles:
+            uuid, address = self._text(nvml.nvmlDeviceGetUUID, handle), _address(handle)
+            if uuid and self._events is not None:
+                if address not in self._uuid_of:
+                    self._ask(nvml.nvmlDeviceRegisterEvents, handle, nvml.nvmlEventTypeXidCriticalError, self._events)
+                self._uuid_of[address] = uuid
 
     def _handles(self) -> list[tuple[int, Any]]:
         try:
@@ -82,6 +124,11 @@ class NvmlSource:
             return question(*args)
         except self._nvml.NVMLError:
             return None
+
+
+def _address(handle: Any) -> int:
+    """What tells one GPU's handle from another's: NVML gives the same one each time."""
+    return ctypes.cast(handle, ctypes.c_void_p).value or 0
 
 
 def _decoded(text: Any) -> str:

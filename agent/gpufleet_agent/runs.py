@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gpufleet_agent import shim
-from gpufleet_agent.files import lock_file, read_json, write_json
+from gpufleet_agent.files import lock_file, read_json, write_json, write_whole
 from gpufleet_agent.schemas import Assignment
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,11 @@ TAIL_LINES = 200
 MASTER_PORT = "29500"
 MODES = ("process", "docker", "none")
 STATE = "state.json"
-KILL_TIMEOUT_S = 30
+SHIM = ["-m", "gpufleet_agent.shim"]
+REMOVE_TIMEOUT_S = 30
+ENV_FILE = "env"
+# What docker's client and the linker read themselves: the operator's, never a job's.
+CLIENTS_OWN = ("PATH", "HOME", "TMPDIR", "DOCKER_", "XDG_", "LD_")
 
 
 class Workload:
@@ -45,37 +49,62 @@ class Workload:
             return "This node runs commands and no images: its agent is started with --execute process."
         if self.mode == "docker" and not assignment["image"]:
             return "This node runs images alone: its agent is started with --execute docker."
+        if self.mode == "docker":
+            beyond = [name for name in _beside_the_file(assignment["env"]) if name.upper().startswith(CLIENTS_OWN)]
+            if beyond:
+                return f"Docker's file of variables takes no line break in {beyond[0][:100]}."
         return ""
 
-    def order(self, assignment: Assignment) -> dict[str, Any]:
-        """What the shim is to start: an argument list and the whole environment, never a shell's string."""
+    def order(self, assignment: Assignment, folder: Path) -> dict[str, Any]:
+        """What the shim is to start: an argument list and the whole environment, never a shell's string.
+
+        ``files``: what is to be in the run's folder then, by name.
+        """
         env = environment_of(assignment)
-        base = {"PATH": os.defpath, "LANG": "C.UTF-8", "HOME": self._home}
+        own = {"PATH": os.environ.get("PATH", os.defpath)}
         if self.mode == "docker":
-            return {"argv": self._docker_argv(assignment, env), "env": {**base, **_own_path(), **env}, "cwd": "/"}
+            return self._docker_order(assignment, env, own, folder)
         cwd = self._home if Path(self._home).is_dir() else "/"
         return {
             "argv": assignment["command"],
-            "env": {**base, **_own_path(), **env},
+            "env": {"LANG": "C.UTF-8", "HOME": self._home, **own, **env},
             "cwd": cwd,
             **(self._account or {}),
         }
 
-    def kill(self, run_id: int) -> None:
-        """End what a signal to the shim's command does not reach: a container is the daemon's child."""
-        if self.mode == "docker":
-            subprocess.run(
-                [self.docker, "kill", _container(run_id)], check=False, capture_output=True, timeout=KILL_TIMEOUT_S
-            )
+    def clear(self, run_id: int) -> None:
+        """End what a signal to the shim's command does not reach: a container is the daemon's child, and may outlive
+        the client that started it."""
+        if self.mode != "docker":
+            return
+        command = [self.docker, "rm", "--force", _container(run_id)]
+        try:
+            subprocess.run(command, check=False, capture_output=True, timeout=REMOVE_TIMEOUT_S)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            logger.error("the container of run %d may be left: %s", run_id, error)
 
-    def _docker_argv(self, assignment: Assignment, env: dict[str, str]) -> list[str]:
-        """``docker run`` takes the values from its own environment, so that no ``ps`` shows them."""
+    def _docker_order(
+        self, assignment: Assignment, env: dict[str, str], own: dict[str, str], folder: Path
+    ) -> dict[str, Any]:
+        """The values go into a file, so that no ``ps`` shows them and none is docker's own; those that the file can't
+        hold are taken from the client's environment."""
+        del env["CUDA_VISIBLE_DEVICES"]  # In the container its GPUs are all that there are.
         devices = ",".join(gpu["uuid"] or str(gpu["gpu_index"]) for gpu in assignment["gpus"])
-        names = [part for name in sorted(env) if name != "CUDA_VISIBLE_DEVICES" for part in ("--env", name)]
         user = ["--user", f"{self._account['run_as']}:{self._account['run_as_group']}"] if self._account else []
         container = ["--rm", "--init", "--name", _container(assignment["run_id"]), "--network", "host", *user]
         gpus = ["--gpus", f'"device={devices}"']  # Docker reads it as CSV, so that commas need the quotes.
-        return [self.docker, "run", *container, *gpus, *names, assignment["image"], *(assignment["command"] or [])]
+        beside = _beside_the_file(env)
+        variables = ["--env-file", str(folder / ENV_FILE), *(part for name in beside for part in ("--env", name))]
+        # After the two dashes nothing is an option, whatever an image calls itself.
+        what = ["--", assignment["image"], *(assignment["command"] or [])]
+        clients = {name: value for name, value in os.environ.items() if name.startswith(("DOCKER_", "XDG_"))}
+        lines = "".join(f"{name}={value}\n" for name, value in env.items() if name not in beside)
+        return {
+            "argv": [self.docker, "run", *container, *gpus, *variables, *what],
+            "env": {"HOME": os.environ.get("HOME", "/"), **own, **clients, **beside},
+            "cwd": "/",
+            "files": {ENV_FILE: lines},
+        }
 
 
 class Run:
@@ -86,9 +115,12 @@ class Run:
         self._state: dict[str, Any] = read_json(folder / STATE)
 
     @classmethod
-    def begin(cls, folder: Path, assignment: Assignment, order: dict[str, Any]) -> Run:
+    def begin(cls, folder: Path, assignment: Assignment, workload: Workload) -> Run:
         """Write down a run that is to be started; ``launch`` starts it."""
         folder.mkdir(parents=True, mode=0o700)
+        order = workload.order(assignment, folder)
+        for name, text in order.pop("files", {}).items():
+            write_whole(folder / name, text.encode())
         write_json(folder / shim.ORDER, order)
         run = cls(folder)
         run.note(
@@ -131,7 +163,7 @@ class Run:
         """Start its shim; one that has started already is not doubled."""
         with (self.folder / "shim.err").open("ab") as errors:
             subprocess.Popen(
-                [sys.executable, "-m", "gpufleet_agent.shim", str(self.folder)],
+                [sys.executable, *SHIM, str(self.folder)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
@@ -199,8 +231,13 @@ def environment_of(assignment: Assignment) -> dict[str, str]:
     }
 
 
-def _own_path() -> dict[str, str]:
-    return {"PATH": os.environ["PATH"]} if "PATH" in os.environ else {}
+def _beside_the_file(env: dict[str, str]) -> dict[str, str]:
+    """The variables that docker's file of them, which knows no quotes, can't hold."""
+    return {
+        name: value
+        for name, value in env.items()
+        if name.startswith("#") or any(sign.isspace() for sign in name) or "\n" in value or "\r" in value
+    }
 
 
 def _container(run_id: int) -> str:

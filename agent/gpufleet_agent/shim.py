@@ -27,6 +27,7 @@ CHUNK = 64 * 2**10
 LAST_WORDS_S = 2.0
 NOT_FOUND, NOT_STARTED = 127, 126
 LOCK_ATTEMPTS, LOCK_PAUSE_S = 20, 0.05
+DISK_PAUSE_S = 1.0
 
 
 def main(folder: Path) -> None:
@@ -42,16 +43,27 @@ def main(folder: Path) -> None:
         process = _launch(order)
     except (OSError, ValueError, LookupError, subprocess.SubprocessError) as error:
         code = NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_STARTED
-        (folder / LOG).write_text(f"gpufleet-agent: the command could not be started: {error}\n")
-        write_json(folder / EXIT, {"code": code, "at": time.time()})
+        with contextlib.suppress(OSError):
+            (folder / LOG).write_text(f"gpufleet-agent: the command could not be started: {error}\n")
+        _write_patiently(folder / EXIT, {"code": code, "at": time.time()})
         return
-    write_json(folder / STARTED, {"at": time.time(), "pid": process.pid, "born": born_at(process.pid)})
+    _write_patiently(folder / STARTED, {"at": time.time(), "pid": process.pid, "born": born_at(process.pid)})
     code = _watch(process, folder)
-    write_json(folder / EXIT, {"code": code, "at": time.time()})
+    _write_patiently(folder / EXIT, {"code": code, "at": time.time()})
 
 
 def _go_on(number: int, frame: object) -> None:
     """It ends when its command does."""
+
+
+def _write_patiently(path: Path, value: dict[str, Any]) -> None:
+    """Without these files a command that runs can't be ended, and one that has ended was lost: a disk that is full
+    delays them."""
+    while True:
+        try:
+            return write_json(path, value)
+        except OSError:
+            time.sleep(DISK_PAUSE_S)
 
 
 def _lock(path: Path) -> int | None:
@@ -113,15 +125,21 @@ def _watch(process: subprocess.Popen[bytes], folder: Path) -> int:
 
 
 def _keep(stream: IO[bytes], folder: Path) -> None:
+    """A disk that is full costs lines; a pipe that nobody reads would stop the command."""
+    log: IO[bytes] | None = None
     while True:
-        with (folder / LOG).open("ab") as log:
-            while log.tell() < LOG_BYTES:
-                chunk = os.read(stream.fileno(), CHUNK)
-                if not chunk:
-                    return
-                log.write(chunk)
-                log.flush()
-        os.replace(folder / LOG, folder / OLDER_LOG)
+        chunk = os.read(stream.fileno(), CHUNK)
+        if not chunk:
+            return
+        try:
+            log = log or (folder / LOG).open("ab", buffering=0)
+            log.write(chunk)
+            if log.tell() >= LOG_BYTES:
+                log.close()
+                log = None
+                os.replace(folder / LOG, folder / OLDER_LOG)
+        except OSError:
+            log = None
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ def explanation(row: Explanation) -> str:
 
 def runs(rows: Sequence[Run]) -> str:
     """The end of each log, under the node's name."""
-    parts = []
+    parts = [] if rows else ["No node has told of a run of it."]
     for row in rows:
         code = "" if row["exit_code"] is None else f", exit code {row['exit_code']}"
         parts.append(f"--- rank {row['rank']} on {row['hostname']}: {row['state']}{code} {row['message']}".rstrip())

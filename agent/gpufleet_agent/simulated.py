@@ -32,6 +32,10 @@ class SimulatedSource:
         """All of them, always."""
         return {device.uuid: self._reading(device) for device in self._devices}
 
+    def xids(self) -> dict[str, list[int]]:
+        """None: they are well."""
+        return {}
+
     def _reading(self, device: Device) -> Reading:
         load = 0.5 + 0.5 * math.sin(2 * math.pi * self._clock() / PERIOD_S + device.index)
         return Reading(

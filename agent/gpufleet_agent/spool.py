@@ -61,15 +61,12 @@ class Spool:
         self._count = len(_lines(self._open))
 
     def append(self, samples: Sequence[Sample]) -> None:
-        """Keep samples; they are on the disk when this returns."""
+        """Keep samples; they are on the disk when this returns. Raises ``OSError`` where it is full: none is kept."""
         with self._lock:
             if self._count and self._count + len(samples) > MOST_SAMPLES:
                 self._seal()
             text = "".join(json.dumps(sample, separators=(",", ":")) + "\n" for sample in samples)
-            with self._open.open("a") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
+            _append_whole(self._open, text.encode())
             self._count += len(samples)
             self._keep_within_bounds()
 
@@ -147,6 +144,19 @@ class Spool:
             logger.error("the spool is full: the oldest %d samples are lost", len(batch.samples))
             self.lost += len(batch.samples)
             self.done(batch)
+
+
+def _append_whole(path: Path, data: bytes) -> None:
+    """All of it on the disk, or, where that is full, nothing: half a line would spoil the next. Raises ``OSError``."""
+    with path.open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            while data:
+                data = data[file.write(data) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(before)
+            raise
 
 
 def _read(path: Path) -> Batch:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import random
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ class Telemetry:
         self.node_id: int | None = known.get("node_id")
         self.status: str = known.get("status", "")
         self._gpus: dict[str, dict[str, Any]] = known.get("gpus", {})
+        self._has_registered: bool = known.get("registered", False)
         self._next_beat = self._next_sample = self._next_call = float("-inf")
         self._failures = 0
 
@@ -124,8 +125,9 @@ class Telemetry:
             return
         self._greet(len(devices))
         slots = assign_slots(devices, {uuid: (gpu["slot"], gpu["pci"]) for uuid, gpu in self._gpus.items()})
-        if devices and {device.uuid for device in devices} != {u for u, gpu in self._gpus.items() if gpu["there"]}:
-            self._register(devices, slots)
+        there = {uuid for uuid, gpu in self._gpus.items() if gpu["there"]}
+        if not self._has_registered or {device.uuid for device in devices} != there:
+            self._register(devices, slots)  # None at all is said too: the last one may have vanished.
 
     def _greet(self, total_gpus: int | None) -> None:
         """Register the node, or send its heartbeat, and keep what the server wants of it."""
@@ -141,7 +143,8 @@ class Telemetry:
         if (self.node_id, self.status) != (node["id"], node["status"]):
             logger.info("this is node %d, %s", node["id"], node["status"])
             if self.node_id != node["id"]:
-                self._gpus = {}  # Another cluster's, or decommissioned and back: its GPUs have other ids.
+                # New, another cluster's, or decommissioned and back: its GPUs have other ids.
+                self._gpus, self._has_registered = {}, False
             self.node_id, self.status = node["id"], node["status"]
             self._remember()
 
@@ -155,26 +158,33 @@ class Telemetry:
         for device, answer in zip(ordered, answers):
             slot = slots[device.uuid]
             kept[device.uuid] = {"id": answer["id"], "slot": slot, "pci": device.pci_bus_id, "there": True}
-        self._gpus = kept  # At once: samples are being taken meanwhile.
+        self._gpus, self._has_registered = kept, True  # At once: samples are being taken meanwhile.
         logger.info("%d GPUs registered", len(devices))
         self._remember()
 
     def _remember(self) -> None:
-        write_json(self._known, {"node_id": self.node_id, "status": self.status, "gpus": self._gpus})
+        known = {"node_id": self.node_id, "status": self.status, "gpus": self._gpus}
+        write_json(self._known, {**known, "registered": self._has_registered})
 
     def _sample(self, now: datetime) -> None:
         gpus = self._gpus
         if not gpus:
             return
-        try:
-            readings = self._source.readings()
-        except SourceFailed as error:
-            logger.error("no readings: %s", error)
-            return
-        at = now.isoformat(timespec="milliseconds")
-        samples = [_sample_of(gpus[u]["id"], at, reading) for u, reading in readings.items() if u in gpus]
+        readings, xids = self._readings(), self._source.xids()
+        samples = [
+            sample
+            for uuid, gpu in gpus.items()
+            for sample in _samples_of(gpu["id"], now, readings.get(uuid, Reading()), xids.get(uuid, []))
+        ]
         if samples:
             self.spool.append(samples)
+
+    def _readings(self) -> dict[str, Reading]:
+        try:
+            return self._source.readings()
+        except SourceFailed as error:
+            logger.error("no readings: %s", error)
+            return {}
 
     def _send(self, now: datetime) -> None:
         for _ in range(BATCHES_A_TURN):
@@ -216,6 +226,15 @@ def _described(device: Device, slot: int) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _sample_of(gpu_id: int, at: str, reading: Reading) -> dict[str, Any]:
-    figures = {name: value for name, value in vars(reading).items() if value is not None}
-    return {"gpu_id": gpu_id, "recorded_at": at, **figures}
+def _samples_of(gpu_id: int, now: datetime, reading: Reading, xids: list[int]) -> list[dict[str, Any]]:
+    """The reading with the newest error, and before it a sample for each error that is older: a sample has room for
+    one. A GPU that says nothing any more may still have told of its end."""
+    if xids:
+        reading = replace(reading, xid=xids[-1])
+    earlier = [Reading(xid=xid) for xid in xids[:-1]]
+    samples = []
+    for place, one in enumerate([*earlier, *([] if reading.is_empty() else [reading])]):
+        at = now - timedelta(milliseconds=len(earlier) - place)
+        figures = {name: value for name, value in vars(one).items() if value is not None}
+        samples.append({"gpu_id": gpu_id, "recorded_at": at.isoformat(timespec="milliseconds"), **figures})
+    return samples

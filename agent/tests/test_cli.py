@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -119,15 +120,53 @@ def test_top_keeps_to_the_terminals_lines_with_the_busiest_in_sight(fleet: Fleet
     assert frame[-1] == "… and 24 GPUs that do less"
 
 
-def test_who_waits_where_nothing_runs_commands_is_told(
+def test_who_waits_for_what_nobody_runs_is_told(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    submit = ("jobs", "submit", "--cluster", str(fleet.cluster.pk), "--wait", "--", "true")
+    submit = ("jobs", "submit", "--cluster", str(fleet.cluster.pk), "--wait")
     monkeypatch.setattr("gpufleet_agent.cli._follow", lambda *_: 0)
     Cluster.objects.update(execution_enabled=False)
-    assert "runs no commands" in said(capsys, *submit)
+    assert "runs no commands" in said(capsys, *submit, "--", "true")
     Cluster.objects.update(execution_enabled=True)
-    assert "runs no commands" not in said(capsys, *submit)
+    assert said(capsys, *submit, "--", "true") == ""
+    assert "has no command" in said(capsys, *submit)
+
+
+def run_cli(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gpufleet_agent.cli", *arguments]
+    return subprocess.run(command, cwd=AGENT, text=True, check=False, **{"stderr": subprocess.PIPE, **options})
+
+
+def test_a_terminal_without_the_signs_and_a_full_disk_get_no_traceback() -> None:
+    poor = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    shown = run_cli("gpus", "top", "--once", env=poor, stdout=subprocess.PIPE)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "H100" in shown.stdout
+    with Path("/dev/full").open("w") as full:
+        unwritten = run_cli("clusters", stdout=full)
+    assert (unwritten.returncode, unwritten.stderr) == (1, "gpufleet: [Errno 28] No space left on device\n")
+
+
+def test_a_reader_that_leaves_is_no_failure() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as pipe:
+        ended = run_cli("clusters", "--json", stdout=pipe)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_who_stops_waiting_is_told_that_the_job_goes_on(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
+    job_id = submitted(capsys, fleet, "--", "true")["id"]
+    command = [sys.executable, "-m", "gpufleet_agent.cli", "jobs", "watch", str(job_id)]
+    with subprocess.Popen(command, cwd=AGENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (
+        130,
+        f"gpufleet: job {job_id} goes on; gpufleet jobs cancel {job_id} would end it\n",
+    )
 
 
 def test_a_job_is_submitted_as_it_was_said(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,9 @@
-"""A page as dcgm-exporter writes it, over a real HTTP server, into the fleet."""
+"""A page as dcgm-exporter writes it, over a real HTTP server, into the fleet.
+
+``dcgm.prom`` has the labels, their order, the texts and the units of the exporter's own default counters, and one MIG
+GPU. The second GPU's fields are blank in every way in which DCGM says so; older exporters print that, newer ones leave
+the lines out.
+"""
 
 import threading
 from collections.abc import Iterator
@@ -9,7 +14,7 @@ import pytest
 from clusters.models import GPU, LatestReading
 from django.utils import timezone
 
-from gpufleet_agent.dcgm import DcgmSource
+from gpufleet_agent.dcgm import DcgmSource, parse_page
 from gpufleet_agent.devices import Device, Reading, SourceFailed
 from tests.fleet import Fleet
 
@@ -38,16 +43,43 @@ def url() -> Iterator[str]:
 
 def test_readings_are_in_our_units_and_blanks_are_missing(url: str) -> None:
     assert DcgmSource(f"{url}/metrics").readings() == {
-        "GPU-aaaa": Reading(97.0, 60_000, 80_000, 61.0, 321.45, None),
+        "GPU-aaaa": Reading(97.0, 60_000, 81_000, 61.0, 321.45, None),
         "GPU-bbbb": Reading(xid=13),
-        "GPU-cccc": Reading(75.0, 10_400, 80_400, 48.0, None, None),
+        "GPU-cccc": Reading(75.0, 10_400, None, 48.0, None, None),
     }
 
 
 def test_a_gpu_that_mig_cuts_up_is_one_gpu(url: str) -> None:
     devices = DcgmSource(f"{url}/metrics").devices()
     assert [device.index for device in devices] == [0, 1, 2]
-    assert devices[2] == Device(2, "GPU-cccc", "NVIDIA A100-SXM4-80GB", 80_400, "00000000:47:00.0")
+    assert devices[2] == Device(2, "GPU-cccc", "NVIDIA A100-SXM4-80GB", 80_480, "00000000:47:00.0")
+
+
+def test_another_cut_of_a_mig_gpu_is_no_loss_of_memory(
+    monkeypatch: pytest.MonkeyPatch, url: str, fleet: Fleet, tmp_path: Path
+) -> None:
+    telemetry = fleet.telemetry(tmp_path, source=DcgmSource(f"{url}/metrics"))
+    for second in (0, 12, 13):
+        telemetry.step(timezone.now(), float(second))
+    one_instance = b"\n".join(line for line in PAGE.splitlines() if b'GPU_I_ID="2"' not in line)
+    monkeypatch.setattr("tests.test_dcgm.PAGE", one_instance)
+    for second in (24, 36):
+        telemetry.step(timezone.now(), float(second))
+    reading = LatestReading.objects.get(gpu__uuid="GPU-cccc")
+    assert (reading.memory_used_mb, reading.gpu.health) == (10_000, "healthy")
+
+
+def test_a_page_without_a_gpu_is_no_word_that_all_are_gone(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setattr("tests.test_dcgm.PAGE", b"# HELP DCGM_FI_DEV_SM_CLOCK SM clock frequency (in MHz).\n")
+    with pytest.raises(SourceFailed, match="names no GPU"):
+        DcgmSource(f"{url}/metrics").devices()
+
+
+@pytest.mark.parametrize("number", ["2147483632", "2147483635", "9223372036854775792", "140737488355331.000000", "NaN"])
+def test_every_blank_is_missing(number: str) -> None:
+    assert parse_page(f'DCGM_FI_DEV_GPU_TEMP{{gpu="0",UUID="GPU-a"}} {number}') == {
+        "GPU-a": ({"gpu": "0", "UUID": "GPU-a"}, {})
+    }
 
 
 @pytest.mark.parametrize("place", ["{}/nowhere", "http://127.0.0.1:9/metrics"])
@@ -62,6 +94,6 @@ def test_the_page_goes_into_the_fleet(url: str, fleet: Fleet, tmp_path: Path) ->
     telemetry.step(timezone.now(), 12.0)
     telemetry.step(timezone.now(), 13.0)
     reading = LatestReading.objects.get(gpu__uuid="GPU-aaaa")
-    assert (reading.utilization_pct, reading.memory_total_mb, reading.power_draw_w) == (97, 80_000, 321.45)
+    assert (reading.utilization_pct, reading.memory_total_mb, reading.power_draw_w) == (97, 81_000, 321.45)
     assert LatestReading.objects.get(gpu__uuid="GPU-bbbb").temperature_c is None
     assert GPU.objects.count() == 3

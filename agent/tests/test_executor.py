@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,44 +15,15 @@ from clusters.models import Node, NodeIntent
 from clusters.services import update_node
 from django.test import Client as Browser
 from django.utils import timezone
-from jobs.models import Allocation, Job, JobStatus, Run
+from jobs.models import Allocation, JobStatus, Run
 from jobs.scheduler import run_cycle
-from jobs.services import change_status, submit_job
+from jobs.services import change_status
 
+from gpufleet_agent import runs, shim
 from gpufleet_agent.executor import Executor
-from gpufleet_agent.runs import Workload
 from gpufleet_agent.transport import Refused
 from tests.fleet import Fleet, make_fleet
-
-QUICK_S = 30.0
-
-
-class Host:
-    """A node's agent in this process, which can be forgotten as if it had been killed, and begun again."""
-
-    def __init__(self, fleet: Fleet, folder: Path, hostname: str = "node-1", *, gpus: int = 2, **fields: Any) -> None:
-        self.fleet, self.folder = fleet, folder
-        node = fleet.client().register_node({"cluster_id": fleet.cluster.pk, "hostname": hostname, **fields})
-        self.node = Node.objects.get(pk=node["id"])
-        fleet.client().register_gpus(node["id"], [{"model": "H100", "uuid": f"{hostname}-{n}"} for n in range(gpus)])
-        self.workload = Workload("process")
-        self.restart()
-
-    def restart(self) -> None:
-        self.executor = Executor(self.fleet.client(), self.workload, self.folder / "runs", grace_s=1.0)
-        self.executor.node_id = self.node.pk
-
-    def turn(self) -> None:
-        self.executor._version = None  # Ask without waiting.
-        self.executor.ask()
-        self.executor.settle()
-
-    def until(self, condition: Callable[[], Any]) -> None:
-        deadline = time.monotonic() + QUICK_S
-        while not condition():
-            assert time.monotonic() < deadline, "it took too long"
-            self.turn()
-            time.sleep(0.05)
+from tests.hosts import QUICK_S, Host, run_of, status, submit
 
 
 @pytest.fixture
@@ -60,29 +32,11 @@ def host(fleet: Fleet, tmp_path: Path) -> Iterator[Host]:
     fleet.cluster.save()
     host = Host(fleet, tmp_path)
     yield host
-    Job.objects.filter(status=JobStatus.RUNNING).update(status=JobStatus.CANCELLED, ended_at=timezone.now())
-    host.executor._grace = 0.0
-    host.until(lambda: not any(run.is_alive() for run in host.executor._runs().values()))
-
-
-def submit(fleet: Fleet, *command: str, **fields: Any) -> Job:
-    job = submit_job(
-        cluster_id=fleet.cluster.pk, name="train", actor="key:1", now=timezone.now(), command=list(command), **fields
-    )
-    run_cycle(now=timezone.now())
-    return job
+    host.end()
 
 
 def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
-
-
-def status(job: Job) -> str:
-    return Job.objects.get(pk=job.pk).status
-
-
-def run_of(job: Job) -> Run:
-    return Run.objects.get(job=job)
 
 
 def test_a_command_runs_to_its_end_and_the_console_shows_what_it_said_last(host: Host, admin_client: Browser) -> None:
@@ -139,6 +93,14 @@ def test_a_cancelled_job_is_told_and_then_killed_with_all_that_it_started(host: 
     assert run_of(job).exit_code == -9
     assert status(job) == JobStatus.CANCELLED
     host.until(lambda: not is_running(child))
+
+
+def test_what_a_command_leaves_behind_ends_with_it(host: Host) -> None:
+    job = submit(
+        host.fleet, *python("import subprocess; print(subprocess.Popen(['sleep', '600'], stdout=2).pid, flush=True)")
+    )
+    host.until(lambda: status(job) == JobStatus.COMPLETED)
+    assert not is_running(int(run_of(job).log_tail))
 
 
 def is_running(pid: int) -> bool:
@@ -228,6 +190,78 @@ def test_a_run_whose_supervisor_was_killed_is_ended_and_fails(host: Host) -> Non
     host.until(lambda: not is_running(command))
 
 
+def test_a_full_disk_stops_no_command_and_its_end_is_told_when_there_is_room(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shim may write files of no size at all, as on a full disk, until a file that it looks for is there."""
+    room = host.folder / "room"
+    limited = (
+        "import pathlib, resource, sys, time; from gpufleet_agent import shim\n"
+        "def write(path, value, whole=shim.write_json):\n"
+        f"    full = path.name == 'exit.json' and not pathlib.Path({str(room)!r}).exists()\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (0 if full else 10**9, 10**9))\n"
+        "    return whole(path, value)\n"
+        "shim.write_json = write; shim.LOG_BYTES = 10**9\n"
+        "shim.main(pathlib.Path(sys.argv[1]))\n"
+    )
+    script = host.folder / "shim.py"
+    script.write_text(limited)
+    monkeypatch.setattr("gpufleet_agent.runs.SHIM", [str(script)])
+    job = submit(host.fleet, *python("print('said', flush=True)"))
+    host.until(lambda: any(run.tail() for run in host.executor._runs().values()))
+    time.sleep(1.5)
+    host.turn()
+    assert status(job) == JobStatus.RUNNING
+    room.touch()
+    host.until(lambda: status(job) == JobStatus.COMPLETED)
+    assert run_of(job).log_tail == "said"
+
+
+def test_a_log_that_has_no_room_does_not_stop_its_command(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    (tmp_path / "log").mkdir()  # Nothing can be written there.
+    keeping = threading.Thread(target=shim._keep, args=(os.fdopen(read, "rb"), tmp_path), daemon=True)
+    keeping.start()
+    for _ in range(100):
+        os.write(write, b"x" * 10_000)  # More than a pipe holds.
+    (tmp_path / "log").rmdir()
+    os.write(write, b"later")
+    os.close(write)
+    keeping.join(QUICK_S)
+    assert (tmp_path / "log").read_bytes().endswith(b"later")
+
+
+def test_a_full_disk_saves_no_cancelled_job(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    stubborn = "import signal, time; signal.signal(15, lambda *_: None); print('up', flush=True); time.sleep(600)"
+    job = submit(host.fleet, *python(stubborn))
+    host.until(lambda: any(run.tail() for run in host.executor._runs().values()))
+    change_status(job_id=job.pk, status="cancelled", actor="key:1", now=timezone.now())
+    with monkeypatch.context() as full:
+
+        def unwritable(self: runs.Run, **facts: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        full.setattr(runs.Run, "note", unwritable)
+        host.until(lambda: not any(run.is_alive() for run in host.executor._runs().values()))
+    host.until(lambda: run_of(job).state == "exited")
+
+
+def test_one_runs_trouble_is_no_others(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    ill, well = submit(host.fleet, "true"), submit(host.fleet, "true")
+    begin = runs.Run.begin
+
+    def troubled(folder: Path, assignment: Any, workload: Any) -> runs.Run:
+        if assignment["job_id"] == ill.pk:
+            raise OSError(28, "No space left on device")
+        return begin(folder, assignment, workload)
+
+    monkeypatch.setattr(runs.Run, "begin", troubled)
+    host.until(lambda: status(well) == JobStatus.COMPLETED)
+    assert status(ill) == JobStatus.RUNNING
+    monkeypatch.setattr(runs.Run, "begin", begin)
+    host.until(lambda: status(ill) == JobStatus.COMPLETED)
+
+
 def test_while_the_server_is_away_everything_goes_on_and_is_told_later(host: Host) -> None:
     job = submit(host.fleet, *python("import time; time.sleep(1); print('done')"))
     host.until(lambda: Run.objects.filter(job=job).exists())
@@ -294,22 +328,6 @@ def test_a_gang_of_two_nodes_knows_who_is_who(host: Host, tmp_path: Path) -> Non
     host.until(both)
     said = dict(Run.objects.filter(job=job).values_list("node__hostname", "log_tail"))
     assert said == {"node-1": "0 2 10.0.0.1 29500", "node-2": "1 2 10.0.0.1 29500"}
-
-
-def test_docker_gets_an_argument_list_with_the_gpus_and_no_values_of_variables(host: Host, tmp_path: Path) -> None:
-    """A program that says its arguments stands in for docker, which can't be had everywhere."""
-    docker = tmp_path / "docker"
-    docker.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\necho "token=$TOKEN"\n')
-    docker.chmod(0o755)
-    host.workload = Workload("docker", docker=str(docker))
-    host.restart()
-    job = submit(host.fleet, "python", "train.py", image="pytorch:2", gpu_count=2, env={"TOKEN": "secret"})
-    host.until(lambda: status(job) == JobStatus.COMPLETED)
-    said = run_of(job).log_tail.splitlines()
-    assert said[said.index("--gpus") + 1] == '"device=node-1-0,node-1-1"'
-    assert said[-4:] == ["pytorch:2", "python", "train.py", "token=secret"]
-    assert "TOKEN" in said
-    assert "TOKEN=secret" not in said
 
 
 def test_what_a_command_says_is_kept_within_bounds(host: Host) -> None:

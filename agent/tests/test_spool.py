@@ -1,8 +1,11 @@
 """The spool, killed at every step that can be told apart from outside, and full."""
 
+import resource
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from gpufleet_agent.spool import MOST_SAMPLES, Spool
 
@@ -82,6 +85,20 @@ def test_a_full_disk_share_loses_the_oldest_and_says_so(tmp_path: Path) -> None:
     kept = ids(spool)
     assert spool.lost == 5 * MOST_SAMPLES - len(kept) > 0
     assert kept == list(range(spool.lost, 5 * MOST_SAMPLES))
+
+
+def test_a_disk_that_is_full_costs_what_it_has_no_room_for_and_no_line_before_or_after(tmp_path: Path) -> None:
+    spool = spool_at(tmp_path)
+    spool.append([sample(1)])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (spool.size() + 20, hard))  # As a full disk: half a line fits.
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            spool.append([sample(2)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    spool.append([sample(3)])
+    assert ids(spool) == [1, 3]
 
 
 def test_what_the_server_takes_no_more_is_not_sent(tmp_path: Path) -> None:

@@ -58,11 +58,15 @@ def register_gpus(
     """Say which GPUs sit in which slots of a node; slots that are not named stay as they are.
 
     A slot's GPU is known again unless both it and the message have a uuid and the two differ: then it is another
-    device, and the old one is retired with its history. ``cluster_key_id`` narrows what is found to the cluster of
-    that key. Raises ``NotFound``, and ``InvalidInput`` for a slot or a uuid that stands twice.
+    device, and the old one is retired with its history. No GPUs at all: those that it had have vanished, which a node
+    that has said to have some may not say. ``cluster_key_id`` narrows what is found to the cluster of that key.
+    Raises ``NotFound``, and ``InvalidInput`` for that, and for a slot or a uuid that stands twice.
     """
     slots = _by_slot(gpus)
     node = _lock_node(node_id, cluster_key_id)
+    if not slots and node.total_gpus:
+        detail = f"Name 1 or more: {node.hostname} says that it has {node.total_gpus} (total_gpus)."
+        raise InvalidInput(FieldProblem("#/gpus", "min_length", detail))
     in_service = GPU.objects.filter(node=node, retired_at__isnull=True)
     wanted = in_service.filter(gpu_index__in=slots).values_list("pk", flat=True)
     present = {gpu.gpu_index: gpu for gpu in lock_rows(in_service, wanted).values()}

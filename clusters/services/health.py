@@ -49,13 +49,13 @@ def quarantine_vanished(*, node_id: int, slots: Collection[int], total_gpus: int
     """What a node's registration says of the GPUs that it names and of those that it does not.
 
     A registration of as many GPUs as the node says to have is complete: a GPU in service that is not in it has
-    vanished, until one names it again. A shorter one is about those that it names alone. The node is locked by the
-    caller.
+    vanished, until one names it again. A shorter one is about those that it names alone, and so is one of a node
+    that never said how many it has, unless it names none. The node is locked by the caller.
     """
     in_service = GPU.objects.filter(node=node_id, retired_at__isnull=True)
     back = in_service.filter(gpu_index__in=slots, health_cause=HealthCause.VANISHED)
     gone = in_service.exclude(gpu_index__in=slots).filter(health=GPUHealth.HEALTHY)
-    complete = bool(total_gpus) and len(slots) >= total_gpus
+    complete = len(slots) >= total_gpus if total_gpus else not slots
     affected = in_service.filter(Q(pk__in=back) | Q(pk__in=gone)) if complete else back
     locked = {gpu.pk: gpu for gpu in affected.order_by("pk").select_for_update(no_key=True)}
     if not locked:

@@ -6,9 +6,10 @@ from django.conf import LazySettings
 from rest_framework.test import APIClient
 
 from clusters import services
-from clusters.models import GPU, GPUFault, GPUHealth
+from clusters.models import GPU, GPUFault, GPUHealth, Node
 from clusters.tests.factories import NOW, make_gpu, make_node, make_sample
 from clusters.tests.ledger import periods_of
+from gpufleet.common.errors import InvalidInput
 
 pytestmark = pytest.mark.django_db
 
@@ -86,6 +87,21 @@ def test_a_gpu_that_a_whole_registration_leaves_out_has_vanished_until_it_is_nam
     assert gpus[3].state == "available"
     assert faults(gpus[3]) == [("vanished", NOW + MINUTE, NOW + 2 * MINUTE, False)]
     assert GPUFault.objects.count() == 1
+
+
+def test_a_node_that_has_none_left_says_so_and_one_that_has_some_may_not() -> None:
+    node = make_node(total_gpus=2)
+    gpus = [make_gpu(node), make_gpu(node)]
+    with pytest.raises(InvalidInput) as refusal:
+        register(node, [], NOW + MINUTE)
+    assert [(one.pointer, one.code) for one in refusal.value.problems] == [("#/gpus", "min_length")]
+    assert "says that it has 2" in refusal.value.problems[0].detail
+    assert not GPUFault.objects.exists()
+    Node.objects.update(total_gpus=0)
+    register(node, [], NOW + MINUTE)
+    assert set(GPU.objects.values_list("state", "health_cause")) == {("unhealthy", "vanished")}
+    register(node, [gpus[0].gpu_index], NOW + 2 * MINUTE)  # It never said that this is all, so it is about this one.
+    assert [faults(gpu)[0][2] for gpu in gpus] == [NOW + 2 * MINUTE, None]
 
 
 def test_what_vanished_for_another_reason_stays_what_it_is() -> None:

@@ -111,6 +111,12 @@ def test_a_fatal_xid_outranks_heat_which_would_pass() -> None:
     assert decide_health(hot, [Reading(90, 48), COOL]).cause == "xid"
 
 
+def test_a_fatal_xid_outranks_a_disappearance_which_would_end_with_the_return() -> None:
+    vanished = Health(healthy=False, cause="vanished", reason="Its node's registration no longer names it.")
+    assert decide_health(vanished, [Reading(xid=79)]).cause == "xid"
+    assert decide_health(vanished, [Reading(xid=31), HOT]).cause == "vanished"
+
+
 def test_an_xid_that_is_only_repeated_is_no_news() -> None:
     marked_healthy = Health(last_xid=79)
     assert decide_health(marked_healthy, [Reading(xid=79)] * 3).healthy

@@ -69,7 +69,7 @@ def test_every_field_is_kept(api: APIClient, node: Node) -> None:
         "tenant_id": alice().pk,
         "submitted_by": "eve",
         "estimated_duration_min": 90,
-        "command": ["python", "train.py", "--name= a b "],
+        "command": ["python", "train.py", "--name= a b ", ""],
         "image": "registry.example/train:1",
         "env": {"EPOCHS": "3", "EMPTY": ""},
     }
@@ -93,6 +93,9 @@ def test_every_field_is_kept(api: APIClient, node: Node) -> None:
         ({"command": "rm -rf /"}, "#/command"),
         ({"command": []}, "#/command"),
         ({"command": ["a", 1, {}]}, "#/command/2"),
+        ({"command": ["", "a"]}, "#/command/0"),
+        ({"image": "--volume=/:/host"}, "#/image"),
+        ({"image": "train:1 --privileged"}, "#/image"),
         ({"env": {"A=B": "c"}}, "#/env"),
         ({"env": ["A"]}, "#/env"),
         ({"estimated_duration_min": 0}, "#/estimated_duration_min"),
