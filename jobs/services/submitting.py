@@ -7,7 +7,7 @@ what for.
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
@@ -71,16 +71,16 @@ JOBS = """
 PERIODS = """
     period AS (
         INSERT INTO jobs_waitperiod (job_id, code, figures, during)
-        SELECT id, %(code)s, '{}', tstzrange(%(now)s, NULL) FROM job ORDER BY id)
+        SELECT id, %(code)s, '{}', tstzrange(%(now)s, NULL) FROM job)
 """
 EVENTS = """
     event AS (
         INSERT INTO jobs_jobevent (job_id, at, from_status, to_status, actor, reason)
-        SELECT id, %(now)s, '', 'queued', %(actor)s, 'submitted' FROM job ORDER BY id)
+        SELECT id, %(now)s, '', 'queued', %(actor)s, 'submitted' FROM job)
 """
 SUBMIT = Prepared(
     "jobs_submit",
-    f"WITH {WISHES}, {GROUNDS}, {JOBS}, {PERIODS}, {EVENTS} SELECT id FROM job ORDER BY id",  # noqa: S608  (SQL of this module alone)
+    f"WITH {WISHES}, {GROUNDS}, {JOBS}, {PERIODS}, {EVENTS} SELECT id FROM job",  # noqa: S608  (SQL of this module alone)
     wishes="jsonb",
     now="timestamptz",
     actor="text",
@@ -183,9 +183,7 @@ def _submit(jobs: Sequence[Job], *, actor: str, now: datetime, placed: bool = Fa
         with transaction.atomic():
             _admit(jobs, placed=placed)
             _insert(jobs, actor=actor, now=now, admitted=True)
-            ring_doorbell()
-    else:
-        ring_doorbell()
+    ring_doorbell()
 
 
 def _insert(jobs: Sequence[Job], *, actor: str, now: datetime, admitted: bool = False) -> bool:
@@ -199,7 +197,7 @@ def _insert(jobs: Sequence[Job], *, actor: str, now: datetime, admitted: bool = 
         "sentence": why,
         "admitted": admitted,
     }
-    rows = SUBMIT.rows(parameters)
+    rows = sorted(SUBMIT.rows(parameters))
     for job, (job_id,) in zip(jobs, rows, strict=False):
         job.pk, job.block_reason = job_id, why
         job._state.adding, job._state.db = False, connection.alias
@@ -212,11 +210,16 @@ def _wish(job: Job, index: int) -> dict[str, Any]:
 
 # Models that this process has come across, so that the one rule of what a job takes need not be written in SQL too. A
 # job that takes one which is not among them is refused by the statement and admitted by ``_admit``, which learns it.
-_models: set[str] = set()
+_models: frozenset[str] = frozenset()
 
 
 def _models_for(gpu_type: str) -> list[str] | None:
     return [model for model in _models if takes(gpu_type, model)] if gpu_type else None
+
+
+def _learn(models: Iterable[str]) -> None:
+    global _models
+    _models = _models.union(models)  # Another set: threads read the old one meanwhile.
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,8 +257,7 @@ class _Grounds:
             self.clusters: Mapping[int, Mapping[str, int]] = share_gpu_counts(
                 [row_id for (row_id,) in cursor.fetchall()]
             )
-        for counts in self.clusters.values():
-            _models.update(counts)
+        _learn(model for counts in self.clusters.values() for model in counts)
         self._most = cache(self._most_of)
 
     def check(self, job: Job) -> None:
