@@ -32,4 +32,5 @@ class Prepared:
                     cursor.execute(self._prepare)
                     self._known_to.add(connection.connection)
                 cursor.execute(self._execute, parameters)
-            return cursor.fetchall()
+            rows: list[tuple[Any, ...]] = cursor.fetchall()
+            return rows

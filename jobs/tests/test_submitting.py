@@ -113,11 +113,12 @@ class TestAlone:
     def test_a_whole_array_is_refused_for_its_first_bad_job(self, node: Node) -> None:
         acme = alice(gpu_quota=2)
         good: services.JobWish = {"cluster_id": node.cluster_id, "name": "good"}
-        for bad, kind, data in [
+        refusals: list[tuple[dict[str, Any], type[DomainError], dict[str, Any]]] = [
             ({"tenant_id": acme.pk, "gpu_count": 3}, OverQuota, {"needs": 3, "quota": 2}),
             ({"gpu_count": 5}, NoSuchHardware, {"needs": 5, "gpu_type": "", "available": {"H100": 4}}),
             ({"gpu_type": "A100"}, NoSuchHardware, {"needs": 1, "gpu_type": "A100", "available": {"H100": 4}}),
-        ]:
+        ]
+        for bad, kind, data in refusals:
             wishes: Any = [good, {**good, **bad}, {**good, "gpu_count": 9}]
             with pytest.raises(kind) as refusal:
                 services.submit_jobs(wishes=wishes, actor="test", now=NOW)
@@ -307,6 +308,6 @@ class TestAtOnce:
                 with contextlib.suppress(NoSuchHardware):  # Nothing was registered yet.
                     submit(nodes[0], acme, 1)
 
-        at_once(*[lambda node=node: register(node) for node in nodes], demand, demand)  # type: ignore[misc]
+        at_once(*[lambda node=node: register(node) for node in nodes], demand, demand)
         with transaction.atomic():
             assert share_gpu_counts([cluster.pk])[cluster.pk] == {f"model-{number}": 16 for number in range(3)}
