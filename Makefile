@@ -22,7 +22,7 @@ PRODUCTION = SECRET_KEY=$$($(DEV) -c 'import secrets; print(secrets.token_urlsaf
 	DATABASE_URL=postgres://nobody@127.0.0.1:9/none HTTPS_ONLY=1 ALLOWED_HOSTS=gpufleet.example
 
 .DEFAULT_GOAL := help
-.PHONY: help up reset test lint screenshots seed-large bench-console bench-leakage bench-scheduler bench-ingest bench-ingest-sustained bench-series bench-alerts reconcile replay format coverage manage install install-dev python
+.PHONY: help up reset test lint screenshots seed-large bench-console bench-leakage bench-scheduler bench-submit bench-ingest bench-ingest-sustained bench-series bench-alerts reconcile replay format coverage manage install install-dev python
 
 help:  ## Show what there is
 	@echo "gpufleet: the control plane of a GPU cloud. Start with \`make up\`."
@@ -65,6 +65,9 @@ bench-leakage: install-dev  ## Time the leakage report of 90 days over 10,000 GP
 SCALE ?= 1
 bench-scheduler: install-dev  ## Time the scheduler's cycles at 10,000 and 100,000 GPUs with 100,000 queued jobs
 	@$(WITH_SERVERS) $(DEV) -m benchmarks.bench_scheduler --scale $(SCALE)
+
+bench-submit: install-dev  ## Time submissions with 100,000 queued jobs, beside select_for_update, SUM and create
+	@$(WITH_SERVERS) $(DEV) -m benchmarks.bench_submit
 
 reconcile: install-dev  ## Compare 10,000 simulated tenant-months of billing with an oracle, to the cent
 	@$(WITH_SERVERS) $(DEV) -m benchmarks.reconcile --seed $(SEED) --tenant-months $(TENANT_MONTHS) --workers $(WORKERS)

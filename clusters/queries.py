@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.db import connection
 from django.db.models import Count, F, IntegerField, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 
@@ -59,6 +60,8 @@ sold_hours: Port[Callable[[datetime, datetime], Iterable[tuple[int, datetime, fl
 
 
 RECENT_JOBS = 20
+
+COUNTED_MODELS = "SELECT ARRAY(SELECT jsonb_object_keys(by_model)) FROM clusters_gpucount WHERE cluster_id = %s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +177,17 @@ def describe_gpus(gpus: Collection[GPU], caller: Caller) -> list[GpuReport]:
     if caller.tenant_id is None:
         return reports
     return [_for_tenant(report) for report in reports if _is_held_by(report, caller.tenant_id)]
+
+
+def gpu_models(cluster_id: int) -> list[str]:
+    """The models of a cluster's GPUs in service, in order: those that were counted, or found anew where none were."""
+    with connection.cursor() as cursor:
+        cursor.execute(COUNTED_MODELS, [cluster_id])
+        counted = cursor.fetchone()
+    if counted is not None:
+        return sorted(counted[0])
+    gpus = GPU.objects.filter(node__cluster_id=cluster_id, retired_at__isnull=True).order_by()
+    return sorted(gpus.values_list("model", flat=True).distinct())
 
 
 def reportable_clusters(cluster_key_id: int | None) -> QuerySet[Cluster]:

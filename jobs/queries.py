@@ -12,8 +12,7 @@ from django.db import connection
 from django.db.models import Case, CharField, Count, F, OuterRef, Q, QuerySet, Subquery, Value, When
 from django.db.models.functions import Coalesce, Lower
 
-from clusters.models import GPU
-from clusters.queries import Holder, Workload
+from clusters.queries import Holder, Workload, gpu_models
 from gpufleet.common.errors import NotFound
 from gpufleet.common.ports import Port
 from jobs.models import Allocation, Job, JobEvent, JobStatus, KindWait, SchedulerCycle
@@ -168,8 +167,7 @@ def quote_of(job: Job) -> Quote | None:
     """The quote by the rates that were in force when the job was submitted; None where it has no estimate."""
     if job.estimated_duration_min is None:
         return None
-    models = GPU.objects.filter(node__cluster_id=job.cluster_id, retired_at__isnull=True).order_by()
-    taken = sorted(model for model in models.values_list("model", flat=True).distinct() if takes(job.gpu_type, model))
+    taken = [model for model in gpu_models(job.cluster_id) if takes(job.gpu_type, model)]
     costs = quotes.ask(
         [(job.tenant_id, model) for model in taken],
         gpus=job.gpu_count,
@@ -237,6 +235,12 @@ def describe(jobs: Collection[Job], *, now: datetime) -> list[JobReport]:
         JobReport(job, reasons.get(job.pk, ""), held.get(job.pk, []), costs.get(job.pk), _is_overdue(job, now))
         for job in jobs
     ]
+
+
+def describe_new(jobs: Collection[Job]) -> list[JobReport]:
+    """The same of jobs that were submitted just now, as they were then: they held and cost nothing yet."""
+    why = sentence(WaitCode.SCHEDULER, {})
+    return [JobReport(job, why, [], None, overdue=False) for job in jobs]
 
 
 def _is_overdue(job: Job, now: datetime) -> bool:

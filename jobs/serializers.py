@@ -1,5 +1,6 @@
 """Shapes of jobs on the wire."""
 
+from functools import cache
 from typing import Any
 
 from django.utils import timezone
@@ -236,12 +237,28 @@ def checked_jobs(request: Request) -> list[services.JobWish]:
 
 def show(*jobs: Job) -> list[dict[str, Any]]:
     """Jobs as the API shows them, with what they hold and cost now."""
-    return [JobSerializer(report).data for report in queries.describe(jobs, now=timezone.now())]
+    return [_shape(JobSerializer).to_representation(report) for report in queries.describe(jobs, now=timezone.now())]
+
+
+def show_new(*jobs: Job) -> list[dict[str, Any]]:
+    """Jobs that were submitted just now, as the API shows them."""
+    return [_shape(JobSerializer).to_representation(report) for report in queries.describe_new(jobs)]
 
 
 def show_in_detail(job: Job) -> dict[str, Any]:
     """One job as the API shows it, with its quote."""
-    return JobDetailSerializer(queries.describe([job], now=timezone.now())[0]).data
+    return _shape(JobDetailSerializer).to_representation(queries.describe([job], now=timezone.now())[0])
+
+
+def show_new_in_detail(job: Job) -> dict[str, Any]:
+    """The same of a job that was submitted just now."""
+    return _shape(JobDetailSerializer).to_representation(queries.describe_new([job])[0])
+
+
+@cache
+def _shape(kind: type[JobSerializer]) -> JobSerializer:
+    """One for all: to copy the fields for each job takes longer than to show it."""
+    return kind()
 
 
 def recent_jobs(cluster_id: int, tenant_id: int | None, limit: int) -> list[dict[str, Any]]:

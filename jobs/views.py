@@ -28,6 +28,8 @@ from jobs.serializers import (
     checked_jobs,
     show,
     show_in_detail,
+    show_new,
+    show_new_in_detail,
 )
 from tenants.callers import Caller
 from tenants.permissions import READ, WRITE, caller_of
@@ -87,7 +89,7 @@ class JobViewSet(ApiViewSet):
         caller = caller_of(request)
         values["tenant_id"] = _tenant_of(values, caller)
         job = services.submit_job(**values, actor=caller.actor, now=timezone.now())
-        return Response(show_in_detail(job), status=201)
+        return Response(show_new_in_detail(job), status=201)
 
     def _create_many(self, request: Request) -> Response:
         caller = caller_of(request)
@@ -95,7 +97,7 @@ class JobViewSet(ApiViewSet):
         for index, values in enumerate(wishes):
             values["tenant_id"] = _tenant_of(values, caller, f"#/{index}/tenant_id")
         jobs = services.submit_jobs(wishes=wishes, actor=caller.actor, now=timezone.now())
-        return Response(show(*jobs), status=201)
+        return Response(show_new(*jobs), status=201)
 
     @extend_schema(request=JobChangesSerializer, responses=JobSerializer)
     def partial_update(self, request: Request, pk: str) -> Response:

@@ -108,7 +108,8 @@ def delete_tenant(*, tenant_id: int) -> Tenant | None:
 
 
 def _lock(tenant_id: int) -> Tenant:
-    tenant = lock_rows(Tenant.objects.all(), [tenant_id]).get(tenant_id)
+    """The tenant, alone: a job that is being submitted for it is on record before, or finds what it becomes here."""
+    tenant = lock_rows(Tenant.objects.all(), [tenant_id], alone=True).get(tenant_id)
     if tenant is None:
         raise NotFound
     return tenant

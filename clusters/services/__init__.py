@@ -3,6 +3,7 @@
 Locks are taken in the order of the house: scheduler, clusters, nodes by id, GPUs by id.
 """
 
+from clusters.services.counts import share_gpu_counts
 from clusters.services.fleet import (
     ClusterBusy,
     ClusterChanges,
@@ -54,6 +55,7 @@ __all__ = [
     "refresh_gpu_states",
     "register_gpus",
     "register_node",
+    "share_gpu_counts",
     "sweep_silent_nodes",
     "take_news",
     "turn_nodes",

@@ -91,10 +91,11 @@ def decommission_cluster(*, cluster_id: int, now: datetime) -> Cluster:
     """Take a cluster and its hardware out of service for good; its rows and its ledger stay, its hostnames are free.
 
     Its key is revoked. Its waiting jobs are cancelled by the next tick. Holds the scheduler's lock, so that no job
-    can start in between. Raises ``NotFound``, and ``ClusterBusy`` while it holds a running job.
+    can start in between, and the cluster's alone, so that none is submitted. Raises ``NotFound``, and
+    ``ClusterBusy`` while it holds a running job.
     """
     lock_scheduler()
-    cluster = _lock(cluster_id)
+    cluster = _lock(cluster_id, alone=True)
     running = count_running_jobs.ask(cluster_id)
     if running:
         jobs = "job runs" if running == 1 else "jobs run"
@@ -128,8 +129,9 @@ def _ids_of_nodes(cluster: Cluster) -> list[int]:
     return list(Node.objects.filter(cluster=cluster).values_list("pk", flat=True))
 
 
-def _lock(cluster_id: int) -> Cluster:
-    cluster = lock_rows(Cluster.objects.filter(decommissioned_at__isnull=True), [cluster_id]).get(cluster_id)
+def _lock(cluster_id: int, *, alone: bool = False) -> Cluster:
+    in_service = Cluster.objects.filter(decommissioned_at__isnull=True)
+    cluster = lock_rows(in_service, [cluster_id], alone=alone).get(cluster_id)
     if cluster is None:
         raise NotFound
     return cluster

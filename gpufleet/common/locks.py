@@ -63,12 +63,13 @@ def _key_of(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
 
 
-def lock_rows(rows: QuerySet[Row], ids: Iterable[int]) -> dict[int, Row]:
+def lock_rows(rows: QuerySet[Row], ids: Iterable[int], *, alone: bool = False) -> dict[int, Row]:
     """Lock the rows with these ids in the order of their ids, and give them by id; missing ones are left out.
 
     The lock is ``FOR NO KEY UPDATE``: whoever else takes it waits, and a new row that merely refers to a locked one
-    (a reading of a GPU, a job of a tenant) does not.
+    (a reading of a GPU, a job of a tenant) does not. With ``alone`` it is ``FOR UPDATE``, and such a row waits too: for
+    changes that decide whether it may be.
     """
     _require_transaction()
-    locked = rows.filter(pk__in=sorted(set(ids))).order_by("pk").select_for_update(of=("self",), no_key=True)
+    locked = rows.filter(pk__in=sorted(set(ids))).order_by("pk").select_for_update(of=("self",), no_key=not alone)
     return {row.pk: row for row in locked}
