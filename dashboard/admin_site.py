@@ -17,7 +17,7 @@ from clusters.models import GPU
 from dashboard import console, heatmap, money_pages, pages, queries
 from dashboard.login import LockingForm
 from dashboard.needs import needs_now
-from dashboard.period import recent_last_day
+from dashboard.period import kept_last_day
 from dashboard.queries import estimates_lately
 
 # Group, then (model, icon of Material Symbols): the order is that of the work, not of the code.
@@ -94,6 +94,7 @@ class ConsoleSite(UnfoldAdminSite):  # type: ignore[misc]  # unfold is untyped
             path("live/job/<int:job_id>/explanation/", self._watched(pages.jobs.explanation), name="live_explanation"),
             path("live/node/<int:node_id>/metrics/", self._watched(pages.nodes.metrics), name="live_metrics"),
             path("leakage/", self.admin_view(money_pages.leakage_page), name="leakage"),
+            path("live/leakage/", self._watched(money_pages.figures), name="live_leakage"),
         ]
 
     def each_context(self, request: HttpRequest) -> dict[str, Any]:
@@ -177,7 +178,7 @@ def may_see_period(request: HttpRequest) -> bool:
 
 def period_of(request: HttpRequest) -> dict[str, Any]:
     """The figures over time."""
-    return {"period": recent_last_day(now=timezone.now()), "may_see_leakage": money_pages.may_see(request)}
+    return {"period": kept_last_day(now=timezone.now()), "may_see_leakage": money_pages.may_see(request)}
 
 
 def _fragment(request: HttpRequest, template: str, context: dict[str, Any]) -> HttpResponse:
