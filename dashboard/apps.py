@@ -7,6 +7,10 @@ class DashboardConfig(AppConfig):
 
     name = "dashboard"
 
+    def ready(self) -> None:
+        """Have Django check how people log in."""
+        from dashboard import checks  # noqa: F401  (for its effect)
+
 
 class ConsoleConfig(admin_apps.AdminConfig):
     """Django's admin, with our own site in place of its own."""

@@ -10,6 +10,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 from pypdf import PdfReader
+from pytest_django.fixtures import Settings
 
 from billing.models import InvoiceStatus
 from billing.services import create_invoice, move_invoice
@@ -125,8 +126,8 @@ def test_its_tables_are_spreadsheets(finance: Client) -> None:
         ),
     ],
 )
-def test_its_tables_are_papers(name: str, says: list[str], finance: Client, settings: object) -> None:
-    settings.COMPANY_NAME = "Fleet & Söhne"  # type: ignore[attr-defined]  # pytest-django's fixture is untyped
+def test_its_tables_are_papers(name: str, says: list[str], finance: Client, settings: Settings) -> None:
+    settings.COMPANY_NAME = "Fleet & Söhne"
     sold_hours(alice(), 10, 9)
     sold_hours(bob(), 8, 5)
     paper = file(finance, f"export={name}&as=pdf")
