@@ -26,6 +26,7 @@
     }
     for (const cell of root.querySelectorAll("#result_list td, #result_list th, .readonly, .inline-group td p, .gf-at")) {
       const inner = cell.children.length === 1 && cell.firstElementChild.children.length === 0 ? cell.firstElementChild : cell;
+      if ("own" in inner.dataset) continue; // It is in the reader's zone already: this runs for each part that comes.
       const written = inner.children.length === 0 && inner.textContent.trim().match(WRITTEN);
       if (written) showTime(inner, new Date(`${written[1]}T${written[2]}Z`), written[0]);
     }
