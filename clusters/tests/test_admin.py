@@ -129,13 +129,14 @@ def test_gpus_are_marked(admin_client: Client) -> None:
     assert gpu.state == "available"
 
 
-def test_who_may_only_look_is_offered_no_action(client: Client) -> None:
+def test_who_may_only_look_is_refused_every_action(client: Client) -> None:
     user = User.objects.create_user("viewer", is_staff=True)
     user.user_permissions.set(Permission.objects.filter(codename__in=["view_node", "view_gpu", "view_cluster"]))
     client.force_login(user)
     gpu = make_gpu()
-    act(client, "node", "drain", gpu.node_id)
-    act(client, "gpu", "mark_unhealthy", gpu.pk)
-    act(client, "cluster", "decommission", gpu.node.cluster_id)
+    rows = (("node", "drain", gpu.node_id), ("gpu", "mark_unhealthy", gpu.pk))
+    for model, action, pk in (*rows, ("cluster", "decommission", gpu.node.cluster_id)):
+        form = {"action": action, "_selected_action": [pk], "agreed": "1", "reason": "because"}
+        assert client.post(f"{PATH}/{model}/", form).status_code == 403
     gpu.refresh_from_db()
     assert (gpu.state, gpu.retired_at) == ("available", None)

@@ -175,7 +175,7 @@ def test_a_person_is_told_only_of_what_they_may_see() -> None:
 
 def test_every_page_of_the_console_has_the_policy_and_nothing_else_has() -> None:
     policy = Client().get(reverse("admin:login")).headers["Content-Security-Policy"]
-    assert "'unsafe-inline'" not in policy
+    assert "unsafe" not in policy
     assert "default-src 'none'" in policy
     assert "Content-Security-Policy" in Client().get(reverse("admin:index")).headers
     assert "Content-Security-Policy" not in Client().get("/healthz").headers
