@@ -22,9 +22,10 @@ def percent(name: str, default: str) -> str:
 
 
 def pairs(name: str, default: str) -> dict[str, str]:
-    """A variable like ``ours:theirs,ours:others`` as theirs to ours. Raises ``ImproperlyConfigured``."""
+    """A variable like ``ours:theirs,ours:others`` as theirs to ours; empty: the default. Raises
+    ``ImproperlyConfigured``."""
     found: dict[str, str] = {}
-    for pair in env.list(name, default=default.split(",")):
+    for pair in (env.str(name, default="") or default).split(","):
         ours, colon, theirs = pair.strip().partition(":")
         if not (ours and colon and theirs):
             raise ImproperlyConfigured(f"{name} is pairs such as operator:gpu-ops,finance:billing, and not {pair!r}.")
