@@ -169,7 +169,7 @@ def test_a_move_is_asked_for_then_made_and_put_on_record(finance: Client) -> Non
     assert not InvoiceEvent.objects.exists()
     move(finance, "open", one.pk)
     page = move(finance, "open", one.pk, two.pk)
-    assert "1 of 2 invoices are open now." in page
+    assert "1 of 2 invoices now open." in page
     assert "is open; it can" in page
     assert list(Invoice.objects.order_by("number").values_list("number", flat=True)) == [1, 2]
     move(finance, "uncollectible", one.pk, reason="insolvent")
@@ -202,6 +202,33 @@ def test_a_move_of_nothing_is_no_page(finance: Client, ids: str) -> None:
     assert finance.get(f"{INVOICES}move/open", {"ids": ids}).status_code == 404
     assert finance.post(f"{INVOICES}move/open", {"ids": ids}).status_code == 404
     assert finance.get(f"{INVOICES}move/draft", {"ids": "1"}).status_code == 404
+
+
+def test_many_are_moved_in_steps_that_say_how_far_they_have_come(
+    finance: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("billing.moves_admin.AT_ONCE", 2)
+    draft(finance, *(sold(make_tenant(f"tenant-{number}")) for number in range(5)))
+    invoices = list(Invoice.objects.order_by("pk"))
+    move(finance, "open", invoices[1].pk)
+    ids = ",".join(str(invoice.pk) for invoice in invoices)
+    page = finance.post(f"{INVOICES}move/open", {"ids": ids, "reason": "the month"}).content.decode()
+    assert "2 of 5 invoices are done" in page
+    part = finance.post(f"{INVOICES}move/open", left_in(page), headers={"HX-Request": "true"})
+    assert "4 of 5 invoices are done" in part.content.decode()
+    assert "<html" not in part.content.decode()
+    end = finance.post(f"{INVOICES}move/open", left_in(part.content.decode()), headers={"HX-Request": "true"})
+    assert (end.status_code, end.headers["HX-Redirect"]) == (204, INVOICES)
+    told = finance.get(INVOICES).content.decode()
+    assert "4 of 5 invoices now open." in told
+    assert "draft" not in set(Invoice.objects.values_list("status", flat=True))
+    assert InvoiceEvent.objects.filter(reason="the month").count() == 4
+
+
+def left_in(page: str) -> dict[str, str]:
+    """The hidden fields of the progress."""
+    form = page[page.index('id="progress"') :]
+    return dict(re.findall(r'<input type="hidden" name="(ids|reason|total|moved)" value="([^"]*)">', form))
 
 
 def test_an_invoice_offers_its_legal_moves_to_whoever_may_make_them(finance: Client) -> None:
@@ -325,7 +352,7 @@ def test_finance_sees_why_an_invoice_was_not_sent_and_sends_it_later(finance: Cl
     assert "Not sent. Stripe is not set up" in finance.get(f"{INVOICES}{invoice.pk}/change/").content.decode()
     assert "Stripe is not set up" in run(finance, INVOICES, "send", invoice.pk)
     settings.STRIPE_API_KEY = "sk_test_x"
-    assert "1 invoices are on their way" in run(finance, INVOICES, "send", invoice.pk)
+    assert "1 invoice on the way to Stripe." in run(finance, INVOICES, "send", invoice.pk)
     assert "On its way; next: “Create the customer”" in finance.get(f"{INVOICES}{invoice.pk}/change/").content.decode()
 
 
