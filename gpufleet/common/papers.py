@@ -34,6 +34,10 @@ RULED = TableStyle(
     ]
 )
 
+# Six columns of millions stand side by side.
+FIGURE = ParagraphStyle("figure", parent=RIGHT, fontSize=7.5)
+CLOSE = TableStyle([*RULED.getCommands(), ("LEFTPADDING", (1, 0), (-1, -1), 2), ("RIGHTPADDING", (0, 0), (-2, -1), 2)])
+
 
 class NumberedPages(Canvas):
     """Pages that know how many there are, with what they are about at the foot of each."""
@@ -111,8 +115,8 @@ def _sheet(sheet: Sheet) -> list[Flowable]:
     if not sheet.rows:
         return [*title, paragraph(sheet.empty)]
     others = len(sheet.headers) - 1
-    first = 0.7 if others == 1 else 0.28
+    first, figure = (0.7, RIGHT) if others == 1 else (0.22, FIGURE)
     cells = [[paragraph(sheet.headers[0], SMALL), *(paragraph(text, SMALL_RIGHT) for text in sheet.headers[1:])]]
-    cells += [[paragraph(row[0]), *(paragraph(text, RIGHT) for text in row[1:])] for row in sheet.rows]
+    cells += [[paragraph(row[0]), *(paragraph(text, figure) for text in row[1:])] for row in sheet.rows]
     widths = [WIDTH * first, *[WIDTH * (1 - first) / others] * others]
-    return [*title, Table(cells, colWidths=widths, repeatRows=1, style=RULED)]
+    return [*title, Table(cells, colWidths=widths, repeatRows=1, style=CLOSE if others > 1 else RULED)]
