@@ -204,33 +204,6 @@ def test_a_move_of_nothing_is_no_page(finance: Client, ids: str) -> None:
     assert finance.get(f"{INVOICES}move/draft", {"ids": "1"}).status_code == 404
 
 
-def test_many_are_moved_in_steps_that_say_how_far_they_have_come(
-    finance: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("billing.moves_admin.AT_ONCE", 2)
-    draft(finance, *(sold(make_tenant(f"tenant-{number}")) for number in range(5)))
-    invoices = list(Invoice.objects.order_by("pk"))
-    move(finance, "open", invoices[1].pk)
-    ids = ",".join(str(invoice.pk) for invoice in invoices)
-    page = finance.post(f"{INVOICES}move/open", {"ids": ids, "reason": "the month"}).content.decode()
-    assert "2 of 5 invoices are done" in page
-    part = finance.post(f"{INVOICES}move/open", left_in(page), headers={"HX-Request": "true"})
-    assert "4 of 5 invoices are done" in part.content.decode()
-    assert "<html" not in part.content.decode()
-    end = finance.post(f"{INVOICES}move/open", left_in(part.content.decode()), headers={"HX-Request": "true"})
-    assert (end.status_code, end.headers["HX-Redirect"]) == (204, INVOICES)
-    told = finance.get(INVOICES).content.decode()
-    assert "4 of 5 invoices now open." in told
-    assert "draft" not in set(Invoice.objects.values_list("status", flat=True))
-    assert InvoiceEvent.objects.filter(reason="the month").count() == 4
-
-
-def left_in(page: str) -> dict[str, str]:
-    """The hidden fields of the progress."""
-    form = page[page.index('id="progress"') :]
-    return dict(re.findall(r'<input type="hidden" name="(ids|reason|total|moved)" value="([^"]*)">', form))
-
-
 def test_an_invoice_offers_its_legal_moves_to_whoever_may_make_them(finance: Client) -> None:
     draft(finance, sold(alice()))
     invoice = Invoice.objects.get()
