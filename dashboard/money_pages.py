@@ -181,8 +181,9 @@ def _earned_table(
     name: str, title: str, first: str, report: queries.Revenue, parts: Iterable[tuple[str, Earned]]
 ) -> Table:
     def row(key: str, part: Earned) -> list[str | Decimal]:
-        worths = (part.metered, part.billed, part.unbilled + part.drafted)
-        return [key, f"{part.sold / 3_600_000_000:,.1f}", *(amount_of(worth, report.currency) for worth in worths)]
+        metered, billed = (amount_of(worth, report.currency) for worth in (part.metered, part.billed))
+        # What is shown adds up to the cent, as the waterfall does.
+        return [key, f"{part.sold / 3_600_000_000:,.1f}", metered, billed, metered - billed]
 
     rows = [row(key or "unnamed model", part) for key, part in sorted(parts, key=lambda item: -item[1].metered)]
     headers = [first, "GPU-hours sold", "Metered", "Billed", "Not billed"]
