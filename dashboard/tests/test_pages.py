@@ -12,8 +12,8 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from alerts.models import AlertEvent, AlertRule
-from billing.models import Invoice
-from billing.services import create_invoice
+from billing.models import Invoice, InvoiceStatus
+from billing.services import create_invoice, move_invoice
 from billing.tests.factories import make_rate, sell
 from clusters.models import GPUStatePeriod, LatestReading
 from clusters.services import record_batch
@@ -147,13 +147,15 @@ def test_an_invoices_page_says_what_differs_from_the_one_before(charlie: Client)
     sell(tenant, now - timedelta(hours=100), now - timedelta(hours=90), rate=h100)
     first = bill(120, 80)
     assert "this tenant's first in USD" in page_of(charlie, first)
+    sell(tenant, now - timedelta(hours=79), now - timedelta(hours=78), rate=h100)
+    move_invoice(invoice_id=bill(80, 76).pk, to=InvoiceStatus.VOID, actor="test", reason="by mistake", now=now)
     sell(tenant, now - timedelta(hours=70), now - timedelta(hours=55), rate=h100)
     sell(tenant, now - timedelta(hours=70), now - timedelta(hours=66), rate=l40s)
     page = page_of(charlie, bill(80, 50))
     for row in (
-        ("H100", "10.0", "15.0", "20.00", "30.00", "+50.0 %"),
+        ("H100", "10.0", "16.0", "20.00", "32.00", "+60.0 %"),
         ("L40S", "0.0", "4.0", "0.00", "4.00", "new"),
-        ("Together", "10.0", "19.0", "20.00", "34.00", "+70.0 %"),
+        ("Together", "10.0", "20.0", "20.00", "36.00", "+80.0 %"),
     ):
         assert "".join(f'<td class="gf-number">{cell}</td>' for cell in row[1:]) in page, row
         assert f'<th scope="row">{row[0]}</th>' in page
