@@ -151,11 +151,11 @@ def test_an_invoices_page_says_what_differs_from_the_one_before(charlie: Client)
     move_invoice(invoice_id=bill(79, 76).pk, to=InvoiceStatus.VOID, actor="test", reason="by mistake", now=now)
     sell(tenant, now - timedelta(hours=70), now - timedelta(hours=55), rate=h100)
     sell(tenant, now - timedelta(hours=70), now - timedelta(hours=66), rate=l40s)
-    page = page_of(charlie, bill(80, 50))
+    page = page_of(charlie, bill(75, 50))
     for row in (
-        ("H100", "10.0", "16.0", "20.00", "32.00", "+60.0 %"),
+        ("H100", "10.0", "15.0", "20.00", "30.00", "+50.0 %"),
         ("L40S", "0.0", "4.0", "0.00", "4.00", "new"),
-        ("Together", "10.0", "20.0", "20.00", "36.00", "+80.0 %"),
+        ("Together", "10.0", "19.0", "20.00", "34.00", "+70.0 %"),
     ):
         assert "".join(f'<td class="gf-number">{cell}</td>' for cell in row[1:]) in page, row
         assert f'<th scope="row">{row[0]}</th>' in page
