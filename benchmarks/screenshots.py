@@ -34,6 +34,7 @@ PAGES = {
     "waiting-job": ("jobs/job/?status__exact=queued", ROW),
     "node": ("clusters/node/", ROW),
     "tenant": ("tenants/tenant/", ROW),
+    "invoice": ("billing/invoice/", ROW),
     "incident": ("alerts/alertevent/", ROW),
 }
 

@@ -39,6 +39,7 @@ from gpufleet.common.admin import (
     action_on,
     actor_of,
     asked_once,
+    counted,
     report,
     shown_during,
     silently,
@@ -274,7 +275,7 @@ class InvoiceAdmin(PapersAdmin, DraftsAdmin, MovesAdmin):
         """For those that were finalised while Stripe could not take them."""
         ids = [invoice.pk for invoice in invoices]
         queued = services.send_invoices(invoice_ids=ids, actor=actor_of(request), now=timezone.now())
-        report(request, f"{len(queued.invoices)} invoices are on their way to Stripe.", queued.refusals.values())
+        report(request, f"{counted(len(queued.invoices), 'invoice')} on the way to Stripe.", queued.refusals.values())
 
     @admin.action(description="Mark as paid", permissions=["move"])
     def mark_paid(self, request: HttpRequest, invoices: QuerySet[Invoice]) -> HttpResponse:

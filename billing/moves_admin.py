@@ -1,6 +1,6 @@
 """Moving invoices in the console: what a move means, what it is about, and why, are on a page before it."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from django import forms
@@ -18,7 +18,7 @@ from unfold.widgets import UnfoldAdminTextInputWidget
 from billing import services
 from billing.models import Invoice, InvoiceEvent, InvoiceStatus
 from billing.serializers import grouped_money
-from gpufleet.common.admin import ServiceAdmin, actor_of, report
+from gpufleet.common.admin import ServiceAdmin, actor_of, counted, report
 from gpufleet.common.query import LARGEST_ID
 
 # What a person reads before it is done; the first word is on the buttons.
@@ -32,6 +32,8 @@ MOVES = {
     InvoiceStatus.UNCOLLECTIBLE: ("Mark as uncollectible", "The money will not come. It may still be paid or voided."),
     InvoiceStatus.VOID: ("Void", "Nothing is owed, for good. Its seconds may be billed again."),
 }
+# So many in one request; a page between two requests says how far it has come.
+AT_ONCE = 10
 NEED_A_REASON = (InvoiceStatus.UNCOLLECTIBLE, InvoiceStatus.VOID)
 
 
@@ -40,6 +42,9 @@ class MoveForm(forms.Form):
 
     ids = forms.RegexField(r"^\d{1,19}(,\d{1,19})*$", widget=forms.HiddenInput)
     reason = forms.CharField(max_length=500, widget=UnfoldAdminTextInputWidget)
+    # Of a move that is under way: how many it is about in all, and how many are moved.
+    total = forms.IntegerField(min_value=0, required=False, widget=forms.HiddenInput)
+    moved = forms.IntegerField(min_value=0, required=False, widget=forms.HiddenInput)
 
     def __init__(self, *args: Any, to: InvoiceStatus, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -111,20 +116,43 @@ class MovesAdmin(ServiceAdmin):
             return self.ask_to_move(request, ids, status)
         if not form.is_valid():
             return self._ask_why(request, form, ids, status)
-        return self._move(request, ids, status, form.cleaned_data["reason"])
+        return self._move(request, ids, status, form.cleaned_data)
 
-    def _move(self, request: HttpRequest, ids: Collection[int], to: InvoiceStatus, reason: str) -> HttpResponse:
-        moved = services.move_invoices(
-            invoice_ids=ids, to=to, actor=actor_of(request), now=timezone.now(), reason=reason
+    def _move(
+        self, request: HttpRequest, ids: Sequence[int], to: InvoiceStatus, said: Mapping[str, Any]
+    ) -> HttpResponse:
+        """Some of them; what is left is for the next request, which the page of the progress makes."""
+        some, rest = ids[:AT_ONCE], ids[AT_ONCE:]
+        outcome = services.move_invoices(
+            invoice_ids=some, to=to, actor=actor_of(request), now=timezone.now(), reason=said["reason"]
         )
-        report(
-            request,
-            f"{len(moved.invoices)} of {len(ids)} invoices are {to.label.lower()} now.",
-            moved.refusals.values(),
-        )
-        if len(moved.invoices) == len(ids) == 1:
-            return redirect("admin:billing_invoice_change", moved.invoices[0].pk)
-        return redirect("admin:billing_invoice_changelist")
+        moved, total = (said["moved"] or 0) + len(outcome.invoices), said["total"] or len(ids)
+        if rest:
+            report(request, "", outcome.refusals.values())
+            left = {"ids": ",".join(map(str, rest)), "reason": said["reason"], "total": total, "moved": moved}
+            return self._progress(request, to, left, done=total - len(rest))
+        report(request, f"{moved} of {counted(total, 'invoice')} now {to.label.lower()}.", outcome.refusals.values())
+        if moved == total == 1:
+            return _go(request, reverse("admin:billing_invoice_change", args=[outcome.invoices[0].pk]))
+        return _go(request, reverse("admin:billing_invoice_changelist"))
+
+    def _progress(self, request: HttpRequest, to: InvoiceStatus, left: dict[str, Any], *, done: int) -> HttpResponse:
+        context = {
+            "word": MOVES[to][0],
+            "action": reverse("admin:billing_invoice_move", args=[to]),
+            "left": left,
+            "done": done,
+            "total": left["total"],
+        }
+        if "HX-Request" in request.headers:
+            return TemplateResponse(request, "admin/billing/invoice/progress.html", context)
+        page = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "title": context["word"],
+            "progress": context,
+        }
+        return TemplateResponse(request, "admin/billing/invoice/form.html", page)
 
     def _ask_why(self, request: HttpRequest, form: MoveForm, ids: Collection[int], to: InvoiceStatus) -> HttpResponse:
         word, meaning = MOVES[to]
@@ -143,6 +171,13 @@ class MovesAdmin(ServiceAdmin):
             "back_label": "No, back to the list",
         }
         return TemplateResponse(request, "admin/billing/invoice/form.html", context)
+
+
+def _go(request: HttpRequest, address: str) -> HttpResponse:
+    """To another page, also out of a part of this one."""
+    if "HX-Request" in request.headers:
+        return HttpResponse(status=204, headers={"HX-Redirect": address})
+    return redirect(address)
 
 
 def _row(invoice: Invoice) -> list[str]:

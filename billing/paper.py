@@ -9,43 +9,35 @@ from typing import Any
 from django.http import HttpResponse
 from django.utils.text import slugify
 from reportlab.lib import colors
-from reportlab.lib.enums import TA_RIGHT
 from reportlab.lib.pagesizes import A4
 from reportlab.lib.styles import ParagraphStyle
 from reportlab.lib.units import mm
-from reportlab.pdfgen.canvas import Canvas
-from reportlab.platypus import Flowable, KeepTogether, Paragraph, SimpleDocTemplate, Spacer, Table, TableStyle
+from reportlab.platypus import Flowable, KeepTogether, Paragraph, Spacer, Table, TableStyle
 
-from billing.fonts import BOLD, REGULAR, marked_up, use_fonts
 from billing.models import CreditNote, CreditNoteStatus, Invoice, InvoiceLine, InvoiceStatus, NoteKind
 from billing.pricing import tax_within
 from billing.queries import InvoiceReport, number_of, particulars_of
 from billing.serializers import grouped_money
+from gpufleet.common.fonts import BOLD
+from gpufleet.common.papers import (
+    NAME,
+    RIGHT,
+    RULED,
+    SMALL,
+    SMALL_RIGHT,
+    WIDTH,
+    NumberedPages,
+    document,
+    paragraph,
+)
 
-MARGIN = 20 * mm
-WIDTH = A4[0] - 2 * MARGIN
-PADDING = 6  # Points, which reportlab leaves free inside a page's frame.
-GREY, RULE = colors.HexColor("#5b6470"), colors.HexColor("#d5dae0")
-TEXT = ParagraphStyle("text", fontName=REGULAR, fontSize=9, leading=13)
-SMALL = ParagraphStyle("small", parent=TEXT, fontSize=7.5, leading=10.5, textColor=GREY)
-RIGHT = ParagraphStyle("right", parent=TEXT, alignment=TA_RIGHT)
 STRONG = ParagraphStyle("strong", parent=RIGHT, fontName=BOLD)
 TOTAL = ParagraphStyle("total", parent=RIGHT, fontName=BOLD, fontSize=11, leading=16)
-TITLE = ParagraphStyle("title", parent=TEXT, fontName=BOLD, fontSize=20, leading=26, alignment=TA_RIGHT)
-NAME = ParagraphStyle("name", parent=TEXT, fontName=BOLD, fontSize=13, leading=18)
-SMALL_RIGHT = ParagraphStyle("small right", parent=SMALL, alignment=TA_RIGHT)
+TITLE = ParagraphStyle("title", parent=RIGHT, fontName=BOLD, fontSize=20, leading=26)
 PLAIN = TableStyle(
     [
         ("VALIGN", (0, 0), (-1, -1), "TOP"),
         ("LEFTPADDING", (0, 0), (-1, -1), 0),
-        ("RIGHTPADDING", (-1, 0), (-1, -1), 0),
-    ]
-)
-RULED = TableStyle(
-    [
-        ("VALIGN", (0, 0), (-1, -1), "TOP"),
-        ("LINEBELOW", (0, 0), (-1, -1), 0.5, RULE),
-        ("LEFTPADDING", (0, 0), (0, -1), 0),
         ("RIGHTPADDING", (-1, 0), (-1, -1), 0),
     ]
 )
@@ -54,20 +46,9 @@ LINE_WIDTHS = [WIDTH * share for share in (0.34, 0.24, 0.13, 0.14, 0.15)]
 
 def invoice_pdf(report: InvoiceReport) -> bytes:
     """The invoice with its lines, its issued notes and what is due. A draft and a void invoice are marked as such."""
-    use_fonts()
     invoice, target = report.invoice, io.BytesIO()
-    document = SimpleDocTemplate(
-        target,
-        pagesize=A4,
-        leftMargin=MARGIN - PADDING,
-        rightMargin=MARGIN - PADDING,
-        topMargin=MARGIN,
-        bottomMargin=MARGIN + 6 * mm,
-        title=_title(invoice),
-        author=_particulars(invoice)["seller"]["name"],
-        invariant=1,
-    )
-    document.build(_story(report), canvasmaker=lambda *args, **options: _Pages(invoice, *args, **options))
+    paper = document(target, title=_title(invoice), author=_particulars(invoice)["seller"]["name"])
+    paper.build(_story(report), canvasmaker=lambda *args, **options: _Pages(invoice, *args, **options))
     return target.getvalue()
 
 
@@ -104,9 +85,9 @@ def _story(report: InvoiceReport) -> list[Flowable]:
 
 
 def _head(invoice: Invoice, seller: dict[str, str]) -> Table:
-    left = [_paragraph(seller["name"], NAME), *_each_line(seller["address"]), *_each_line(seller["email"])]
+    left = [paragraph(seller["name"], NAME), *_each_line(seller["address"]), *_each_line(seller["email"])]
     left += _tax_id(seller)
-    right = [_paragraph(_title(invoice), TITLE), *(_paragraph(fact, RIGHT) for fact in _facts(invoice))]
+    right = [paragraph(_title(invoice), TITLE), *(paragraph(fact, RIGHT) for fact in _facts(invoice))]
     return Table([[left, right]], colWidths=[WIDTH * 0.45, WIDTH * 0.55], style=PLAIN, splitInRow=1)
 
 
@@ -120,28 +101,28 @@ def _facts(invoice: Invoice) -> list[str]:
 def _buyer(buyer: dict[str, str]) -> list[Flowable]:
     # Invoices that were finalised before tenants had an address have none in their particulars.
     lines = [*_each_line(buyer.get("address", "")), *_each_line(buyer["email"]), *_tax_id(buyer)]
-    return [_paragraph("Billed to", SMALL), _paragraph(buyer["name"], NAME), *lines]
+    return [paragraph("Billed to", SMALL), paragraph(buyer["name"], NAME), *lines]
 
 
 def _tax_id(party: dict[str, str]) -> list[Flowable]:
     tax_id = party.get("tax_id", "")
-    return [_paragraph(f"Tax ID: {tax_id}")] if tax_id else []
+    return [paragraph(f"Tax ID: {tax_id}")] if tax_id else []
 
 
 def _lines(lines: Iterable[InvoiceLine], currency: str) -> Table:
     head = ["GPU time", "Days (UTC)", "GPU-hours", f"{currency} per hour", f"Amount, {currency}"]
-    rows = [[_paragraph(text, SMALL) for text in head[:2]] + [_paragraph(text, SMALL_RIGHT) for text in head[2:]]]
+    rows = [[paragraph(text, SMALL) for text in head[:2]] + [paragraph(text, SMALL_RIGHT) for text in head[2:]]]
     rows += [_line(line, currency) for line in lines]
     return Table(rows, colWidths=LINE_WIDTHS, repeatRows=1, style=RULED)
 
 
 def _line(line: InvoiceLine, currency: str) -> list[Paragraph]:
     return [
-        _paragraph(line.gpu_model),
-        _paragraph(_days(line.period)),
-        _paragraph(f"{line.billed_seconds / Decimal(3600):,.4f}", RIGHT),
-        _paragraph(_price(line.price_per_gpu_hour), RIGHT),
-        _paragraph(grouped_money(line.amount, currency), RIGHT),
+        paragraph(line.gpu_model),
+        paragraph(_days(line.period)),
+        paragraph(f"{line.billed_seconds / Decimal(3600):,.4f}", RIGHT),
+        paragraph(_price(line.price_per_gpu_hour), RIGHT),
+        paragraph(grouped_money(line.amount, currency), RIGHT),
     ]
 
 
@@ -161,7 +142,7 @@ def _totals(report: InvoiceReport, notes: Iterable[CreditNote], tax: dict[str, s
     if invoice.status != InvoiceStatus.DRAFT:
         label = "Due" if invoice.status == InvoiceStatus.OPEN else f"Due ({invoice.status})"
         rows.append((label, f"{grouped_money(report.amount_due, currency)} {currency}", TOTAL))
-    cells = [[_paragraph(label, style), _paragraph(amount, style)] for label, amount, style in rows]
+    cells = [[paragraph(label, style), paragraph(amount, style)] for label, amount, style in rows]
     return Table(cells, colWidths=[WIDTH * 0.75, WIDTH * 0.25], style=RULED)
 
 
@@ -173,18 +154,14 @@ def _closing(invoice: Invoice, particulars: dict[str, Any]) -> list[Flowable]:
         *_each_line(particulars["tax"]["note"]),
         *_each_line(paid_how),
         Spacer(0, 4 * mm),
-        _paragraph(rounding + proof, SMALL),
+        paragraph(rounding + proof, SMALL),
     ]
-
-
-def _paragraph(text: str, style: ParagraphStyle = TEXT) -> Paragraph:
-    return Paragraph(marked_up(text), style)
 
 
 def _each_line(text: str) -> list[Flowable]:
     """Settings separate lines by "|", people by new lines."""
     lines = [part.strip() for line in text.splitlines() for part in line.split("|")]
-    return [_paragraph(line) for line in lines if line]
+    return [paragraph(line) for line in lines if line]
 
 
 def _price(price: Decimal) -> str:
@@ -202,31 +179,16 @@ def _days(period: Any) -> str:
     return first if first == last else f"{first} – {last}"
 
 
-class _Pages(Canvas):
-    """Pages that know how many there are, and say what a draft or a void invoice is."""
+class _Pages(NumberedPages):
+    """Pages that say what a draft or a void invoice is."""
 
     def __init__(self, invoice: Invoice, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._invoice, self._states = invoice, list[dict[str, Any]]()
+        super().__init__(_title(invoice), *arguments, **options)
+        self._invoice = invoice
 
-    def showPage(self) -> None:  # reportlab's name
-        """Keep the page until the last one is known."""
-        self._states.append(dict(self.__dict__))
-        self._startPage()  # type: ignore[attr-defined]  # the stubs lack it; it is how pages are counted first
-
-    def save(self) -> None:
-        """Write all pages, each with its number."""
-        for number, state in enumerate(self._states, start=1):
-            self.__dict__.update(state)
-            self._furnish(number, len(self._states))
-            super().showPage()
-        super().save()
-
-    def _furnish(self, number: int, count: int) -> None:
-        self.setFont(REGULAR, 7.5)
-        self.setFillColor(GREY)
-        self.drawString(MARGIN, MARGIN / 2, _title(self._invoice))
-        self.drawRightString(A4[0] - MARGIN, MARGIN / 2, f"Page {number} of {count}")
+    def furnish(self, number: int, count: int) -> None:
+        """The foot of a page, and across it what the invoice is."""
+        super().furnish(number, count)
         if self._invoice.status in (InvoiceStatus.DRAFT, InvoiceStatus.VOID):
             self._stamp(self._invoice.status.upper())
 

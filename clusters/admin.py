@@ -22,6 +22,7 @@ from gpufleet.common.admin import (
     ServiceAdmin,
     actor_of,
     asks,
+    counted,
     report,
     shown_during,
 )
@@ -52,9 +53,10 @@ INTENTS = {"drain": NodeIntent.DRAINING, "maintain": NodeIntent.MAINTENANCE, "re
 def _of_clusters(clusters: Sequence[Cluster]) -> list[str]:
     in_service = GPU.objects.filter(node__cluster__in=clusters, retired_at__isnull=True)
     running = sum(count_running_jobs.ask(cluster.pk) for cluster in clusters)
+    gpus = counted(in_service.count(), "GPU")
     return [
-        f"Takes {in_service.count()} GPUs out of service for good, revokes the clusters' keys, and cancels what waits.",
-        f"{running} jobs run there; a cluster on which jobs run is refused.",
+        f"Takes {gpus} out of service for good, revokes the clusters' keys, and cancels what waits.",
+        f"{counted(running, 'running job')} there; a cluster on which jobs run is refused.",
     ]
 
 
@@ -62,12 +64,13 @@ def _of_nodes(nodes: Sequence[Node], effect: str) -> list[str]:
     gpus = list(GPU.objects.filter(node__in=nodes, retired_at__isnull=True).values_list("pk", flat=True))
     held = holders.ask(gpus)
     jobs = len({holder.job_id for holder in held.values()})
-    return [f"{len(nodes)} nodes with {len(gpus)} GPUs, of which {jobs} jobs hold {len(held)}. {effect}"]
+    of_jobs = f"{counted(len(held), 'GPU')} held by {counted(jobs, 'job')}" if held else "none held by a job"
+    return [f"{counted(len(nodes), 'node')} with {counted(len(gpus), 'GPU')}, {of_jobs}. {effect}"]
 
 
 def _of_gpus(gpus: Sequence[GPU], effect: str) -> list[str]:
     held = holders.ask([gpu.pk for gpu in gpus])
-    return [f"{len(gpus)} GPUs, of which jobs hold {len(held)}. {effect}"]
+    return [f"{counted(len(gpus), 'GPU')}, {len(held) or 'none'} held by a job. {effect}"]
 
 
 DECOMMISSION = Question("Decommission", _of_clusters, ["status", "decommissioned_at"], danger=True)
@@ -152,7 +155,7 @@ class ClusterAdmin(ServiceAdmin):
                 names.append(cluster.name)
             except DomainError as refusal:
                 refusals.append(refusal)
-        report(request, f"{len(names)} clusters are decommissioned.", refusals)
+        report(request, f"{counted(len(names), 'cluster')} decommissioned.", refusals)
 
 
 @admin.register(Node)
@@ -197,7 +200,7 @@ class NodeAdmin(ReadOnlyAdmin):
         reason = "" if intent == NodeIntent.ACTIVE else f"{answers['reason']} (by {actor_of(request)})"
         ids = [node.pk for node in nodes]
         count = services.turn_nodes(node_ids=ids, intent=intent, reason=reason, now=timezone.now())
-        self.message_user(request, f"{count} nodes are now: {intent.label.lower()}.")
+        self.message_user(request, f"{counted(count, 'node')} now {intent.label.lower()}.")
 
 
 @admin.register(GPU)
@@ -237,7 +240,7 @@ class GpuAdmin(ReadOnlyAdmin):
         ids = [gpu.pk for gpu in gpus]
         reason = f"{answers['reason']} (by {actor_of(request)})"
         count = services.mark_many(gpu_ids=ids, health=health, reason=reason, now=timezone.now())
-        self.message_user(request, f"{count} GPUs are marked {health.label.lower()}.")
+        self.message_user(request, f"{counted(count, 'GPU')} marked {health.label.lower()}.")
 
 
 @admin.register(GPUStatePeriod)

@@ -1,8 +1,11 @@
 """The operator's console: the admin with the fleet on its first page, and a sidebar by what people do."""
 
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import Any
+from urllib.parse import urlencode
 
+from django.conf import settings
 from django.contrib.admin import site as default_site
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
@@ -17,7 +20,7 @@ from clusters.models import GPU
 from dashboard import console, heatmap, money_pages, pages, queries
 from dashboard.login import LockingForm
 from dashboard.needs import needs_now
-from dashboard.period import recent_last_day
+from dashboard.period import kept_last_day
 from dashboard.queries import estimates_lately
 
 # Group, then (model, icon of Material Symbols): the order is that of the work, not of the code.
@@ -85,6 +88,13 @@ class ConsoleSite(UnfoldAdminSite):  # type: ignore[misc]  # unfold is untyped
     index_template = "dashboard/home.html"
     index_title = "Overview"
     login_form = LockingForm
+    login_template = "dashboard/login.html"
+
+    def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """With a password, by single sign-on, or either."""
+        shown = {"sso_address": _sso_address(request), "password_login": settings.PASSWORD_LOGIN}
+        response: HttpResponse = super().login(request, {**(extra_context or {}), **shown})
+        return response
 
     def extra_urls(self) -> list[URLPattern]:
         """The parts of the home page that are refreshed, and the pages that are about no one model."""
@@ -95,6 +105,8 @@ class ConsoleSite(UnfoldAdminSite):  # type: ignore[misc]  # unfold is untyped
             path("live/job/<int:job_id>/explanation/", self._watched(pages.jobs.explanation), name="live_explanation"),
             path("live/node/<int:node_id>/metrics/", self._watched(pages.nodes.metrics), name="live_metrics"),
             path("leakage/", self.admin_view(money_pages.leakage_page), name="leakage"),
+            *sign_on_routes(),
+            path("live/leakage/", self._watched(money_pages.figures), name="live_leakage"),
         ]
 
     def each_context(self, request: HttpRequest) -> dict[str, Any]:
@@ -147,6 +159,25 @@ class ConsoleSite(UnfoldAdminSite):  # type: ignore[misc]  # unfold is untyped
         return _fragment(request, "dashboard/cells.html", {"groups": groups, "dense": dense})
 
 
+def sign_on_routes() -> list[URLPattern]:
+    """Those of single sign-on, where its library is installed; they are not there for anybody while it is not set."""
+    if find_spec("mozilla_django_oidc") is None:
+        return []
+    from dashboard import single_sign_on
+
+    return [
+        path("sso/", single_sign_on.Leave.as_view(), name="sso"),
+        path("sso/callback/", single_sign_on.Return.as_view(), name="sso_callback"),
+    ]
+
+
+def _sso_address(request: HttpRequest) -> str:
+    """Where the button leads; it comes back to where the person wanted to go."""
+    if not settings.SINGLE_SIGN_ON:
+        return ""
+    return f"{reverse('admin:sso')}?{urlencode({'next': request.GET.get('next', reverse('admin:index'))})}"
+
+
 def live_parts(request: HttpRequest) -> dict[str, Any]:
     """What the home page shows this person of now: each part only to those who may see its rows."""
     now, may = timezone.now(), request.user.has_perm
@@ -178,7 +209,7 @@ def may_see_period(request: HttpRequest) -> bool:
 
 def period_of(request: HttpRequest) -> dict[str, Any]:
     """The figures over time."""
-    return {"period": recent_last_day(now=timezone.now()), "may_see_leakage": money_pages.may_see(request)}
+    return {"period": kept_last_day(now=timezone.now()), "may_see_leakage": money_pages.may_see(request)}
 
 
 def _fragment(request: HttpRequest, template: str, context: dict[str, Any]) -> HttpResponse:

@@ -7,6 +7,12 @@ class DashboardConfig(AppConfig):
 
     name = "dashboard"
 
+    def ready(self) -> None:
+        """Have Django check how people log in, and the console speak as people write."""
+        from dashboard import checks, words  # noqa: F401  (checks are registered by being imported)
+
+        words.use_words()
+
 
 class ConsoleConfig(admin_apps.AdminConfig):
     """Django's admin, with our own site in place of its own."""

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 import structlog
+from django.conf import settings
 from django.core.cache import cache
 from django.core.exceptions import ValidationError
 from django.http import HttpRequest
@@ -22,6 +23,7 @@ LOCKED_FOR: Final = timedelta(minutes=15)
 # Failures of one name from one address, and of any name from one address.
 MOST_OF_NAME: Final = 5
 MOST_OF_ADDRESS: Final = 30
+TURNED_OFF: Final = "Passwords are turned off here: log in with single sign-on."
 LOCKED: Final = f"Too many failed logins. Try again in {LOCKED_FOR.seconds // 60} minutes."
 
 
@@ -29,7 +31,9 @@ class LockingForm(AuthenticationForm):  # type: ignore[misc]  # unfold is untype
     """The login form; a right password does not help whoever is locked out."""
 
     def clean(self) -> Any:
-        """Refuse the locked, and count the failed."""
+        """Refuse the locked, and count the failed; and everybody where passwords are turned off."""
+        if not settings.PASSWORD_LOGIN:
+            raise ValidationError(TURNED_OFF, code="turned_off")
         counters = _counters(self.request, self.cleaned_data.get("username") or "")
         if any(_count(name) >= most for name, most in counters.items()):
             logger.warning("a login is locked out", username=self.cleaned_data.get("username"))

@@ -1,10 +1,14 @@
-"""Where the money went: from potential to collected revenue, what is owed since when, and who brought it."""
+"""Where the money went: from potential to collected revenue, what is owed since when, and who brought it.
 
-import csv
-from collections.abc import Callable, Iterable, Sequence
+What is over the whole ledger takes longer than a page may; it is kept (``kept``), and the page says of which instant it
+is. What is owed and what failed are few rows, and are of now.
+"""
+
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
@@ -13,71 +17,63 @@ from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
-from django.urls import reverse
 from django.utils import timezone
-from django.utils.safestring import SafeString
 from unfold.widgets import UnfoldAdminSelectWidget
 
-from billing.models import OutboxMessage, OutboxStatus
-from billing.queries import DEFAULT_CURRENCY
-from dashboard import plots, queries
-from dashboard.period import balance_of
-from dashboard.queries.causes import ABOUT, Cause, Nature
+from billing.models import OutboxMessage, OutboxStatus, Rate
+from billing.queries import DEFAULT_CURRENCY, minor_unit_of
+from dashboard import queries
+from dashboard.exports import Table, as_csv, as_pdf
+from dashboard.kept import Kept, Maker, kept
+from dashboard.period import Balance, balance_of
+from dashboard.queries import Money
+from dashboard.queries.causes import ABOUT, Nature
 from dashboard.queries.prices import amount_of
 from dashboard.queries.receivables import AGES, aged_receivables
 from dashboard.queries.revenue import Earned
-from gpufleet.common.currencies import CURRENCIES
+from dashboard.waterfall import Step, link_of, waterfall
 
 WINDOWS = (1, 7, 30, 90)
+DEFAULT_DAYS = 30
 FAILED_SHOWN = 20
+SAID = "Held time at the prices that were locked in, and how much of it invoices hold, before minimums and rounding"
 NEEDED = ("jobs.view_allocation", "billing.view_invoice", "billing.view_outboxmessage")
 
 
 class WindowForm(forms.Form):
-    """Which days, and in which currency."""
+    """Which days, and in which of the currencies that there is a rate in."""
 
     days = forms.TypedChoiceField(
         choices=[(days, f"{days} days" if days > 1 else "24 hours") for days in WINDOWS],
         coerce=int,
-        initial=30,
         widget=UnfoldAdminSelectWidget,
     )
     currency = forms.ChoiceField(
-        choices=[(code, code) for code in sorted(CURRENCIES)], initial=DEFAULT_CURRENCY, widget=UnfoldAdminSelectWidget
+        choices=lambda: [(code, code) for code in currencies()], widget=UnfoldAdminSelectWidget
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """A bar of the waterfall: a level that ``stands``, or what is taken off it. ``link`` leads to its rows."""
+class Asked:
+    """What a request wants to see."""
 
-    name: str
-    amount: Decimal
-    stands: bool
-    link: str
-    said: str
-    bar: SafeString
+    form: WindowForm
+    days: int
+    currency: str
 
+    @property
+    def query(self) -> str:
+        """It, as an address's query."""
+        return urlencode({"days": self.days, "currency": self.currency})
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What is taken off, before it is drawn."""
+    @property
+    def name(self) -> str:
+        """What its figures are kept as."""
+        return f"leakage:{self.currency}:{self.days}"
 
-    name: str
-    amount: Decimal
-    link: str
-    said: str
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A table of the page, which is also a file."""
-
-    name: str
-    title: str
-    headers: Sequence[str]
-    rows: Sequence[Sequence[str | Decimal]]
-    empty: str
+    def money(self, *, anew: bool = False) -> Kept[Money]:
+        """Its figures, as they are kept or made anew."""
+        return kept(self.name, partial(_money, self.currency, self.days), now=timezone.now(), anew=anew)
 
 
 def may_see(request: HttpRequest) -> bool:
@@ -85,19 +81,27 @@ def may_see(request: HttpRequest) -> bool:
     return all(request.user.has_perm(permission) for permission in NEEDED)
 
 
+def currencies() -> list[str]:
+    """Those that there is a rate in, and the house's."""
+    return sorted({DEFAULT_CURRENCY, *Rate.objects.order_by().values_list("currency", flat=True).distinct()})
+
+
+def makers() -> Mapping[str, Maker]:
+    """How the figures of each window are made; those that the page opens with are kept whoever looks."""
+    return {
+        f"leakage:{currency}:{days}": Maker(
+            partial(_money, currency, days), standing=(days, currency) == (DEFAULT_DAYS, DEFAULT_CURRENCY)
+        )
+        for currency in currencies()
+        for days in WINDOWS
+    }
+
+
 def leakage_page(request: HttpRequest) -> HttpResponse:
-    """The page, or with ``?export=`` one of its tables as CSV."""
-    if not may_see(request):
-        raise PermissionDenied
-    asked = {"days": 30, "currency": DEFAULT_CURRENCY} | request.GET.dict()
-    form = WindowForm(asked)
-    if not form.is_valid():
-        raise Http404
-    now = timezone.now()
-    days, currency = form.cleaned_data["days"], form.cleaned_data["currency"]
-    context = _figures(currency, start=now - timedelta(days=days), end=now)
+    """The page without what is kept, which it fetches; or with ``?export=`` one of its tables as a file."""
+    asked = _asked(request)
     if "export" in request.GET:
-        return _export(request.GET["export"], context["tables"], f"{currency}-{days}d-{now:%Y%m%d}")
+        return _export(asked, request.GET["export"], as_file=request.GET.get("as", "csv"))
     dead = OutboxMessage.objects.filter(status=OutboxStatus.DEAD).select_related("invoice__tenant").order_by("-pk")
     return TemplateResponse(
         request,
@@ -105,145 +109,134 @@ def leakage_page(request: HttpRequest) -> HttpResponse:
         {
             **admin.site.each_context(request),
             "title": "Leakage: from potential to collected revenue",
-            "form": form,
-            "query": urlencode({"days": days, "currency": currency}),
-            "currency": currency,
+            "asked": asked,
+            "table": _receivables(asked.currency, now=timezone.now()),
             "failed": dead[:FAILED_SHOWN],
             "may_retry": request.user.has_perm("billing.change_outboxmessage"),
-            **context,
         },
     )
 
 
-def _figures(currency: str, *, start: datetime, end: datetime) -> dict[str, Any]:
-    lost = queries.leakage(currency, start=start, end=end)
-    earned = queries.revenue(currency, start=start, end=end)
-    steps = waterfall(lost, earned)
-    others = [loss for loss in lost.losses if ABOUT[loss.cause].nature is not Nature.LOST]
-    tables = [
-        Table("waterfall", "From potential to collected", ["", currency], [[s.name, s.amount] for s in steps], ""),
-        Table(
-            "receivables",
-            "Aged receivables",
-            ["Tenant", *(name for name, _ in AGES), "Total"],
-            [[row.tenant.name, *row.amounts, row.total] for row in aged_receivables(currency, now=end)],
-            "Nobody owes anything.",
-        ),
-        _earned_table("tenants", "Revenue by tenant", "Tenant", earned, _by_tenant(earned)),
-        _earned_table("models", "Revenue by GPU model", "Model", earned, earned.by_model.items()),
-    ]
-    return {
-        "steps": steps,
-        "tables": tables,
-        "balance": balance_of(lost.account),
-        "others": [(ABOUT[loss.cause], loss, _link(loss.cause)) for loss in others if loss.amount],
-    }
-
-
-def waterfall(lost: queries.Leakage, earned: queries.Revenue) -> list[Step]:
-    """From what the fleet could have earned to what was paid; each step is exact, and they add up."""
-    currency, total = lost.currency, earned.total
-    of_tenants = amount_of(total.metered - earned.by_tenant.get(None, Earned()).metered, currency)
-    billed, paid = amount_of(total.billed, currency), amount_of(total.collected, currency)
-    losses = [
-        Part(ABOUT[loss.cause].title, loss.amount, _link(loss.cause), ABOUT[loss.cause].meaning)
-        for loss in sorted(lost.losses, key=lambda loss: list(Cause).index(loss.cause))
-        if ABOUT[loss.cause].nature is Nature.LOST and loss.amount
-    ]
-    invoices, jobs = reverse("admin:billing_invoice_changelist"), reverse("admin:jobs_allocation_changelist")
-    potential = of_tenants + sum((part.amount for part in losses), Decimal(0))
-    levels: list[tuple[Part, list[Part]]] = [
-        (
-            Part("Potential", potential, reverse("admin:clusters_gpu_changelist"), "Sold at its price, unsold at list"),
-            losses,
-        ),
-        (
-            Part("Earned", of_tenants, jobs, "Sold to tenants, at the prices that were locked in"),
-            [
-                Part(
-                    "Not billed yet",
-                    of_tenants - billed,
-                    invoices + "?status__exact=draft",
-                    "Drafts, and on no invoice",
-                )
-            ],
-        ),
-        (
-            Part("Billed", billed, invoices, "On finalised invoices, before minimums and rounding"),
-            [
-                Part(
-                    "Not paid yet", billed - paid, invoices + "?status__exact=open", "On open or uncollectible invoices"
-                )
-            ],
-        ),
-        (Part("Collected", paid, invoices + "?status__exact=paid", "On paid invoices"), []),
-    ]
-    return list(_steps(levels, potential))
-
-
-def _steps(levels: Sequence[tuple[Part, Sequence[Part]]], top: Decimal) -> Iterable[Step]:
-    for level, taken in levels:
-        yield _step(level, Decimal(0), level.amount, top, stands=True)
-        left = level.amount
-        for part in taken:
-            left -= part.amount
-            if part.amount:
-                yield _step(part, left, part.amount, top, stands=False)
-
-
-def _step(part: Part, below: Decimal, size: Decimal, top: Decimal, *, stands: bool) -> Step:
-    pieces = [
-        plots.Piece("gf-clear", float(below), ""),
-        plots.Piece("gf-stands" if stands else "gf-lost", float(size), f"{part.name}: {part.amount:,}"),
-        plots.Piece("gf-clear", float(top - below - size), ""),
-    ]
-    return Step(
-        part.name, part.amount, stands, part.link, part.said, plots.stack(pieces, f"{part.name}: {part.amount:,}")
+def figures(request: HttpRequest) -> HttpResponse:
+    """What is kept, as a fragment; with ``?anew=`` it is made first."""
+    asked = _asked(request)
+    made = asked.money(anew="anew" in request.GET)
+    steps, balance, others = _shown(made.figures)
+    shown = {"asked": asked, "at": made.at, "steps": steps, "balance": balance, "others": others}
+    return TemplateResponse(
+        request, "dashboard/leakage_figures.html", {**shown, "tables": _earned_tables(made.figures.earned)}
     )
 
 
-def _link(cause: Cause) -> str:
-    about = ABOUT[cause]
-    return reverse(about.page) + (f"?{about.query}" if about.query else "")
+def _asked(request: HttpRequest) -> Asked:
+    if not may_see(request):
+        raise PermissionDenied
+    form = WindowForm({"days": DEFAULT_DAYS, "currency": DEFAULT_CURRENCY} | request.GET.dict())
+    if not form.is_valid():
+        raise Http404
+    return Asked(form, form.cleaned_data["days"], form.cleaned_data["currency"])
 
 
-def _by_tenant(earned: queries.Revenue) -> Iterable[tuple[str, Earned]]:
-    return ((earned.tenants.get(pk) or "no tenant", part) for pk, part in earned.by_tenant.items())
+def _money(currency: str, days: int, now: datetime) -> Money:
+    return queries.money(currency, start=now - timedelta(days=days), end=now)
+
+
+def _shown(money: Money) -> tuple[list[Step], Balance, list[tuple[Any, Any, str]]]:
+    """The waterfall, the same time in GPU-hours, and what is late or reclaimable."""
+    others = [
+        (ABOUT[loss.cause], loss, link_of(loss.cause))
+        for loss in money.lost.losses
+        if ABOUT[loss.cause].nature is not Nature.LOST and loss.amount
+    ]
+    return waterfall(money.lost, money.earned), balance_of(money.lost.account), others
+
+
+def _receivables(currency: str, *, now: datetime) -> Table:
+    unit = minor_unit_of(currency)
+    owed = [
+        (row.tenant.name, [amount.quantize(unit) for amount in (*row.amounts, row.total)])
+        for row in aged_receivables(currency, now=now)
+    ]
+    sums = [sum(column, Decimal(0)) for column in zip(*(amounts for _, amounts in owed), strict=True)]
+    return Table(
+        "receivables",
+        "Aged receivables",
+        ["Tenant", *(name for name, _ in AGES), "Total"],
+        [[name, *amounts] for name, amounts in owed],
+        "Nobody owes anything.",
+        ["Together", *sums] if len(owed) > 1 else (),
+        "What is due on open invoices with their notes, by days past the due date",
+    )
+
+
+def _earned_tables(earned: queries.Revenue) -> list[Table]:
+    tenants = ((earned.tenants.get(pk) or "no tenant", part) for pk, part in earned.by_tenant.items())
+    return [
+        _earned_table("tenants", "Revenue by tenant", "Tenant", earned, tenants),
+        _earned_table("models", "Revenue by GPU model", "Model", earned, earned.by_model.items()),
+    ]
 
 
 def _earned_table(
     name: str, title: str, first: str, report: queries.Revenue, parts: Iterable[tuple[str, Earned]]
 ) -> Table:
-    def money(worth: int) -> Decimal:
-        return amount_of(worth, report.currency)
+    def row(key: str, part: Earned) -> list[str | Decimal]:
+        metered, billed = (amount_of(worth, report.currency) for worth in (part.metered, part.billed))
+        # What is shown adds up to the cent, as the waterfall does.
+        return [key, f"{part.sold / 3_600_000_000:,.1f}", metered, billed, metered - billed]
 
-    rows: list[list[str | Decimal]] = [
-        [
-            key or "unnamed model",
-            f"{part.sold / 3_600_000_000:,.1f}",
-            money(part.metered),
-            money(part.billed),
-            money(part.unbilled + part.drafted),
-        ]
-        for key, part in sorted(parts, key=lambda item: -item[1].metered)
-    ]
+    rows = [row(key or "unnamed model", part) for key, part in sorted(parts, key=lambda item: -item[1].metered)]
     headers = [first, "GPU-hours sold", "Metered", "Billed", "Not billed"]
-    return Table(name, title, headers, rows, "Nothing was sold.")
+    total = row("Together", report.total) if len(rows) > 1 else ()
+    return Table(name, title, headers, rows, "Nothing was sold.", total, SAID)
 
 
-def _export(name: str, tables: Iterable[Table], stem: str) -> HttpResponse:
-    found = next((table for table in tables if table.name == name), None)
-    if found is None:
+def _export(asked: Asked, name: str, *, as_file: str) -> HttpResponse:
+    if name == "receivables":
+        now = timezone.now()
+        return _file(asked, [_receivables(asked.currency, now=now)], now, as_file)
+    made = asked.money()
+    tables = {table.name: [table] for table in _earned_tables(made.figures.earned)}
+    tables["waterfall"] = _report(made.figures)
+    if name not in tables:
         raise Http404
-    headers = {"Content-Disposition": f'attachment; filename="{name}-{stem}.csv"'}
-    answer = HttpResponse(content_type="text/csv; charset=utf-8", headers=headers)
-    writer: Callable[[Iterable[Any]], Any] = csv.writer(answer).writerow
-    for row in (found.headers, *found.rows):
-        writer([_harmless(cell) for cell in row])
-    return answer
+    return _file(asked, tables[name], made.at, as_file)
 
 
-def _harmless(cell: str | Decimal) -> str:
-    """A spreadsheet must not take a tenant's name for a formula."""
-    text = str(cell)
-    return f"'{text}" if isinstance(cell, str) and text[:1] in ("=", "+", "-", "@", "\t") else text
+def _report(money: Money) -> list[Table]:
+    steps, balance, others = _shown(money)
+    currency = money.lost.currency
+    spent: list[list[str | Decimal]] = [
+        [part.name, f"{part.hours:,.1f}", f"{part.percent:.1f} %"] for part in balance.parts
+    ]
+    spent.append(["Registered", f"{balance.registered:,.1f}", "100 %"])
+    return [
+        Table(
+            "waterfall",
+            "From potential to collected",
+            ["", currency],
+            [[step.name, step.amount if step.stands else -step.amount] for step in steps],
+            "",
+        ),
+        Table(
+            "late",
+            "Late, or reclaimable",
+            ["", currency],
+            [[a.title, loss.amount] for a, loss, _ in others],
+            "Nothing.",
+        ),
+        Table("hours", "The same time in GPU-hours", ["", "GPU-hours", "Share"], spent, ""),
+    ]
+
+
+def _file(asked: Asked, tables: list[Table], at: datetime, as_file: str) -> HttpResponse:
+    table = tables[0]
+    if as_file == "csv":
+        return as_csv(table, f"{asked.currency}-{asked.days}d-{at:%Y%m%d}")
+    if as_file != "pdf":
+        raise Http404
+    window = f"{at - timedelta(days=asked.days):%Y-%m-%d %H:%M:%S} to {at:%Y-%m-%d %H:%M:%S} UTC"
+    when = f"As of {at:%Y-%m-%d %H:%M:%S} UTC" if table.name == "receivables" else window
+    title = f"{table.title}, {asked.currency}"
+    facts = [when, *([table.said] if table.said else [])]
+    return as_pdf(title, facts, tables, f"{table.name}-{asked.currency}-{asked.days}d-{at:%Y%m%d}")

@@ -1,19 +1,16 @@
 """What the home page says of the last day and month: figures beside those before them, and bars by day."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 
-from django.core.cache import cache
 from django.db.models import Q, Sum
 from django.utils.safestring import SafeString
-from redis import RedisError
 
 from alerts.models import AlertEvent
 from billing.queries import DEFAULT_CURRENCY
-from dashboard import plots
+from dashboard import kept, plots
 from dashboard.queries import Day, Kpis, daily, kpis
 from dashboard.queries.kpis import change
 from dashboard.queries.prices import amount_of
@@ -22,8 +19,7 @@ from jobs.models import Allocation
 
 DAY = timedelta(hours=24)
 DAYS_SHOWN = 30
-KEPT_FOR = timedelta(seconds=60)
-KEPT_AS = "console:last-day"
+KEPT_AS = "home"
 MICROSECONDS_PER_HOUR = 3_600_000_000
 # The kinds of GPU-time in the order of the bar, with their names.
 KINDS: Mapping[str, str] = {
@@ -106,17 +102,13 @@ def last_day(*, now: datetime) -> LastDay:
     return LastDay(now, cards, balance_of(figures.now.account), _by_day(currency, now))
 
 
-def recent_last_day(*, now: datetime) -> LastDay:
-    """The same as it was within the last minute: over a large fleet it takes a second, and many may be looking."""
-    try:
-        kept: LastDay | None = cache.get(KEPT_AS)
-    except RedisError:
-        return last_day(now=now)
-    if kept is None:
-        kept = last_day(now=now)
-        with suppress(RedisError):
-            cache.set(KEPT_AS, kept, timeout=KEPT_FOR.seconds)
-    return kept
+def kept_last_day(*, now: datetime) -> LastDay:
+    """The same as it is kept: over a large fleet it takes a second, and many may be looking."""
+    return kept.kept(KEPT_AS, _make, now=now).figures
+
+
+def _make(now: datetime) -> LastDay:
+    return last_day(now=now)
 
 
 def balance_of(account: Account) -> Balance:
@@ -225,3 +217,6 @@ def _percent(grown: float | None) -> str:
 def _better(grown: float | None, *, more: bool = True) -> bool | None:
     """Whether a change is good, where more is better, or less."""
     return None if not grown else (grown > 0) == more
+
+
+MAKERS: Mapping[str, kept.Maker] = {KEPT_AS: kept.Maker(_make, standing=True)}

@@ -21,6 +21,18 @@ def percent(name: str, default: str) -> str:
     return text
 
 
+def pairs(name: str, default: str) -> dict[str, str]:
+    """A variable like ``ours:theirs,ours:others`` as theirs to ours; empty: the default. Raises
+    ``ImproperlyConfigured``."""
+    found: dict[str, str] = {}
+    for pair in (env.str(name, default="") or default).split(","):
+        ours, colon, theirs = pair.strip().partition(":")
+        if not (ours and colon and theirs):
+            raise ImproperlyConfigured(f"{name} is pairs such as operator:gpu-ops,finance:billing, and not {pair!r}.")
+        found[theirs] = ours
+    return found
+
+
 def celery_url(redis_url: str) -> str:
     """The broker URL for Celery of a Redis URL as redis-py takes it.
 

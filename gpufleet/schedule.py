@@ -15,6 +15,7 @@ BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
     "metric-forwarding": {"task": "clusters.forward_samples", "schedule": 15.0, "options": {"expires": 15}},
     "metric-rollup": {"task": "clusters.roll_up_metrics", "schedule": 300.0, "options": {"expires": 300}},
     "ledger-rollup": {"task": "jobs.roll_up_ledger", "schedule": 600.0, "options": {"expires": 600}},
+    "console-figures": {"task": "dashboard.keep_figures", "schedule": 60.0, "options": {"expires": 60}},
     "stripe-outbox": {"task": "billing.send_outbox", "schedule": 30.0, "options": {"expires": 30}},
     "stripe-comparison": {"task": "billing.compare_with_stripe", "schedule": crontab(hour=2, minute=40)},
     "service-level-credits": {

@@ -1,12 +1,13 @@
 """Settings of gpufleet. Everything that differs between installations is read from the environment."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import reverse_lazy
 
-from gpufleet.env import celery_url, env, percent
+from gpufleet.env import celery_url, env, pairs, percent
 from gpufleet.log import logging_config
 from gpufleet.schedule import BEAT_SCHEDULE
 
@@ -62,6 +63,22 @@ STRIPE_WEBHOOK_SECRET: str = env.str("STRIPE_WEBHOOK_SECRET", default="")
 METRICS_OPEN: bool = env.bool("METRICS_OPEN", default=False)
 # Where several web processes of one machine sum up what they count of their requests; prometheus-client reads it too.
 PROMETHEUS_MULTIPROC_DIR: str = env.str("PROMETHEUS_MULTIPROC_DIR", default="")
+# The console takes a name and a password. Off: single sign-on alone.
+PASSWORD_LOGIN: bool = env.bool("PASSWORD_LOGIN", default=True)
+# Single sign-on through an OpenID Connect provider, where all three are set and requirements-oidc.txt is installed.
+OIDC_ISSUER: str = env.str("OIDC_ISSUER", default="")
+OIDC_CLIENT_ID: str = env.str("OIDC_CLIENT_ID", default="")
+OIDC_CLIENT_SECRET: str = env.str("OIDC_CLIENT_SECRET", default="")
+OIDC_SCOPES: str = env.str("OIDC_SCOPES", default="openid profile email")
+OIDC_SIGN_ALGORITHM: str = env.str("OIDC_SIGN_ALGORITHM", default="RS256")
+# The claim with a person's groups, and which of them stands for which of ours.
+OIDC_GROUPS_CLAIM: str = env.str("OIDC_GROUPS_CLAIM", default="groups")
+OIDC_GROUPS: dict[str, str] = pairs(
+    "OIDC_GROUPS", default="operator:operator,finance:finance,viewer:viewer,administrator:administrator"
+)
+SINGLE_SIGN_ON = bool(
+    OIDC_ISSUER and OIDC_CLIENT_ID and OIDC_CLIENT_SECRET and find_spec("mozilla_django_oidc") is not None
+)
 # The console's address as people reach it, for the links in messages; empty: links are paths.
 PUBLIC_URL: str = env.str("PUBLIC_URL", default="")
 # Hosts and networks that a webhook of an alert may lead to though they are not public, or speak plain HTTP.
@@ -232,6 +249,10 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
 ]
 
+AUTHENTICATION_BACKENDS = [
+    "django.contrib.auth.backends.ModelBackend",
+    *(["dashboard.single_sign_on.SingleSignOn"] if SINGLE_SIGN_ON else []),
+]
 LOGIN_URL = "admin:login"
 LOGIN_REDIRECT_URL = reverse_lazy("admin:index")
 
@@ -266,9 +287,9 @@ if env.bool("TRUST_PROXY_TLS_HEADER", default=False):
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 SESSION_COOKIE_AGE = 12 * 60 * 60
 X_FRAME_OPTIONS = "DENY"
-# Of the console's pages. Nothing inline; unfold's Alpine.js turns its attributes into functions, hence `unsafe-eval`.
+# Of the console's pages. Nothing inline, and no text becomes code.
 CONSOLE_CSP = (
-    "default-src 'none'; script-src 'self' 'unsafe-eval'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 

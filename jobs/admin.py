@@ -13,7 +13,7 @@ from unfold.admin import TabularInline
 from unfold.decorators import display
 from unfold.widgets import UnfoldAdminIntegerFieldWidget
 
-from gpufleet.common.admin import Answers, Question, ReadOnlyAdmin, actor_of, asks, report, shown_during
+from gpufleet.common.admin import Answers, Question, ReadOnlyAdmin, actor_of, asks, counted, report, shown_during
 from gpufleet.common.asking import ReasonForm
 from gpufleet.common.errors import DomainError
 from jobs import services
@@ -50,8 +50,8 @@ def _effect(jobs: Sequence[Job], verb: str, statuses: Collection[str], effect: s
     """How many of the jobs the action is for, what becomes of their GPUs, and what it means."""
     ids = [job.pk for job in jobs if job.status in statuses]
     held = Allocation.objects.filter(job_id__in=ids, during__upper_inf=True).count()
-    freed = f" and frees {held} GPUs" if held else ""
-    said = [f"{verb} {len(ids)} {'job' if len(ids) == 1 else 'jobs'}{freed}. {effect}"]
+    freed = f" and frees {counted(held, 'GPU')}" if held else ""
+    said = [f"{verb} {counted(len(ids), 'job')}{freed}. {effect}"]
     if len(ids) < len(jobs):
         said.append(f"The other {len(jobs) - len(ids)} are in a status that does not allow it, and stay as they are.")
     return said
@@ -218,14 +218,16 @@ class JobAdmin(ReadOnlyAdmin):
                 services.change_priority(job_id=job.pk, priority=priority, actor=actor_of(request), now=timezone.now())
             except DomainError as refusal:
                 refusals.append(refusal)
-        report(request, f"{len(jobs) - len(refusals)} of {len(jobs)} jobs have priority {priority} now.", refusals)
+        report(
+            request, f"{len(jobs) - len(refusals)} of {counted(len(jobs), 'job')} now at priority {priority}.", refusals
+        )
 
     def _move(self, request: HttpRequest, jobs: QuerySet[Job], status: str, answers: Answers) -> None:
         ids = sorted(job.pk for job in jobs)
         moved, refusals = services.change_statuses(
             job_ids=ids, status=status, reason=answers["reason"], actor=actor_of(request), now=timezone.now()
         )
-        report(request, f"{moved} of {len(ids)} jobs are now {status}.", refusals)
+        report(request, f"{moved} of {counted(len(ids), 'job')} now {status}.", refusals)
 
 
 @admin.register(Allocation)

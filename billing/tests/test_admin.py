@@ -169,7 +169,7 @@ def test_a_move_is_asked_for_then_made_and_put_on_record(finance: Client) -> Non
     assert not InvoiceEvent.objects.exists()
     move(finance, "open", one.pk)
     page = move(finance, "open", one.pk, two.pk)
-    assert "1 of 2 invoices are open now." in page
+    assert "1 of 2 invoices now open." in page
     assert "is open; it can" in page
     assert list(Invoice.objects.order_by("number").values_list("number", flat=True)) == [1, 2]
     move(finance, "uncollectible", one.pk, reason="insolvent")
@@ -325,7 +325,7 @@ def test_finance_sees_why_an_invoice_was_not_sent_and_sends_it_later(finance: Cl
     assert "Not sent. Stripe is not set up" in finance.get(f"{INVOICES}{invoice.pk}/change/").content.decode()
     assert "Stripe is not set up" in run(finance, INVOICES, "send", invoice.pk)
     settings.STRIPE_API_KEY = "sk_test_x"
-    assert "1 invoices are on their way" in run(finance, INVOICES, "send", invoice.pk)
+    assert "1 invoice on the way to Stripe." in run(finance, INVOICES, "send", invoice.pk)
     assert "On its way; next: “Create the customer”" in finance.get(f"{INVOICES}{invoice.pk}/change/").content.decode()
 
 

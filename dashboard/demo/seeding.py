@@ -1,6 +1,6 @@
 """Makes the demo's rows: hardware, customers, prices, two weeks of history, and the keys of its simulation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -10,7 +10,8 @@ from django.db.models import Q
 
 from apikeys.models import ApiKey
 from apikeys.services import issue_key, revoke_key
-from billing.services import add_rate
+from billing.models import InvoiceStatus
+from billing.services import add_rate, create_invoices, move_invoices
 from clusters.models import Cluster
 from clusters.services import GpuFields, create_cluster, register_gpus, register_node
 from dashboard.demo.catalog import CLUSTERS, CUSTOMERS, MODELS, PLAN_FACTORS, DemoCluster
@@ -23,6 +24,9 @@ from tenants.services import create_tenant
 
 HISTORY = timedelta(days=14)
 SEED = 20_261_123
+# What is invoiced of it, and how many of the invoices are paid.
+BILLED = timedelta(days=7)
+PAID = 2
 JOBS_KEY = "demo: simulated customers"
 AGENTS_KEY = "demo: simulated agents of "
 
@@ -68,6 +72,7 @@ def seed(*, now: datetime, history: timedelta = HISTORY) -> Seeded | None:
         _make_rates(fleet.tenant_ids, start)
         jobs_key = issue_key(label=JOBS_KEY, permissions=["read", "write"], created_by=ACTOR, now=now)
         moments = Replay(fleet, start=start, end=now, seed=SEED).run()
+        _bill_first_week(list(fleet.tenant_ids.values()), start, now)
     return Seeded(DemoKeys(tuple(access.values()), jobs_key.raw), moments)
 
 
@@ -134,6 +139,20 @@ def _make_rates(tenant_ids: Mapping[str, int], now: datetime) -> None:
         if customer.own_price is not None:
             model, price = customer.own_price
             _add_rate(model.name, price, now, tenant_id=tenant_ids[customer.name], reason="contract of one year")
+
+
+def _bill_first_week(tenant_ids: Sequence[int], start: datetime, now: datetime) -> None:
+    """An invoice for each tenant, where a week is behind us: two are paid, one is a draft, the others are open."""
+    end = start + BILLED
+    if end + timedelta(days=1) > now:
+        return
+    drafts = create_invoices(
+        expected_totals=dict.fromkeys(tenant_ids), start=start, end=end, created_by=ACTOR, now=end + timedelta(hours=2)
+    ).invoices
+    finalised, later = [draft.pk for draft in drafts[:-1]], end + timedelta(hours=6)
+    move_invoices(invoice_ids=finalised, to=InvoiceStatus.OPEN, actor=ACTOR, now=later, reason="the week is over")
+    paid = finalised[:PAID]
+    move_invoices(invoice_ids=paid, to=InvoiceStatus.PAID, actor=ACTOR, now=now, reason="the money is on the account")
 
 
 def _add_rate(

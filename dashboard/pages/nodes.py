@@ -1,9 +1,10 @@
 """A node's page: its GPUs now, their last week as timelines, its metrics as plots, and its jobs."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.core.exceptions import PermissionDenied
 from django.db.backends.postgresql.psycopg_any import DateTimeTZRange
@@ -63,12 +64,28 @@ class NodePanel:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
-    """One figure of all GPUs of a node, with its extremes."""
+class Line:
+    """What one GPU's line says in words."""
 
+    gpu_index: int
+    least: float
+    mean: float
+    greatest: float
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """One figure of all GPUs of a node: drawn, in words, and as ``data`` for uPlot, which draws it to be read off.
+
+    ``data``: the instants in seconds, and for each GPU its figures at them, null where there is none.
+    """
+
+    key: str
     name: str
     unit: str
     svg: SafeString
+    data: dict[str, Any]
+    lines: list[Line]
     least: float
     mean: float
     greatest: float
@@ -107,34 +124,54 @@ def metrics(request: HttpRequest, node_id: int) -> HttpResponse:
     return TemplateResponse(request, "dashboard/pages/metrics.html", context)
 
 
-def plots_of(gpus: Sequence[GPU], window: str, *, level: float | None = None) -> list[Drawn]:
-    """The four figures of the GPUs, a line each. Three queries a GPU. ``level`` is marked in the first plot."""
+def plots_of(gpus: Sequence[GPU], window: str) -> list[Drawn]:
+    """The four figures of the GPUs, a line each. Three queries a GPU."""
     step, span = WINDOWS[window]
     end = timezone.now()
     start = end - span
     series = [gpu_metrics(gpu.pk, WHOLE_FLEET, start=start, end=end, step=step, now=end) for gpu in gpus]
-    drawn = [_draw(figure, series, start, span) for figure in FIGURES]
+    drawn = [_draw(figure, gpus, series, start, end) for figure in FIGURES]
     return [one for one in drawn if one is not None]
 
 
 def _draw(
-    figure: tuple[int, str, str, int], series: Sequence[Series], start: datetime, span: timedelta
+    figure: tuple[int, str, str, int], gpus: Sequence[GPU], series: Sequence[Series], start: datetime, end: datetime
 ) -> Drawn | None:
     place, name, unit, scale = figure
-    lines: list[tuple[str, list[plots.Point]]] = []
-    for turn, one in enumerate(series):
-        points = [
-            ((bucket.start - start) / span, spread.total / spread.measured / scale)
-            for bucket in one.buckets
-            if (spread := bucket.spreads[place]).measured and spread.total is not None
-        ]
-        lines.append((f"gf-line-{turn % COLOURS}", points))
-    figures = [y for _, points in lines for _, y in points]
+    means = [_means(one, place, scale) for one in series]
+    figures = [y for points in means for y in points.values()]
     if not figures:
         return None
     top = 100.0 if unit == "%" else 1.1 * max(figures)
-    svg = plots.lines(lines, top, f"{name}, a line for each GPU")
-    return Drawn(name, unit, svg, min(figures), sum(figures) / len(figures), max(figures))
+    lines = [
+        (f"gf-line-{turn % COLOURS}", [((at - start) / (end - start), y) for at, y in points.items()])
+        for turn, points in enumerate(means)
+    ]
+    said = [Line(gpu.gpu_index, *_extremes(points.values())) for gpu, points in zip(gpus, means, strict=True) if points]
+    svg = plots.lines(lines, top, f"{name}, a line for each GPU; the table below has their figures")
+    data = {**_aligned(means), "from": start.timestamp(), "to": end.timestamp(), "top": top, "unit": unit}
+    data["names"] = [f"GPU {gpu.gpu_index}" for gpu in gpus]
+    return Drawn(f"gf-plot-{place}", name, unit, svg, data, said, *_extremes(figures))
+
+
+def _means(series: Series, place: int, scale: int) -> dict[datetime, float]:
+    """The mean of each bucket that has one, by its start."""
+    return {
+        bucket.start: spread.total / spread.measured / scale
+        for bucket in series.buckets
+        if (spread := bucket.spreads[place]).measured and spread.total is not None
+    }
+
+
+def _aligned(means: Sequence[dict[datetime, float]]) -> dict[str, Any]:
+    """All lines on the instants of any of them, as uPlot wants it."""
+    instants = sorted({at for points in means for at in points})
+    lines = [[None if (y := points.get(at)) is None else round(y, 3) for at in instants] for points in means]
+    return {"instants": [at.timestamp() for at in instants], "lines": lines}
+
+
+def _extremes(figures: Collection[float]) -> tuple[float, float, float]:
+    return min(figures), sum(figures) / len(figures), max(figures)
 
 
 def _weeks(ids: Sequence[int], now: datetime) -> dict[int, list[plots.Span]]:

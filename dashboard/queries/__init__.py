@@ -5,6 +5,7 @@ from dashboard.queries.estimates import Estimates, estimates, estimates_lately
 from dashboard.queries.fleet import FleetReport, fleet
 from dashboard.queries.kpis import Kpis, kpis
 from dashboard.queries.leakage import Leakage, leakage
+from dashboard.queries.money import Money, money
 from dashboard.queries.reclaimable import UNDERUSED_BELOW_PCT
 from dashboard.queries.revenue import Revenue, revenue
 
@@ -15,6 +16,7 @@ __all__ = [
     "FleetReport",
     "Kpis",
     "Leakage",
+    "Money",
     "Revenue",
     "daily",
     "estimates",
@@ -22,5 +24,6 @@ __all__ = [
     "fleet",
     "kpis",
     "leakage",
+    "money",
     "revenue",
 ]

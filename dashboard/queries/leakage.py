@@ -52,15 +52,22 @@ def leakage(
     """The leakage of ``[start, end)`` in one currency; ``end`` is now. A fixed number of queries, of one instant."""
     with ledger.snapshot():
         lost = lost_in(currency, start=start, end=end)
-        buckets = {
-            **lost.buckets,
-            Cause.UNBILLED: unbilled(currency, now=end),
-            Cause.UNDERUSED: underused(lost.prices, below_pct=underused_below_pct, now=end),
-        }
-        losses = [loss_of(cause, bucket, currency) for cause, bucket in buckets.items()]
-        losses += [overdue(currency, now=end), failed_syncs(currency)]
-        losses.sort(key=_rank, reverse=True)
-        return Leakage(start, end, currency, lost.account, lost.amount(currency), named(losses))
+        return report_of(lost, currency, start=start, end=end, underused_below_pct=underused_below_pct)
+
+
+def report_of(
+    lost: Lost, currency: str, *, start: datetime, end: datetime, underused_below_pct: int = UNDERUSED_BELOW_PCT
+) -> Leakage:
+    """The report about what a window lost, with what is late or reclaimable at its end."""
+    buckets = {
+        **lost.buckets,
+        Cause.UNBILLED: unbilled(currency, now=end),
+        Cause.UNDERUSED: underused(lost.prices, below_pct=underused_below_pct, now=end),
+    }
+    losses = [loss_of(cause, bucket, currency) for cause, bucket in buckets.items()]
+    losses += [overdue(currency, now=end), failed_syncs(currency)]
+    losses.sort(key=_rank, reverse=True)
+    return Leakage(start, end, currency, lost.account, lost.amount(currency), named(losses))
 
 
 def _rank(loss: Loss) -> tuple[bool, Decimal, int]:
@@ -68,13 +75,16 @@ def _rank(loss: Loss) -> tuple[bool, Decimal, int]:
     return loss.cause is Cause.UNPRICED and loss.unvalued > 0, loss.amount, loss.microseconds
 
 
-def lost_in(currency: str, *, start: datetime, end: datetime) -> Lost:
-    """What ``[start, end)`` lost in one currency."""
+def lost_in(currency: str, *, start: datetime, end: datetime, ranked: bool = True) -> Lost:
+    """What ``[start, end)`` lost in one currency; the GPUs behind unsold time only where it is ``ranked``."""
     prices = list_prices(currency, start=start, end=end)
     by_segment = prices.by_segment()
     scope = Scope(start, end, cuts=prices.cuts)
-    spent = ledger.unsold(scope, by_segment, most=ROWS_SHOWN)
-    sold = ledger.sales(scope, [By.SEGMENT, By.MODEL, By.TENANT, By.RATE])
+    by = [By.SEGMENT, By.MODEL]
+    spent = (
+        ledger.unsold(scope, by_segment, most=ROWS_SHOWN) if ranked else Unsold(ledger.accounts(scope, by), rankings={})
+    )
+    sold = ledger.sales(scope, [*by, By.TENANT, By.RATE])
     buckets = {cause: Bucket() for cause in Cause if ABOUT[cause].nature is Nature.LOST}
     _gather_unsold(buckets, spent, by_segment)
     _gather_sold(buckets, sold, by_segment, currency)

@@ -4,7 +4,7 @@ Every figure here is held time at the price that was locked in when the job star
 can be compared; an invoice's own amount differs by its minimums, increments and rounding.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import TypeVar
@@ -63,9 +63,15 @@ def revenue(currency: str, *, start: datetime, end: datetime) -> Revenue:
 
 
 def _by_all(currency: str, start: datetime, end: datetime) -> Revenue:
-    scope = Scope(start, end)
-    sold = ledger.sales(scope, [By.DAY, By.TENANT, By.MODEL, By.RATE])
-    days = {slot.day: Earned() for slot in ledger.slots(scope, by_day=True)}
+    sold = ledger.sales(Scope(start, end), [By.DAY, By.TENANT, By.MODEL, By.RATE])
+    return earned_from(sold, currency, start=start, end=end, by_day=True)
+
+
+def earned_from(
+    sold: Sequence[ledger.Sold], currency: str, *, start: datetime, end: datetime, by_day: bool = False
+) -> Revenue:
+    """The revenue of what was sold in a window, told apart by tenant, model and rate; without the window before it."""
+    days = {slot.day: Earned() for slot in ledger.slots(Scope(start, end), by_day=True)} if by_day else {}
     names: dict[int | None, str] = {None: ""}
     names.update(Tenant.objects.values_list("pk", "name"))
     report = Revenue(start, end, currency, [], Earned(), Earned(), days, {}, {}, names)
@@ -73,7 +79,7 @@ def _by_all(currency: str, start: datetime, end: datetime) -> Revenue:
         if row.currency in ("", currency):
             for earned in _places(report, row.group.day, row.tenant_id, row.group.model or ""):
                 _add_sold(earned, row)
-    for billed in billed_time(currency, start=start, end=end, by_day=True):
+    for billed in billed_time(currency, start=start, end=end, by_day=by_day):
         for earned in _places(report, billed.day, billed.tenant_id, billed.model):
             _add_billed(earned, billed)
     report.currencies.extend(sorted({row.currency for row in sold if row.currency}))

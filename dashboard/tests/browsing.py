@@ -75,6 +75,6 @@ class Visit:
         assert self.complaints == []
 
 
-def visit(browser: Browser, live_server: Any, *, width: int = 1440, scheme: Any = "light") -> Visit:
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+def visit(browser: Browser, live_server: Any, *, width: int = 1440, scheme: Any = "light", zone: str = "UTC") -> Visit:
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, timezone_id=zone)
     return Visit(context.new_page(), live_server.url)

@@ -1,6 +1,6 @@
 """What operators and finance do all day, from the login to the effect that the API shows. See ``browsing``."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from importlib import import_module
 from typing import Any
@@ -17,6 +17,7 @@ from alerts.models import AlertEvent, AlertRule
 from apikeys.tests.factories import client_with, make_admin_key
 from billing.tests.factories import make_rate
 from clusters.models import GPU, Cluster, LatestReading
+from clusters.services import record_batch
 from clusters.tests.factories import make_cluster, make_gpu, make_node
 from dashboard.tests.browsing import MARKS, PASSPHRASE, Visit, visit
 from gpufleet.common.models import AuditEntry
@@ -77,7 +78,7 @@ def test_an_operator_drains_a_node_and_resumes_it(browser: Browser, live_server:
     console = as_person(browser, live_server, "operator")
     console.page.get_by_role("link", name="fra-01", exact=True).click()
     console.press("Cordon and drain")
-    expect(console.page.get_by_text("1 nodes with 2 GPUs, of which 1 jobs hold 1.")).to_be_visible()
+    expect(console.page.get_by_text("1 node with 2 GPUs, 1 GPU held by 1 job.")).to_be_visible()
     give_reason(console, "Cordon and drain", "a fan is loud")
     expect(console.page.get_by_role("heading", name="fra-01 is draining: a fan is loud")).to_be_visible()
     assert [node["status"] for node in api("clusters/nodes?hostname=fra-01")] == ["draining"]
@@ -120,7 +121,7 @@ def test_an_operator_cancels_jobs_from_the_list(browser: Browser, live_server: A
         box.check()
     console.page.select_option("select[name=action]", "cancel")
     console.press("Run")
-    expect(console.page.get_by_text("Cancels 2 jobs and frees 1 GPUs.")).to_be_visible()
+    expect(console.page.get_by_text("Cancels 2 jobs and frees 1 GPU.")).to_be_visible()
     console.assert_usable()
     give_reason(console, "Cancel", "the cluster moves")
     assert {job["status"] for job in api("jobs")} == {"cancelled"}
@@ -197,6 +198,66 @@ def test_finance_bills_a_tenant_and_finalises_the_draft(browser: Browser, live_s
     (invoice,) = api("billing/invoices")
     assert (invoice["status"], invoice["total"]) == ("open", "4.00")
     console.assert_clean()
+
+
+def test_an_operator_reads_a_nodes_metrics_off_its_plots(browser: Browser, live_server: Any, fleet: Cluster) -> None:
+    now, gpus = timezone.now(), list(GPU.objects.filter(node__hostname="fra-01"))
+    for ago in (40, 30, 20):
+        at = (now - timedelta(minutes=ago)).isoformat()
+        samples = [{"gpu_id": gpu.pk, "recorded_at": at, "utilization_pct": 40.0 + ago} for gpu in gpus]
+        record_batch(body={"metrics": samples}, now=now)
+    console = as_person(browser, live_server, "operator")
+    console.go(f"/admin/clusters/node/{gpus[0].node_id}/change/")
+    metrics = console.page.get_by_role("region", name="Metrics, a line for each GPU")
+    expect(metrics.locator("canvas")).to_have_count(1)
+    assert metrics.locator("polyline").count() == 0
+    plot = metrics.locator(".u-over")
+    box = plot.bounding_box()
+    assert box is not None
+    console.page.mouse.move(box["x"] + box["width"] - 2, box["y"] + 20)
+    expect(metrics.locator(".u-legend")).to_contain_text("60.0 %")
+    metrics.get_by_text("Utilization in figures").click()
+    expect(metrics.get_by_role("row", name="0 60.0 70.0 80.0")).to_be_visible()
+    console.assert_usable()
+    metrics.get_by_role("button", name="7d").click()
+    expect(metrics.get_by_role("button", name="7d")).to_have_attribute("aria-current", "true")
+    console.assert_clean()
+
+
+def test_times_are_of_the_readers_zone_once_with_utc_on_hover(
+    browser: Browser, live_server: Any, fleet: Cluster
+) -> None:
+    at = datetime(2026, 5, 4, 22, 30, 15, tzinfo=UTC)
+    job = Job.objects.get(name="train")
+    Job.objects.filter(pk=job.pk).update(submitted_at=at)
+    console = as_person(browser, live_server, "operator", zone="Asia/Kolkata")
+    console.go(f"/admin/jobs/job/{job.pk}/change/")
+    field = console.page.locator(".readonly [title], .readonly[title]").filter(has_text="2026-05-05 04:00:15").first
+    expect(field).to_have_attribute("title", "2026-05-04 22:30:15 UTC")
+    said = console.page.get_by_text("submitted 2026-05-05 04:00:15").locator("time")
+    expect(said).to_have_attribute("title", "2026-05-04 22:30:15 UTC")
+    console.go("/admin/jobs/job/?q=train")
+    expect(console.page.locator("#result_list [title='2026-05-04 22:30:15 UTC']")).to_have_text("2026-05-05 04:00:15")
+    console.assert_clean()
+
+
+@pytest.mark.parametrize("group", ["viewer", "finance"])
+def test_who_may_not_act_is_refused_by_the_server_too(
+    browser: Browser, live_server: Any, fleet: Cluster, group: str
+) -> None:
+    job = Job.objects.get(name="train")
+    console = as_person(browser, live_server, group)
+    console.go("/admin/jobs/job/")
+    form = {"action": "cancel", "_selected_action": str(job.pk), "agreed": "1", "reason": "because"}
+    token = console.page.locator("input[name=csrfmiddlewaretoken]").first.input_value()
+    answer = console.page.request.post(
+        f"{console.url}/admin/jobs/job/",
+        form={**form, "csrfmiddlewaretoken": token},
+        headers={"Referer": console.page.url},
+    )
+    assert answer.status == 403
+    assert api(f"jobs/{job.pk}")["status"] == "queued"
+    assert not AuditEntry.objects.filter(actor=f"user:{group}").exists()
 
 
 def test_a_viewer_sees_everything_and_has_no_button(browser: Browser, live_server: Any, fleet: Cluster) -> None:

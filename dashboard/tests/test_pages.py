@@ -12,6 +12,8 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from alerts.models import AlertEvent, AlertRule
+from billing.models import Invoice, InvoiceStatus
+from billing.services import create_invoice, move_invoice
 from billing.tests.factories import make_rate, sell
 from clusters.models import GPUStatePeriod, LatestReading
 from clusters.services import record_batch
@@ -128,6 +130,37 @@ def test_an_incidents_page_has_the_series_and_the_threshold(charlie: Client) -> 
     assert "Temperature, °C" in page
     lost = page_of(charlie, AlertEvent.objects.create(subject="gpu:999999", message="gone", **fields))
     assert "No readings are kept" in lost
+
+
+def test_an_invoices_page_says_what_differs_from_the_one_before(charlie: Client) -> None:
+    tenant, now = alice(), timezone.now()
+    h100, l40s = make_rate(price="2.00"), make_rate("L40S", price="1.00")
+
+    def bill(most: int, least: int) -> Invoice:
+        return create_invoice(
+            tenant_id=tenant.pk,
+            start=now - timedelta(hours=most),
+            end=now - timedelta(hours=least),
+            created_by="test",
+            now=now,
+        )
+
+    sell(tenant, now - timedelta(hours=100), now - timedelta(hours=90), rate=h100)
+    first = bill(120, 80)
+    assert "this tenant's first in USD" in page_of(charlie, first)
+    sell(tenant, now - timedelta(hours=79), now - timedelta(hours=78), rate=h100)
+    move_invoice(invoice_id=bill(79, 76).pk, to=InvoiceStatus.VOID, actor="test", reason="by mistake", now=now)
+    sell(tenant, now - timedelta(hours=70), now - timedelta(hours=55), rate=h100)
+    sell(tenant, now - timedelta(hours=70), now - timedelta(hours=66), rate=l40s)
+    page = page_of(charlie, bill(75, 50))
+    for row in (
+        ("H100", "10.0", "15.0", "20.00", "30.00", "+50.0 %"),
+        ("L40S", "0.0", "4.0", "0.00", "4.00", "new"),
+        ("Together", "10.0", "19.0", "20.00", "34.00", "+70.0 %"),
+    ):
+        assert "".join(f'<td class="gf-number">{cell}</td>' for cell in row[1:]) in page, row
+        assert f'<th scope="row">{row[0]}</th>' in page
+    assert f"/admin/billing/invoice/{first.pk}/change/" in page
 
 
 def queries_of(client: Client, row: Any) -> int:

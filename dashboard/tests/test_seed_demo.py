@@ -14,7 +14,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from apikeys.models import ApiKey
-from billing.models import Rate
+from billing.models import Invoice, Rate
 from clusters.models import GPU, Cluster, GPUStatePeriod, Node
 from clusters.services import create_cluster
 from dashboard.demo import seeding
@@ -98,6 +98,9 @@ def test_two_weeks_of_believable_history(tmp_path: Path) -> None:
     assert 0.6 < sold_share(first) < 0.9
     lost = Job.objects.filter(status=JobStatus.FAILED, events__reason__contains="went silent")
     assert lost.exists()
+    assert sorted(Invoice.objects.values_list("status", flat=True)) == ["draft", "open", "open", "paid", "paid"]
+    week = first + timedelta(days=7)
+    assert all(abs(invoice.period.upper - week) < timedelta(minutes=1) for invoice in Invoice.objects.all())
 
 
 def sold_share(start: Any) -> float:

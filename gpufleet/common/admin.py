@@ -5,6 +5,7 @@ from functools import wraps
 from typing import Any
 
 from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
 from django.db.models import Model
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
@@ -13,7 +14,7 @@ from django.utils.html import format_html
 from unfold.admin import ModelAdmin
 
 from gpufleet.common import audit
-from gpufleet.common.asking import AgreeForm, Answers, Question, asks, silently
+from gpufleet.common.asking import AgreeForm, Answers, Question, asks, counted, silently
 from gpufleet.common.errors import DomainError
 from gpufleet.common.models import AuditEntry, IdempotentResponse
 from gpufleet.common.panels import panels_of
@@ -30,6 +31,7 @@ __all__ = [
     "actor_of",
     "asked_once",
     "asks",
+    "counted",
     "report",
     "shown_during",
     "silently",
@@ -64,6 +66,14 @@ class ConsoleAdmin(ModelAdmin):  # type: ignore[misc]  # unfold is untyped
             if request.user.has_perm(permission):
                 actions[name] = (action, name, getattr(action, "short_description", name))
         return actions
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """The list. An action that this person may not run is refused; Django would show the list as if nothing was."""
+        wanted = {name for name in request.POST.getlist("action") if name}
+        if not wanted <= set(self.get_actions(request)):
+            raise PermissionDenied
+        response: HttpResponse = super().changelist_view(request, extra_context)
+        return response
 
     def applies(self, action: str, row: Any) -> bool:
         """Whether a button for this action makes sense on the page of this row."""

@@ -42,6 +42,11 @@ class AgreeForm(forms.Form):
     """Nothing to say."""
 
 
+def counted(number: int, noun: str) -> str:
+    """1 GPU, 2 GPUs."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """What is asked before an action. ``fields`` of each row are in the audit log before and after it."""

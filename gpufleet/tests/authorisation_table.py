@@ -250,6 +250,7 @@ CONSOLE_PAGES = {
     "live_cluster",
     "live_explanation",
     "live_metrics",
+    "live_leakage",
     "leakage",
     "search",
     "app_list",
@@ -265,4 +266,5 @@ CONSOLE_PAGES = {
     "billing_invoice_proof_csv",
     "billing_invoice_proof_json",
 }
-CONSOLE_DOORS = {"login", "logout"}
+# Where people log in, by name or through a provider.
+CONSOLE_DOORS = {"login", "logout", "sso", "sso_callback"}

@@ -1,7 +1,7 @@
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from gpufleet.env import celery_url, percent
+from gpufleet.env import celery_url, pairs, percent
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,17 @@ def test_what_is_no_percentage_stops_the_start_and_is_named(monkeypatch: pytest.
     monkeypatch.setenv("TAX_PERCENT", text)
     with pytest.raises(ImproperlyConfigured, match="TAX_PERCENT is a number from 0 to 100"):
         percent("TAX_PERCENT", default="0")
+
+
+def test_pairs_say_what_theirs_stand_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PAIRS", "operator:gpu-ops, operator:urn:sre,viewer:board")
+    assert pairs("PAIRS", "a:b") == {"gpu-ops": "operator", "urn:sre": "operator", "board": "viewer"}
+    monkeypatch.setenv("PAIRS", "")
+    assert pairs("PAIRS", "a:b") == {"b": "a"}
+
+
+@pytest.mark.parametrize("text", ["operator", "operator:", ":gpu-ops", "a:b,,c:d"])
+def test_pairs_that_are_none_are_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("PAIRS", text)
+    with pytest.raises(ImproperlyConfigured, match="PAIRS is pairs such as"):
+        pairs("PAIRS", "a:b")

@@ -80,6 +80,7 @@ def unsold(scope: Scope, prices: Mapping[tuple[int, str], int], *, most: int, ro
         "price_models": [model for _, model in prices],
         "prices": list(prices.values()),
         "most": most,
+        "each_gpu": True,
     }
     with snapshot():
         rows = _fetch(RANKED, {**_parameters(scope, [By.SEGMENT, By.MODEL], rollup=rollup), **ranked_by})
@@ -171,6 +172,7 @@ def parameters_of(
     places = {key: place for place, key in enumerate(dict.fromkeys(keys), start=1)}
     return {
         "by": [str(dimension) for dimension in by],
+        "each_gpu": bool({By.NODE, By.GPU} & set(by)),
         "start": scope.start,
         "end": max(scope.start, scope.end),
         "window": TimestamptzMultirange(DateTimeTZRange(part.start, part.end) for part in raw),

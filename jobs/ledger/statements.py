@@ -204,7 +204,13 @@ SELECT DISTINCT job.gpu_type
 """
 
 # Rolled days are summed up first, one block of days (those of one slot) after the other: it is the many rows that cost.
+# Where nobody asks for nodes or GPUs, one GPU stands for all of its model in its cluster, and there are few rows left.
 WHOLE = """,
+standing AS MATERIALIZED (
+    SELECT gpu_id, CASE WHEN %(each_gpu)s THEN gpu_id
+                        ELSE first_value(gpu_id) OVER (PARTITION BY cluster_id, model) END AS stands_for
+      FROM unit
+),
 rolled AS MATERIALIZED (
     SELECT gpu_id, day, segment,
            @columns
@@ -214,18 +220,20 @@ rolled AS MATERIALIZED (
                 AS kept (start, day, segment)
              GROUP BY 1, 2) AS block
      CROSS JOIN LATERAL (
-           SELECT gpu_id,
+           SELECT stands_for AS gpu_id,
                   @totals
              FROM jobs_gpuday
+             JOIN standing USING (gpu_id)
             WHERE jobs_gpuday.start = ANY(block.kept_starts)
-            GROUP BY gpu_id) AS summed
+            GROUP BY stands_for) AS summed
 ),
 blocks AS MATERIALIZED (
-    SELECT gpu_id, segment,
+    SELECT stands_for AS gpu_id, segment,
            @totals
       FROM jobs_gpublock
+      JOIN standing USING (gpu_id)
       JOIN unnest(%(block_days)s::date[], %(block_segments)s::int[]) AS kept (first_day, segment) USING (first_day)
-     GROUP BY gpu_id, segment
+     GROUP BY stands_for, segment
 ),
 whole AS (
     SELECT raw.gpu_id, days[slot] AS day, segments[slot] AS segment,

@@ -24,7 +24,7 @@ def test_an_operator_holds_releases_and_cancels_and_is_told_what_was_refused() -
     client = staff("view_job", "change_job")
     job, done = make_job(), make_job(status="completed")
     page = run(client, "hold", job.pk, done.pk)
-    assert "1 of 2 jobs are now blocked." in page
+    assert "1 of 2 jobs now blocked." in page
     assert "A completed job can&#x27;t become blocked." in page
     job.refresh_from_db()
     assert job.block_reason == "On hold: by the book"

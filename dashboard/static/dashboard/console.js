@@ -1,6 +1,7 @@
 /* What the console does in the browser beside htmx: instants in the reader's own zone, and keys that are copied. */
 (() => {
   "use strict";
+  htmx.config.allowEval = false; // Conditions in attributes would be code that the policy refuses.
   htmx.config.includeIndicatorStyles = false; // The policy refuses a style that a script writes into the page.
 
   const WRITTEN = /^(\d{4}-\d\d-\d\d) (\d\d:\d\d(?::\d\d)?)$/; // As the server writes instants, in UTC.
@@ -26,11 +27,17 @@
     }
     for (const cell of root.querySelectorAll("#result_list td, #result_list th, .readonly, .inline-group td p, .gf-at")) {
       const inner = cell.children.length === 1 && cell.firstElementChild.children.length === 0 ? cell.firstElementChild : cell;
+      if ("own" in inner.dataset) continue; // It is in the reader's zone already: this runs for each part that comes.
       const written = inner.children.length === 0 && inner.textContent.trim().match(WRITTEN);
       if (written) showTime(inner, new Date(`${written[1]}T${written[2]}Z`), written[0]);
     }
     const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
     for (const element of root.querySelectorAll("[data-zone]")) element.textContent = zone;
+  }
+
+  // The cells of a cluster are fetched when it is opened, and again as long as it is open.
+  function fetchCells(selector) {
+    for (const cells of document.querySelectorAll(`${selector} .gf-cells`)) htmx.trigger(cells, "gf-cells");
   }
 
   async function copy(button) {
@@ -44,6 +51,38 @@
     }
   }
 
+  // What unfold's pages ask Alpine for. Its build for strict policies knows no globals and takes one step an attribute.
+  document.addEventListener("alpine:init", () => {
+    Alpine.data("theme", theme);
+    Alpine.data("searchForm", searchForm);
+    Alpine.data("shell", (tab = "") => ({
+      activeTab: tab,
+      sidebarMobileOpen: false,
+      sidebarDesktopOpen: localStorage.getItem("sidebarDesktopOpen") !== "0",
+      window: { location: { pathname: location.pathname, search: location.search } },
+      init() {
+        this.activeTab = (tab && getCurrentTab()) || tab;
+        this.$watch("sidebarDesktopOpen", (open) => localStorage.setItem("sidebarDesktopOpen", open ? "1" : "0"));
+      },
+    }));
+    Alpine.data("searchDropdown", () => ({
+      ...searchDropdown(),
+      openResults() {
+        this.openSearchResults = true;
+        this.currentIndex = 0;
+      },
+      leaveResults() {
+        this.openSearchResults = false;
+        if (this.$refs.searchInput.value === "") this.$refs.searchInput.blur();
+        else this.$refs.searchInput.value = "";
+      },
+    }));
+  });
+
+  setInterval(() => fetchCells(".gf-cluster[open]"), 10000);
+  document.addEventListener("toggle", (event) => {
+    if (event.target.matches(".gf-cluster[open]")) fetchCells(`#${event.target.id}`);
+  }, true);
   document.addEventListener("DOMContentLoaded", () => showTimes(document));
   document.addEventListener("htmx:load", (event) => showTimes(event.target));
   document.addEventListener("click", (event) => {

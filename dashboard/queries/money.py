@@ -1,0 +1,29 @@
+"""Leakage and revenue of one window, of one instant and one reading of the ledger: what the leakage page shows.
+
+The same figures as ``leakage`` and ``revenue``, without what the page does not show: the GPUs behind unsold time, the
+days, and the window before.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from dashboard.queries.leakage import Leakage, lost_in, report_of
+from dashboard.queries.revenue import Revenue, earned_from
+from jobs import ledger
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """What a window lost and what it earned."""
+
+    lost: Leakage
+    earned: Revenue
+
+
+def money(currency: str, *, start: datetime, end: datetime) -> Money:
+    """Both reports of ``[start, end)`` in one currency; ``end`` is now. A fixed number of queries."""
+    with ledger.snapshot():
+        lost = lost_in(currency, start=start, end=end, ranked=False)
+        return Money(
+            report_of(lost, currency, start=start, end=end), earned_from(lost.sold, currency, start=start, end=end)
+        )
