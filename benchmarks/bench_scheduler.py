@@ -46,7 +46,8 @@ FREED, STEADY_CYCLES, CONTRAST_JOBS = 50, 9, 300
 
 TABLES = (
     "jobs_startestimate, jobs_jobevent, jobs_waitperiod, jobs_kindwait, jobs_allocation, jobs_job, "
-    "jobs_schedulercycle, clusters_gpustateperiod, clusters_gpu, clusters_node, clusters_cluster, tenants_tenant, apikeys_apikey"
+    "jobs_schedulercycle, clusters_gpustateperiod, clusters_gpu, clusters_node, clusters_cluster, tenants_tenant, "
+    "apikeys_apikey"
 )
 NODES = """
     INSERT INTO clusters_node (cluster_id, hostname, total_gpus, intent, intent_reason, silent, last_heartbeat_at,
