@@ -8,12 +8,14 @@ from typing import Any
 from django.conf import settings
 from django.db import connection
 
-from clusters.frames import HEADER, TRAILER, Frame, frames_of, pack_frames
+from clusters.frames import HEADER, TRAILER, frames_of, pack_frames
 from clusters.models import LatestReading
 from clusters.partitions import ensure_partitions
 from clusters.sampledb import for_main_database, in_transaction_of_samples, samples_connection
 from clusters.series import HOUR, floor_to
 from clusters.telemetry import Sample
+
+Asked = tuple[str, list[Any]]
 
 COLUMNS = (
     "gpu_id",
@@ -35,6 +37,8 @@ QUEUE = """
 INSERT INTO clusters_metricoutbox (node_id, recorded_at) SELECT * FROM unnest(%s::bigint[], %s::timestamptz[])
 """
 MARK_LATE = "INSERT INTO clusters_metriclate (node_id, hour) SELECT * FROM unnest(%s::bigint[], %s::timestamptz[])"
+
+RETIRED_SINCE = "SELECT id FROM clusters_gpu WHERE retired_at >= %s"
 
 LOCK_NODES = "SELECT id FROM clusters_node WHERE id = ANY(%s) ORDER BY id FOR NO KEY UPDATE"
 BEAT = """
@@ -118,8 +122,10 @@ def copy_samples(samples: Sequence[Sample], node_of: Mapping[int, int], *, now: 
     ensure_partitions({frame.recorded_at.astimezone(UTC).date() for frame in frames})
     with in_transaction_of_samples(savepoint=False):
         copy_packed([pack_frames(frames)])
-        mark_hours(late_hours(frames, now=now))
-        queue_frames([(frame.node_id, frame.recorded_at) for frame in frames])
+        stored = [(frame.node_id, frame.recorded_at) for frame in frames]
+        with samples_connection().cursor() as cursor:
+            for statement, params in after_frames(stored, late_hours(stored, now=now)):
+                cursor.execute(statement, params)
 
 
 def copy_packed(rows: Iterable[bytes]) -> None:
@@ -128,26 +134,23 @@ def copy_packed(rows: Iterable[bytes]) -> None:
         copy.write(b"".join([HEADER, *rows, TRAILER]))
 
 
-def queue_frames(frames: Sequence[tuple[int, datetime]]) -> None:
-    """Have frames forwarded, where samples are: see ``forwarding``."""
-    if settings.REMOTE_WRITE_URL and frames:
-        nodes, times = zip(*frames, strict=True)
-        with samples_connection().cursor() as cursor:
-            cursor.execute(QUEUE, [list(nodes), list(times)])
-
-
-def late_hours(frames: Iterable[Frame], *, now: datetime) -> set[tuple[int, datetime]]:
-    """The nodes and hours of the frames whose hour is over."""
+def late_hours(frames: Iterable[tuple[int, datetime]], *, now: datetime) -> set[tuple[int, datetime]]:
+    """The nodes and hours of the frames, by node and instant, whose hour is over."""
     this_hour = floor_to(now, HOUR)
-    return {(frame.node_id, floor_to(frame.recorded_at, HOUR)) for frame in frames if frame.recorded_at < this_hour}
+    return {(node_id, floor_to(at, HOUR)) for node_id, at in frames if at < this_hour}
 
 
-def mark_hours(late: Collection[tuple[int, datetime]]) -> None:
-    """Have the rollup look again at these hours of nodes. Called after the frames are written: see ``rollups``."""
-    if late:
-        nodes, hours = zip(*sorted(late), strict=True)
-        with samples_connection().cursor() as cursor:
-            cursor.execute(MARK_LATE, [list(nodes), list(hours)])
+def after_frames(frames: Sequence[tuple[int, datetime]], late: Collection[tuple[int, datetime]]) -> list[Asked]:
+    """Statements with their parameters to execute after frames are written, in their transaction.
+
+    They have the frames forwarded, where samples are (see ``forwarding``), and have the rollup look again at these
+    hours of nodes (see ``rollups``).
+    """
+    asked = []
+    for statement, rows in ((MARK_LATE, sorted(late)), (QUEUE, frames if settings.REMOTE_WRITE_URL else ())):
+        if rows:
+            asked.append((statement, [list(column) for column in zip(*rows, strict=True)]))
+    return asked
 
 
 def take_stored(fresh: Mapping[tuple[int, datetime], datetime]) -> list[Sample]:
@@ -168,13 +171,6 @@ def take_stored(fresh: Mapping[tuple[int, datetime], datetime]) -> list[Sample]:
         troubled = [Sample(*row) for row in cursor.fetchall()]
         cursor.execute(UPSERT_STORED.format(readings=readings), {**params, "troubled": False})
     return troubled
-
-
-def retired_since(at: datetime) -> set[int]:
-    """The GPUs that were retired since then."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT id FROM clusters_gpu WHERE retired_at >= %s", [at])
-        return {gpu_id for (gpu_id,) in cursor.fetchall()}
 
 
 def read_latest(gpu_ids: Collection[int]) -> dict[int, LatestReading]:

@@ -243,7 +243,7 @@ def test_a_group_that_fails_is_answered_the_ordinary_way(
     def fail(*_: Any) -> None:
         raise OSError("disk")
 
-    monkeypatch.setattr(groups.GroupWriter, "_plain", fail)
+    monkeypatch.setattr(groups.GroupWriter, "_store", fail)
     assert door.post({"metrics": [one(make_gpu())]}, raw_key)[0] == 202
     assert (door.handed_on, MetricSample.objects.count()) == (1, 1)
 
