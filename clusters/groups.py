@@ -99,6 +99,10 @@ class Inventory:
         self._node_of.update((gpu_id, node_id) for gpu_id, node_id, _ in places)
 
 
+class Outdated(Exception):
+    """Keys or GPUs are not what the last group saw of them."""
+
+
 class GroupWriter:
     """The writer of one process. Its threads start with the first batch, so that it may be made before a fork."""
 
@@ -109,6 +113,9 @@ class GroupWriter:
         self._news: dict[tuple[int, tuple[int, ...]], datetime] = {}
         self._requests: Counter[str] = Counter()
         self._over: set[str] = set()
+        # What the last groups saw: live keys by their texts, and the GPUs that were retired of late.
+        self._keys: dict[str, FleetKey] = {}
+        self._retired: set[int] = set()
         self._noting = threading.Lock()
         self._days: set[date] = set()
         self._threads: list[threading.Thread] = []
@@ -221,34 +228,69 @@ class GroupWriter:
             waiting.stored = True
 
     def _store(self, group: Sequence[Waiting], now: datetime) -> list[Waiting]:
-        """Commit those batches of a group about which there is nothing to say: three round trips, or four."""
+        """Commit those batches of a group about which there is nothing to say.
+
+        It goes by what the last group saw, and asks in the same round trip whether that still holds; if not, nothing is
+        kept of it, and it goes by what it has seen itself.
+        """
+        try:
+            return self._commit(group, now)
+        except Outdated:
+            Wire(connections[DEFAULT_DB_ALIAS]).run("ROLLBACK")
+            return self._commit(group, now)
+
+    def _commit(self, group: Sequence[Waiting], now: datetime) -> list[Waiting]:
         main, samples = Wire(connections[DEFAULT_DB_ALIAS]), Wire(samples_connection())
-        allowed, keys = self._allowed(main, group, now)
-        remember = remember_first(_answers(allowed, keys), main, now=now)
+        query = FleetKeysQuery({waiting.raw_key for waiting in group}, now=now)
+        allowed = self._allowed(group)
+        remember = remember_first(_answers(allowed, self._keys), main, now=now)
+        retired = main.text(ingest.RETIRED_SINCE, [now - RETIREMENTS_SHOW_WITHIN])
+        asked = ["BEGIN", query.statement(main), retired, *remember]
         plain: list[Waiting] = []
 
         def data(answered: list[Rows]) -> list[bytes]:
-            plain.extend(_first_ones(allowed, keys, answered[-1] if remember else []))
+            self._see(query.keys(answered[1]), {int(gpu_id or 0) for (gpu_id,) in answered[2]}, group)
+            plain.extend(_first_ones(allowed, self._keys, answered[-1] if remember else []))
             return [HEADER, *(waiting.rows for waiting in plain), TRAILER]
 
         if not are_together():
-            answered = main.run(*remember) if remember else []
-            samples.run("BEGIN", ingest.COPY, copied=lambda _: data(answered))
+            rows = data(main.run(*asked))
+            samples.run("BEGIN", ingest.COPY, copied=lambda _: rows)
             samples.run(*_after(plain, samples), "COMMIT")
             main.run("COMMIT")
         elif settings.REMOTE_WRITE_URL or any(waiting.late for waiting in allowed):
-            main.run(*remember, ingest.COPY, copied=data)
+            main.run(*asked, ingest.COPY, copied=data)
             main.run(*_after(plain, main), "COMMIT")
         else:
-            main.run(*remember, ingest.COPY, "COMMIT", copied=data)
+            main.run(*asked, ingest.COPY, "COMMIT", copied=data)
+        self._count(allowed)
         return plain
 
-    def _within_rate(self, group: Sequence[Waiting], keys: Mapping[str, FleetKey]) -> list[Waiting]:
-        """Those whose keys were not over their rate when it was last asked, a second ago at most."""
-        actors = [_actor(waiting, keys) for waiting in group]
+    def _allowed(self, group: Sequence[Waiting]) -> list[Waiting]:
+        """Those batches whose keys may report their GPUs, by what was seen last, and are not over their rate."""
+        return [
+            waiting
+            for waiting in group
+            if _may_report(self._keys.get(waiting.raw_key), waiting.cluster_keys)
+            and self._retired.isdisjoint(waiting.gpu_ids)
+            and _actor(waiting, self._keys) not in self._over
+        ]
+
+    def _see(self, keys: Mapping[str, FleetKey], retired: set[int], group: Iterable[Waiting]) -> None:
+        """Raises ``Outdated`` where the keys of a group or the retirements are not what was seen last."""
+        known = {waiting.raw_key: self._keys.get(waiting.raw_key) for waiting in group}
+        if self._retired == retired and all(keys.get(raw) == key for raw, key in known.items()):
+            return
+        for raw in known:
+            self._keys.pop(raw, None)
+        self._keys.update(keys)
+        self._retired = retired
+        self.inventory.forget(retired)
+        raise Outdated
+
+    def _count(self, group: Iterable[Waiting]) -> None:
         with self._noting:
-            self._requests.update(actors)
-        return [waiting for waiting, actor in zip(group, actors, strict=True) if actor not in self._over]
+            self._requests.update(_actor(waiting, self._keys) for waiting in group)
 
     def _ask_rates(self, *, now: datetime) -> None:
         with self._noting:
@@ -258,20 +300,6 @@ class GroupWriter:
             for actor in self._over | requests.keys()
             if is_over_limit(actor=actor, requests=requests[actor], now=now.timestamp())
         }
-
-    def _allowed(
-        self, main: Wire, group: Sequence[Waiting], now: datetime
-    ) -> tuple[list[Waiting], dict[str, FleetKey]]:
-        """Begin a transaction; those batches whose keys may report their GPUs now, and the keys by their texts."""
-        query = FleetKeysQuery({waiting.raw_key for waiting in group}, now=now)
-        since = now - RETIREMENTS_SHOW_WITHIN
-        answered = main.run("BEGIN", query.statement(main), main.text(ingest.RETIRED_SINCE, [since]))
-        keys = query.keys(answered[1])
-        retired = {int(gpu_id or 0) for (gpu_id,) in answered[2]}
-        self.inventory.forget(retired)
-        allowed = [waiting for waiting in group if _may_report(keys.get(waiting.raw_key), waiting.cluster_keys)]
-        allowed = self._within_rate(allowed, keys)
-        return [waiting for waiting in allowed if retired.isdisjoint(waiting.gpu_ids)], keys
 
 
 def _guarded(work: Callable[[], None]) -> None:

@@ -42,7 +42,8 @@ class Wire:
         """The rows of each statement, in PostgreSQL's text format.
 
         ``copied`` gives the data of the one ``COPY … FROM STDIN`` among them, when those before it have answered, whose
-        rows it is given. Raises psycopg's errors, after which the connection is to be closed.
+        rows it is given; what it raises ends the transaction. Raises psycopg's errors, after which the connection is to
+        be closed.
         """
         script = ";".join(statements).encode()
         found: list[Rows] = self._connection.wait(_run(self._pgconn, script, copied))
@@ -55,16 +56,27 @@ def _run(pgconn: PGconn, script: bytes, copied: Callable[[list[Rows]], Iterable[
     found: list[Rows] = []
     while (result := (yield from fetch(pgconn))) is not None:
         if result.status == ExecStatus.COPY_IN and copied is not None:
-            data = memoryview(b"".join(copied(found)))
-            for start in range(0, len(data), PIECE):
-                pgconn.put_copy_data(data[start : start + PIECE])
-            pgconn.put_copy_end()
-            yield from send(pgconn)
+            yield from _copy(pgconn, copied, found)
         elif result.status in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
             found.append(_rows(result))
         else:
             raise errors.error_from_result(result)
     return found
+
+
+def _copy(pgconn: PGconn, copied: Callable[[list[Rows]], Iterable[bytes]], found: list[Rows]) -> PQGen[None]:
+    try:
+        data = memoryview(b"".join(copied(found)))
+    except BaseException:
+        pgconn.put_copy_end(b"nothing is to be copied")
+        yield from send(pgconn)
+        while (yield from fetch(pgconn)) is not None:
+            pass
+        raise
+    for start in range(0, len(data), PIECE):
+        pgconn.put_copy_data(data[start : start + PIECE])
+    pgconn.put_copy_end()
+    yield from send(pgconn)
 
 
 def _rows(result: PGresult) -> Rows:
