@@ -184,7 +184,7 @@ def decode_quickly(raw: bytes, *, now: datetime) -> Columns | None:
         sent = QUICK.decode(raw).metrics
     except msgspec.MsgspecError:
         return None
-    columns = [
+    columns: list[list[Any]] = [
         [one.utilization_pct for one in sent],
         [one.memory_used_mb for one in sent],
         [one.memory_total_mb for one in sent],
