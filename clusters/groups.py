@@ -99,6 +99,14 @@ class Inventory:
         self._node_of.update((gpu_id, node_id) for gpu_id, node_id, _ in places)
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What groups saw last: live keys by their texts, and the GPUs retired of late. It is replaced, never changed."""
+
+    keys: Mapping[str, FleetKey]
+    retired: frozenset[int]
+
+
 class Outdated(Exception):
     """Keys or GPUs are not what the last group saw of them."""
 
@@ -113,9 +121,7 @@ class GroupWriter:
         self._news: dict[tuple[int, tuple[int, ...]], datetime] = {}
         self._requests: Counter[str] = Counter()
         self._over: set[str] = set()
-        # What the last groups saw: live keys by their texts, and the GPUs that were retired of late.
-        self._keys: dict[str, FleetKey] = {}
-        self._retired: set[int] = set()
+        self._seen = Seen({}, frozenset())
         self._noting = threading.Lock()
         self._days: set[date] = set()
         self._threads: list[threading.Thread] = []
@@ -241,16 +247,17 @@ class GroupWriter:
 
     def _commit(self, group: Sequence[Waiting], now: datetime) -> list[Waiting]:
         main, samples = Wire(connections[DEFAULT_DB_ALIAS]), Wire(samples_connection())
+        seen = self._seen
         query = FleetKeysQuery({waiting.raw_key for waiting in group}, now=now)
-        allowed = self._allowed(group)
-        remember = remember_first(_answers(allowed, self._keys), main, now=now)
+        allowed = [waiting for waiting in group if self._is_allowed(waiting, seen)]
+        remember = remember_first(_answers(allowed, seen.keys), main, now=now)
         retired = main.text(ingest.RETIRED_SINCE, [now - RETIREMENTS_SHOW_WITHIN])
         asked = ["BEGIN", query.statement(main), retired, *remember]
         plain: list[Waiting] = []
 
         def data(answered: list[Rows]) -> list[bytes]:
-            self._see(query.keys(answered[1]), {int(gpu_id or 0) for (gpu_id,) in answered[2]}, group)
-            plain.extend(_first_ones(allowed, self._keys, answered[-1] if remember else []))
+            self._see(query.keys(answered[1]), {int(gpu_id or 0) for (gpu_id,) in answered[2]}, group, seen)
+            plain.extend(_first_ones(allowed, seen.keys, answered[-1] if remember else []))
             return [HEADER, *(waiting.rows for waiting in plain), TRAILER]
 
         if not are_together():
@@ -263,34 +270,27 @@ class GroupWriter:
             main.run(*_after(plain, main), "COMMIT")
         else:
             main.run(*asked, ingest.COPY, "COMMIT", copied=data)
-        self._count(allowed)
+        with self._noting:
+            self._requests.update(_actor(waiting, seen.keys) for waiting in allowed)
         return plain
 
-    def _allowed(self, group: Sequence[Waiting]) -> list[Waiting]:
-        """Those batches whose keys may report their GPUs, by what was seen last, and are not over their rate."""
-        return [
-            waiting
-            for waiting in group
-            if _may_report(self._keys.get(waiting.raw_key), waiting.cluster_keys)
-            and self._retired.isdisjoint(waiting.gpu_ids)
-            and _actor(waiting, self._keys) not in self._over
-        ]
+    def _is_allowed(self, waiting: Waiting, seen: Seen) -> bool:
+        """Whether its key may report its GPUs, by what was seen last, and was not over its rate a second ago."""
+        return (
+            _may_report(seen.keys.get(waiting.raw_key), waiting.cluster_keys)
+            and seen.retired.isdisjoint(waiting.gpu_ids)
+            and _actor(waiting, seen.keys) not in self._over
+        )
 
-    def _see(self, keys: Mapping[str, FleetKey], retired: set[int], group: Iterable[Waiting]) -> None:
-        """Raises ``Outdated`` where the keys of a group or the retirements are not what was seen last."""
-        known = {waiting.raw_key: self._keys.get(waiting.raw_key) for waiting in group}
-        if self._retired == retired and all(keys.get(raw) == key for raw, key in known.items()):
+    def _see(self, keys: Mapping[str, FleetKey], retired: set[int], group: Iterable[Waiting], seen: Seen) -> None:
+        """Raises ``Outdated`` where the keys of a group or the retirements are not what it went by."""
+        raws = {waiting.raw_key for waiting in group}
+        if seen.retired == retired and all(seen.keys.get(raw) == keys.get(raw) for raw in raws):
             return
-        for raw in known:
-            self._keys.pop(raw, None)
-        self._keys.update(keys)
-        self._retired = retired
+        others = {raw: key for raw, key in seen.keys.items() if raw not in raws}
+        self._seen = Seen({**others, **keys}, frozenset(retired))
         self.inventory.forget(retired)
         raise Outdated
-
-    def _count(self, group: Iterable[Waiting]) -> None:
-        with self._noting:
-            self._requests.update(_actor(waiting, self._keys) for waiting in group)
 
     def _ask_rates(self, *, now: datetime) -> None:
         with self._noting:
