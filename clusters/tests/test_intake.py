@@ -12,7 +12,7 @@ import cramjam
 import pytest
 from django.conf import LazySettings
 from django.core.wsgi import get_wsgi_application
-from django.db import connection
+from django.db import connection, transaction
 from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +26,7 @@ from clusters.intake import PATH, Intake
 from clusters.models import GPU, LatestReading, MetricSample, Node
 from clusters.telemetry import BadBatch, Columns, decode, decode_quickly
 from clusters.tests.factories import NOW, make_cluster_and_key, make_gpu, make_node
+from gpufleet.common.locks import lock_name
 from gpufleet.common.models import IdempotentResponse
 from tenants.tests.factories import alice
 
@@ -337,18 +338,31 @@ def test_what_the_last_group_saw_is_asked_again_in_each_group(door: Door) -> Non
     assert MetricSample.objects.filter(gpu_id=gone.pk).count() == 1
 
 
-def test_late_samples_of_a_group_mark_their_hours(door: Door, raw_key: str, settings: LazySettings) -> None:
-    settings.REMOTE_WRITE_URL = "http://nobody.example/"
+@pytest.mark.parametrize("url", ["", "http://nobody.example/"])
+def test_late_samples_of_a_group_mark_their_hours(door: Door, raw_key: str, settings: LazySettings, url: str) -> None:
+    settings.REMOTE_WRITE_URL = url
     gpu, at = make_gpu(), timezone.now() - timedelta(hours=3)
-    key = {"HTTP_IDEMPOTENCY_KEY": "late"}
     body = json.dumps({"metrics": [{**one(gpu), "recorded_at": at.isoformat()}]}).encode()
     for _ in range(2):
-        assert door.post(body, raw_key, **key)[0] == 202
+        assert door.post(body, raw_key, HTTP_IDEMPOTENCY_KEY="late")[0] == 202
     with connection.cursor() as cursor:
         cursor.execute("SELECT node_id, hour FROM clusters_metriclate")
         assert cursor.fetchall() == [(gpu.node_id, at.replace(minute=0, second=0, microsecond=0))]
         cursor.execute("DELETE FROM clusters_metricoutbox RETURNING node_id, recorded_at")
-        assert cursor.fetchall() == [(gpu.node_id, at)]
+        assert cursor.fetchall() == ([(gpu.node_id, at)] if url else [])
+
+
+def test_whoever_handles_the_same_key_meanwhile_is_waited_for(door: Door, raw_key: str) -> None:
+    gpu, name = make_gpu(), f"idempotency:key:{ApiKey.objects.exclude(kind='cluster').get().pk}:busy"
+    door.post({"metrics": [one(gpu)]}, raw_key)
+    with ThreadPoolExecutor(1) as pool:
+        with transaction.atomic():
+            lock_name(name)
+            sent = pool.submit(door.post, {"metrics": [one(gpu)]}, raw_key, HTTP_IDEMPOTENCY_KEY="busy")
+            with pytest.raises(TimeoutError):
+                sent.result(timeout=0.5)
+        assert sent.result(timeout=10)[0] == 202
+    assert MetricSample.objects.count() == 2
 
 
 @given(
