@@ -216,3 +216,19 @@ def test_a_late_sample_changes_the_fleets_figure_too() -> None:
     store_sample(gpu, MIDNIGHT + 3 * HOUR, now=MIDNIGHT + 30 * HOUR, utilization_pct=20)
     rollups.roll_up(now=MIDNIGHT + 30 * HOUR)
     assert queries.sold_utilisation(start=MIDNIGHT, end=MIDNIGHT + DAY).busy_seconds == pytest.approx(3600)
+
+
+def test_a_day_that_is_partly_rolled_up_is_one_bucket() -> None:
+    """Its first hours come from the rollup, its last from the samples, and a figure that only one part has counts."""
+    gpu = make_gpu()
+    sent = {
+        MIDNIGHT + HOUR: {"utilization_pct": 10, "power_draw_w": 300.5},
+        MIDNIGHT + 2 * HOUR: {"utilization_pct": 90},
+    }
+    for at, values in sent.items():
+        store_sample(gpu, at, now=at, **values)
+    rollups.roll_up(now=MIDNIGHT + 3 * HOUR + 10 * MINUTE)
+    later = {MIDNIGHT + 3 * HOUR + MINUTE: {"utilization_pct": 20, "temperature_c": 50}}
+    for at, values in later.items():
+        store_sample(gpu, at, now=at, **values)
+    assert read(gpu, DAY) == counted({**sent, **later}, DAY)
