@@ -4,11 +4,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from django.db import connection
 from django.db.models import QuerySet
 
 from apikeys.hashing import digest_of, is_well_formed
 from apikeys.models import ApiKey
+from gpufleet.common.wire import Rows, Wire
 
 # Written out, since every request asks it, and the ORM would take longer to write it than PostgreSQL to answer.
 LIVE_KEY = """
@@ -38,21 +38,34 @@ class FleetKey:
     permissions: list[str]
 
 
-# Written out, since group commit asks it hundreds of times a second and the ORM would take most of that time. A key
-# whose use is to be noted again is left to ``find_live_key``.
+# Written out, since group commit asks it hundreds of times a second. A key whose use is to be noted again is left to
+# ``find_live_key``.
 FLEET_KEYS = """
-SELECT digest, id, kind, permissions FROM apikeys_apikey
-WHERE digest = ANY(%s) AND revoked_at IS NULL AND tenant_id IS NULL AND (expires_at IS NULL OR expires_at > %s)
+SELECT digest, id, kind, array_to_string(permissions, ',') FROM apikeys_apikey
+WHERE digest = ANY(%s::text[]) AND revoked_at IS NULL AND tenant_id IS NULL AND (expires_at IS NULL OR expires_at > %s)
   AND last_used_at >= %s
 """
 
 
-def find_live_fleet_keys(raws: Collection[str], *, now: datetime) -> dict[str, FleetKey]:
-    """Those of these raw texts whose keys are live, bound to no tenant, and were noted as used this minute."""
-    raw_of = {digest_of(raw): raw for raw in raws if is_well_formed(raw)}
-    with connection.cursor() as cursor:
-        cursor.execute(FLEET_KEYS, [list(raw_of), now, now - timedelta(minutes=1)])
-        return {raw_of[digest]: FleetKey(*fields) for digest, *fields in cursor.fetchall()}
+class FleetKeysQuery:
+    """Asks for those of some raw texts whose keys are live, bound to no tenant, and were noted as used this minute."""
+
+    def __init__(self, raws: Collection[str], *, now: datetime) -> None:
+        self._raw_of = {digest_of(raw): raw for raw in raws if is_well_formed(raw)}
+        self._now = now
+
+    def statement(self, wire: Wire) -> str:
+        """The query."""
+        digests = "{" + ",".join(self._raw_of) + "}"
+        return wire.text(FLEET_KEYS, [digests, self._now, self._now - timedelta(minutes=1)])
+
+    def keys(self, rows: Rows) -> dict[str, FleetKey]:
+        """What its rows say, by raw text."""
+        found = {}
+        for row in rows:
+            digest, key_id, kind, permissions = (str(value or b"", "ascii") for value in row)
+            found[self._raw_of[digest]] = FleetKey(int(key_id), kind, permissions.split(","))
+        return found
 
 
 def list_keys() -> QuerySet[ApiKey]:

@@ -77,14 +77,13 @@ def bodies(form: str, first_gpu: int, gpus: int, size: int) -> list[bytes]:
 
 
 def requests_of(order: dict[str, Any]) -> Iterator[bytes]:
-    """For ``benchmarks.load``: batches of the fleet in turn, each round a second later than the one before."""
+    """For ``benchmarks.load``: batches of the fleet in turn, each round at its own instant, which is now."""
     form, path, headers = order["form"], order["path"], order["headers"]
     mark = STAMP if form == "json" else NS_STAMP
     parts = [body.split(mark) for body in bodies(form, order["first_gpu"], order["gpus"], order["size"])]
-    at = datetime.now(UTC) - timedelta(minutes=30)
     keys = (f"Idempotency-Key: {uuid.uuid4().hex[:12]}-{number}\r\n" for number in itertools.count())
     while True:
-        at = datetime.now(UTC) if order["live"] else at + timedelta(milliseconds=250)
+        at = datetime.now(UTC)
         text = at.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if form == "json" else str(int(at.timestamp() * 1000) * 10**6)
         for body in parts:
             yield post(path, text.encode().join(body), headers + (next(keys) if order["keyed"] else ""))
@@ -175,7 +174,7 @@ def floor(first_gpu: int, gpus: int, size: int, seconds: float) -> float:
     from django.db import transaction
 
     from clusters import ingest
-    from clusters.frames import frames_of_runs, pack_frames
+    from clusters.frames import pack_runs, runs_of
     from clusters.groups import Inventory
     from clusters.telemetry import decode_quickly
 
@@ -184,9 +183,9 @@ def floor(first_gpu: int, gpus: int, size: int, seconds: float) -> float:
         now = datetime.now(UTC) + timedelta(milliseconds=number)
         columns = decode_quickly(body.replace(STAMP, now.isoformat().encode()), now=now)
         assert columns is not None
-        places = inventory.places_of(columns.gpu_ids)
-        assert places is not None
-        packed.append(pack_frames(frames_of_runs(columns, [node for node, _ in places])))
+        node_ids = inventory.nodes_of(columns.gpu_ids)
+        assert node_ids is not None
+        packed.append(pack_runs(columns, runs_of(columns, node_ids)))
     began, count = time.perf_counter(), 0
     while time.perf_counter() < began + seconds:
         rows = [packed[(count + n) % len(packed)] for n in range(32)]
@@ -210,7 +209,7 @@ def measure(options: argparse.Namespace, stack: ExitStack) -> dict[tuple[str, in
     raw_key, first_gpu = prepare(options.gpus)
     auth = f"Authorization: Bearer {raw_key}\r\nContent-Type: application/json\r\n"
     common = {"host": "127.0.0.1", "first_gpu": first_gpu, "gpus": options.gpus, "seconds": options.seconds}
-    common |= {"keyed": False, "live": False}
+    common |= {"keyed": False}
     ours, drf, peer = free_port(), free_port(), free_port()
     run_server(stack, "gpufleet", granian(ours, "gpufleet.wsgi:application", options.workers, options.threads), ours)
     run_server(stack, "contrast", granian(drf, "benchmarks.contrast:application", options.workers, 4), drf)
@@ -263,7 +262,6 @@ def sustain(options: argparse.Namespace, stack: ExitStack) -> dict[str, Any]:
         "path": "/api/clusters/metrics",
         "headers": f"Authorization: Bearer {raw_key}\r\nContent-Type: application/json\r\n",
         "keyed": True,
-        "live": True,
     }
     minutes = []
     for _ in range(options.sustained):

@@ -5,9 +5,11 @@ https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-FILE-FORMATS
 """
 
 import functools
+import itertools
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import sys
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
@@ -20,6 +22,8 @@ FIELDS_A_ROW: Final = 9  # Node, time, GPU ids, and six figures.
 INT4, INT8 = 23, 20  # PostgreSQL's numbers of these types.
 POSTGRES_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
+ROW: Final = struct.Struct("!hiqiq")
+ARRAY: Final = struct.Struct("!iiiIii")
 
 
 class Frame(NamedTuple):
@@ -65,16 +69,48 @@ def _measured(values: list[int | None]) -> Column:
     return values if values.count(None) < len(values) else None
 
 
-def frames_of_runs(columns: Columns, node_ids: Sequence[int]) -> Iterator[Frame]:
-    """Frames of neighbouring samples of one node and instant, as agents send them; ``node_ids`` are the samples' nodes.
+class Run(NamedTuple):
+    """Neighbouring samples of a batch, ``[begin, end)``, that were read from one node at one instant."""
+
+    node_id: int
+    recorded_at: datetime
+    begin: int
+    end: int
+
+
+def runs_of(columns: Columns, node_ids: Sequence[int]) -> list[Run]:
+    """The runs of a batch, which agents send node by node; ``node_ids`` are its samples' nodes.
 
     What stands apart becomes two frames, which are read as one.
     """
-    keys: list[Any] = list(node_ids) if columns.one_instant else list(zip(node_ids, columns.times, strict=True))
-    ends = [end for end in range(1, len(keys)) if keys[end] != keys[end - 1]]
-    for begin, end in zip([0, *ends], [*ends, len(keys)], strict=True):
-        figures = [None if column is None else column[begin:end] for column in columns.figures]
-        yield Frame(node_ids[begin], columns.times[begin], columns.gpu_ids[begin:end], figures)
+    keys: Iterable[Any] = node_ids if columns.one_instant else zip(node_ids, columns.times, strict=True)
+    runs, begin = [], 0
+    for _, same in itertools.groupby(keys):
+        end = begin + sum(1 for _ in same)
+        runs.append(Run(node_ids[begin], columns.times[begin], begin, end))
+        begin = end
+    return runs
+
+
+def pack_runs(columns: Columns, runs: Iterable[Run]) -> bytes:
+    """Frames of these runs as the rows of a binary COPY, without its header and trailer."""
+    if any(column is not None and None in column for column in columns.figures):
+        return pack_frames(
+            Frame(at_node, at, columns.gpu_ids[begin:end], [column and column[begin:end] for column in columns.figures])
+            for at_node, at, begin, end in runs
+        )
+    size = 8 * len(columns.gpu_ids)
+    ids = _int8s(columns.gpu_ids)
+    figures = _int4s([value for column in columns.figures if column is not None for value in column])  # type: ignore[misc]
+    places = list(itertools.accumulate((size * (column is not None) for column in columns.figures), initial=0))[:-1]
+    starts = [None if column is None else place for column, place in zip(columns.figures, places, strict=True)]
+    pieces: list[bytes] = []
+    for node_id, at, begin, end in runs:
+        pieces += (_row_head(node_id, at), _array_head(INT8, end - begin), ids[12 * begin : 12 * end])
+        head = _array_head(INT4, end - begin)
+        for start in starts:
+            pieces += (NULL,) if start is None else (head, figures[start + 8 * begin : start + 8 * end])
+    return b"".join(pieces)
 
 
 def pack_frames(frames: Iterable[Frame]) -> bytes:
@@ -83,61 +119,45 @@ def pack_frames(frames: Iterable[Frame]) -> bytes:
 
 
 def _pack(frame: Frame) -> bytes:
-    at = (frame.recorded_at - POSTGRES_EPOCH) // MICROSECOND
-    if any(column is not None and None in column for column in frame.columns):
-        return _pack_with_gaps(frame, at)
-    shape = _shape(len(frame.gpu_ids), tuple(column is not None for column in frame.columns))
-    row = shape.row.copy()
-    row[2], row[4] = frame.node_id, at
-    row[shape.ids] = frame.gpu_ids
-    for place, column in zip(shape.places, filter(None, frame.columns), strict=True):
-        row[place] = column
-    return shape.form.pack(*row)
+    count = len(frame.gpu_ids)
+    pieces = [_row_head(frame.node_id, frame.recorded_at), _array_head(INT8, count), _int8s(frame.gpu_ids)]
+    for column in frame.columns:
+        if column is None:
+            pieces.append(NULL)
+        elif None in column:
+            values = b"".join(NULL if value is None else struct.pack("!ii", 4, value) for value in column)
+            pieces += (ARRAY.pack(20 + len(values), 1, 1, INT4, count, 1), values)
+        else:
+            pieces += (_array_head(INT4, count), _int4s(column))  # type: ignore[arg-type]  # none of them is None
+    return b"".join(pieces)
 
 
-@dataclass(frozen=True, slots=True)
-class _Shape:
-    """A row of so many GPUs with these figures: its form, its lengths filled in, and where the values go."""
-
-    form: struct.Struct
-    row: list[Any]
-    ids: slice
-    places: list[slice]
+def _row_head(node_id: int, at: datetime) -> bytes:
+    return ROW.pack(FIELDS_A_ROW, 8, node_id, 8, (at - POSTGRES_EPOCH) // MICROSECOND)
 
 
 @functools.lru_cache(maxsize=4096)
-def _shape(count: int, measured: tuple[bool, ...]) -> _Shape:
-    form, row = "!hiqiq", [FIELDS_A_ROW, 8, 0, 8, 0]
-    form += "iiiIii" + "iq" * count
-    row += [20 + 12 * count, 1, 0, INT8, count, 1]
-    ids = slice(len(row) + 1, len(row) + 2 * count, 2)
-    row += [8, 0] * count
-    places = []
-    for there in measured:
-        if not there:
-            form += "i"
-            row.append(-1)
-            continue
-        form += "iiiIii" + "ii" * count
-        row += [20 + 8 * count, 1, 0, INT4, count, 1]
-        places.append(slice(len(row) + 1, len(row) + 2 * count, 2))
-        row += [4, 0] * count
-    return _Shape(struct.Struct(form), row, ids, places)
+def _array_head(kind: int, count: int) -> bytes:
+    """Of an array without gaps: its length, dimensions, whether there are nulls, type, and that it counts from 1."""
+    return ARRAY.pack(20 + count * (12 if kind == INT8 else 8), 1, 0, kind, count, 1)
 
 
-def _pack_with_gaps(frame: Frame, at: int) -> bytes:
-    ids = b"".join(struct.pack("!iq", 8, gpu_id) for gpu_id in frame.gpu_ids)
-    row = struct.pack("!hiqiq", FIELDS_A_ROW, 8, frame.node_id, 8, at) + _array(
-        ids, INT8, len(frame.gpu_ids), gaps=False
-    )
-    for column in frame.columns:
-        if column is None:
-            row += NULL
-            continue
-        values = b"".join(NULL if value is None else struct.pack("!ii", 4, value) for value in column)
-        row += _array(values, INT4, len(column), gaps=True)
-    return row
+def _int8s(values: Sequence[int]) -> bytes:
+    """The elements of an array, each with its length in front."""
+    halves = array("i", _big_endian(array("q", values)))
+    elements = array("i", bytes(12)) * len(values)
+    elements[0::3] = array("i", _big_endian(array("i", [8]))) * len(values)
+    elements[1::3], elements[2::3] = halves[0::2], halves[1::2]
+    return elements.tobytes()
 
 
-def _array(values: bytes, kind: int, count: int, *, gaps: bool) -> bytes:
-    return struct.pack("!iiiIii", 20 + len(values), 1, gaps, kind, count, 1) + values
+def _int4s(values: Sequence[int]) -> bytes:
+    elements = array("i", [4, 0]) * len(values)
+    elements[1::2] = array("i", values)
+    return _big_endian(elements)
+
+
+def _big_endian(values: "array[int]") -> bytes:
+    if sys.byteorder == "little":
+        values.byteswap()
+    return values.tobytes()

@@ -12,27 +12,29 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from typing import Final
 
 import structlog
-from django.db import connections, transaction
+from django.conf import settings
+from django.db import DEFAULT_DB_ALIAS, connections
 from django.utils import timezone
 
 from apikeys.models import KeyKind, Permission
-from apikeys.queries import FleetKey, find_live_fleet_keys
+from apikeys.queries import FleetKey, FleetKeysQuery
 from clusters import ingest
-from clusters.frames import frames_of_runs, pack_frames
+from clusters.frames import HEADER, TRAILER, Run, pack_runs, runs_of
 from clusters.models import GPU
 from clusters.partitions import ensure_partitions
-from clusters.sampledb import in_transaction_of_samples
+from clusters.sampledb import are_together, samples_connection
 from clusters.services import take_news
 from clusters.telemetry import Columns
 from gpufleet.common.idempotency import Answer, remember_first
 from gpufleet.common.throttling import is_over_limit
+from gpufleet.common.wire import Rows, Wire
 
 logger = structlog.stdlib.get_logger(__name__)
 
@@ -49,10 +51,11 @@ class Waiting:
     accepted: int
     rows: bytes
     gpu_ids: Sequence[int]
-    frames: list[tuple[int, datetime, tuple[int, ...]]]
+    # The nodes and instants of its frames, and of each its place among the samples.
+    runs: list[Run]
     days: frozenset[date]
     late: set[tuple[int, datetime]]
-    cluster_keys: frozenset[int]
+    cluster_keys: set[int]
     idempotency: tuple[str, str] | None
     now: datetime
     done: threading.Lock = field(default_factory=threading.Lock)
@@ -63,26 +66,49 @@ class Inventory:
     """Which node a GPU sits in, and the key of its cluster; neither ever changes. GPUs in service alone."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[int, int]] = {}
+        self._node_of: dict[int, int] = {}
+        self._key_of: dict[int, int] = {}  # By node.
+        self._loading = threading.Lock()
 
-    def places_of(self, gpu_ids: Sequence[int]) -> list[tuple[int, int]] | None:
-        """(Node, id of its cluster's key) of each GPU, or None when one of them is not in service."""
+    def nodes_of(self, gpu_ids: Sequence[int]) -> list[int] | None:
+        """The node of each GPU, or None when one of them is not in service."""
         with contextlib.suppress(KeyError):
-            return [self._known[gpu_id] for gpu_id in gpu_ids]
-        missing = {gpu_id for gpu_id in gpu_ids if gpu_id not in self._known}
-        rows = GPU.objects.filter(pk__in=missing, retired_at__isnull=True)
-        self._known.update(
-            (gpu_id, (node_id, key_id))
-            for gpu_id, node_id, key_id in rows.values_list("pk", "node_id", "node__cluster__key_id")
-        )
-        if missing <= self._known.keys():
-            return [self._known[gpu_id] for gpu_id in gpu_ids]
+            return list(map(self._node_of.__getitem__, gpu_ids))
+        with self._loading:
+            self._load(gpu_ids)
+        with contextlib.suppress(KeyError):
+            return list(map(self._node_of.__getitem__, gpu_ids))
         return None
+
+    def keys_of(self, node_ids: Iterable[int]) -> set[int]:
+        """The keys of the clusters of these nodes."""
+        return set(map(self._key_of.__getitem__, node_ids))
 
     def forget(self, gpu_ids: Iterable[int]) -> None:
         """These are retired."""
         for gpu_id in gpu_ids:
-            self._known.pop(gpu_id, None)
+            self._node_of.pop(gpu_id, None)
+
+    def _load(self, gpu_ids: Sequence[int]) -> None:
+        """The first time the whole fleet: whoever reports one GPU will be followed by those who report the others."""
+        rows = GPU.objects.filter(retired_at__isnull=True)
+        if self._node_of:
+            rows = rows.filter(pk__in=[gpu_id for gpu_id in gpu_ids if gpu_id not in self._node_of])
+        places = list(rows.values_list("pk", "node_id", "node__cluster__key_id"))
+        self._key_of.update((node_id, key_id) for _, node_id, key_id in places)
+        self._node_of.update((gpu_id, node_id) for gpu_id, node_id, _ in places)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What groups saw last: live keys by their texts, and the GPUs retired of late. It is replaced, never changed."""
+
+    keys: Mapping[str, FleetKey]
+    retired: frozenset[int]
+
+
+class Outdated(Exception):
+    """Keys or GPUs are not what the last group saw of them."""
 
 
 class GroupWriter:
@@ -95,6 +121,7 @@ class GroupWriter:
         self._news: dict[tuple[int, tuple[int, ...]], datetime] = {}
         self._requests: Counter[str] = Counter()
         self._over: set[str] = set()
+        self._seen = Seen({}, frozenset())
         self._noting = threading.Lock()
         self._days: set[date] = set()
         self._threads: list[threading.Thread] = []
@@ -103,19 +130,20 @@ class GroupWriter:
 
     def store(self, columns: Columns, *, raw_key: str, idempotency: tuple[str, str] | None, now: datetime) -> bool:
         """Wait until the batch is durable, or declined. ``idempotency``: its key and fingerprint."""
-        places = self.inventory.places_of(columns.gpu_ids)
-        if places is None:
+        node_ids = self.inventory.nodes_of(columns.gpu_ids)
+        if node_ids is None:
             return False
-        frames = list(frames_of_runs(columns, [node_id for node_id, _ in places]))
+        runs = runs_of(columns, node_ids)
+        instants = {columns.times[0]} if columns.one_instant else set(columns.times)
         waiting = Waiting(
             raw_key=raw_key,
             accepted=len(columns.gpu_ids),
-            rows=pack_frames(frames),
+            rows=pack_runs(columns, runs),
             gpu_ids=columns.gpu_ids,
-            frames=[(frame.node_id, frame.recorded_at, tuple(frame.gpu_ids)) for frame in frames],
-            days=frozenset({frame.recorded_at.date() for frame in frames}),
-            late=ingest.late_hours(frames, now=now),
-            cluster_keys=frozenset({key_id for _, key_id in places}),
+            runs=runs,
+            days=frozenset({at.astimezone(UTC).date() for at in instants}),
+            late=ingest.late_hours(((run.node_id, run.recorded_at) for run in runs), now=now),
+            cluster_keys=self.inventory.keys_of({run.node_id for run in runs}),
             idempotency=idempotency,
             now=now,
         )
@@ -134,10 +162,12 @@ class GroupWriter:
 
     def _note(self, stored: Sequence[Waiting]) -> None:
         with self._noting:
-            for node_id, at, gpu_ids in (frame for waiting in stored for frame in waiting.frames):
-                known = self._news.get((node_id, gpu_ids))
-                if known is None or known < at:
-                    self._news[node_id, gpu_ids] = at
+            for waiting in stored:
+                for node_id, at, begin, end in waiting.runs:
+                    frame = (node_id, tuple(waiting.gpu_ids[begin:end]))
+                    known = self._news.get(frame)
+                    if known is None or known < at:
+                        self._news[frame] = at
 
     def close(self) -> None:
         """Write what is left, and end the threads. Nothing may be stored meanwhile or later."""
@@ -200,21 +230,67 @@ class GroupWriter:
         if days - self._days:
             ensure_partitions(days)
             self._days = days
-        with transaction.atomic():
-            plain = self._plain(group, now)
-            with in_transaction_of_samples(savepoint=False):
-                ingest.copy_packed(waiting.rows for waiting in plain)
-                ingest.mark_hours({mark for waiting in plain for mark in waiting.late})
-                ingest.queue_frames([(node_id, at) for waiting in plain for node_id, at, _ in waiting.frames])
-        for waiting in plain:
+        for waiting in self._store(group, now):
             waiting.stored = True
 
-    def _within_rate(self, group: Sequence[Waiting], keys: Mapping[str, FleetKey]) -> list[Waiting]:
-        """Those whose keys were not over their rate when it was last asked, a second ago at most."""
-        actors = [f"key:{keys[waiting.raw_key].id}" for waiting in group]
+    def _store(self, group: Sequence[Waiting], now: datetime) -> list[Waiting]:
+        """Commit those batches of a group about which there is nothing to say.
+
+        It goes by what the last group saw, and asks in the same round trip whether that still holds; if not, nothing is
+        kept of it, and it goes by what it has seen itself.
+        """
+        try:
+            return self._commit(group, now)
+        except Outdated:
+            Wire(connections[DEFAULT_DB_ALIAS]).run("ROLLBACK")
+            return self._commit(group, now)
+
+    def _commit(self, group: Sequence[Waiting], now: datetime) -> list[Waiting]:
+        main, samples = Wire(connections[DEFAULT_DB_ALIAS]), Wire(samples_connection())
+        seen = self._seen
+        query = FleetKeysQuery({waiting.raw_key for waiting in group}, now=now)
+        allowed = [waiting for waiting in group if self._is_allowed(waiting, seen)]
+        remember = remember_first(_answers(allowed, seen.keys), main, now=now)
+        retired = main.text(ingest.RETIRED_SINCE, [now - RETIREMENTS_SHOW_WITHIN])
+        asked = ["BEGIN", query.statement(main), retired, *remember]
+        plain: list[Waiting] = []
+
+        def data(answered: list[Rows]) -> list[bytes]:
+            self._see(query.keys(answered[1]), {int(gpu_id or 0) for (gpu_id,) in answered[2]}, group, seen)
+            plain.extend(_first_ones(allowed, seen.keys, answered[-1] if remember else []))
+            return [HEADER, *(waiting.rows for waiting in plain), TRAILER]
+
+        if not are_together():
+            rows = data(main.run(*asked))
+            samples.run("BEGIN", ingest.COPY, copied=lambda _: rows)
+            samples.run(*_after(plain, samples), "COMMIT")
+            main.run("COMMIT")
+        elif settings.REMOTE_WRITE_URL or any(waiting.late for waiting in allowed):
+            main.run(*asked, ingest.COPY, copied=data)
+            main.run(*_after(plain, main), "COMMIT")
+        else:
+            main.run(*asked, ingest.COPY, "COMMIT", copied=data)
         with self._noting:
-            self._requests.update(actors)
-        return [waiting for waiting, actor in zip(group, actors, strict=True) if actor not in self._over]
+            self._requests.update(_actor(waiting, seen.keys) for waiting in allowed)
+        return plain
+
+    def _is_allowed(self, waiting: Waiting, seen: Seen) -> bool:
+        """Whether its key may report its GPUs, by what was seen last, and was not over its rate a second ago."""
+        return (
+            _may_report(seen.keys.get(waiting.raw_key), waiting.cluster_keys)
+            and seen.retired.isdisjoint(waiting.gpu_ids)
+            and _actor(waiting, seen.keys) not in self._over
+        )
+
+    def _see(self, keys: Mapping[str, FleetKey], retired: set[int], group: Iterable[Waiting], seen: Seen) -> None:
+        """Raises ``Outdated`` where the keys of a group or the retirements are not what it went by."""
+        raws = {waiting.raw_key for waiting in group}
+        if seen.retired == retired and all(seen.keys.get(raw) == keys.get(raw) for raw in raws):
+            return
+        others = {raw: key for raw, key in seen.keys.items() if raw not in raws}
+        self._seen = Seen({**others, **keys}, frozenset(retired))
+        self.inventory.forget(retired)
+        raise Outdated
 
     def _ask_rates(self, *, now: datetime) -> None:
         with self._noting:
@@ -224,17 +300,6 @@ class GroupWriter:
             for actor in self._over | requests.keys()
             if is_over_limit(actor=actor, requests=requests[actor], now=now.timestamp())
         }
-
-    def _plain(self, group: Sequence[Waiting], now: datetime) -> list[Waiting]:
-        """Those batches of a group about which there is nothing to say."""
-        keys = find_live_fleet_keys({waiting.raw_key for waiting in group}, now=now)
-        allowed = [waiting for waiting in group if _may_report(keys.get(waiting.raw_key), waiting.cluster_keys)]
-        allowed = self._within_rate(allowed, keys)
-        retired = ingest.retired_since(now - RETIREMENTS_SHOW_WITHIN)
-        if retired:
-            self.inventory.forget(retired)
-            allowed = [waiting for waiting in allowed if retired.isdisjoint(waiting.gpu_ids)]
-        return _first_ones(allowed, keys, now)
 
 
 def _guarded(work: Callable[[], None]) -> None:
@@ -246,7 +311,7 @@ def _guarded(work: Callable[[], None]) -> None:
             connections.close_all()
 
 
-def _may_report(key: FleetKey | None, cluster_keys: frozenset[int]) -> bool:
+def _may_report(key: FleetKey | None, cluster_keys: set[int]) -> bool:
     """``tenants.permissions.REPORT``, for clear cases: a cluster's key for its own GPUs, or a fleet key that writes."""
     if key is None:
         return False
@@ -255,21 +320,31 @@ def _may_report(key: FleetKey | None, cluster_keys: frozenset[int]) -> bool:
     return bool({Permission.WRITE, Permission.ADMIN} & set(key.permissions))
 
 
-def _first_ones(group: Sequence[Waiting], keys: Mapping[str, FleetKey], now: datetime) -> list[Waiting]:
-    """Those without an idempotency key, and those whose key nobody used before."""
-    answers = [
-        Answer(f"key:{keys[waiting.raw_key].id}", *waiting.idempotency, 202, {"accepted": waiting.accepted})
-        for waiting in group
-        if waiting.idempotency is not None
-    ]
-    new = remember_first(answers, now=now) if answers else set()
+def _answers(group: Sequence[Waiting], keys: Mapping[str, FleetKey]) -> Iterator[Answer]:
+    for waiting in group:
+        if waiting.idempotency is not None:
+            yield Answer(_actor(waiting, keys), *waiting.idempotency, 202, {"accepted": waiting.accepted})
+
+
+def _actor(waiting: Waiting, keys: Mapping[str, FleetKey]) -> str:
+    return f"key:{keys[waiting.raw_key].id}"
+
+
+def _first_ones(group: Sequence[Waiting], keys: Mapping[str, FleetKey], new: Rows) -> list[Waiting]:
+    """Those without an idempotency key, and those whose key nobody used before: ``new`` are actors and keys."""
+    unused = {(str(actor or b"", "ascii"), str(key or b"", "ascii")) for actor, key in new}
     first = []
     for waiting in group:
-        if waiting.idempotency is None:
-            first.append(waiting)
-            continue
-        pair = (f"key:{keys[waiting.raw_key].id}", waiting.idempotency[0])
-        if pair in new:
-            new.remove(pair)
-            first.append(waiting)
+        if waiting.idempotency is not None:
+            pair = (_actor(waiting, keys), waiting.idempotency[0])
+            if pair not in unused:
+                continue
+            unused.remove(pair)
+        first.append(waiting)
     return first
+
+
+def _after(plain: Sequence[Waiting], wire: Wire) -> list[str]:
+    frames = [(run.node_id, run.recorded_at) for waiting in plain for run in waiting.runs]
+    late = {mark for waiting in plain for mark in waiting.late}
+    return [wire.text(*asked) for asked in ingest.after_frames(frames, late)]

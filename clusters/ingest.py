@@ -8,12 +8,14 @@ from typing import Any
 from django.conf import settings
 from django.db import connection
 
-from clusters.frames import HEADER, TRAILER, Frame, frames_of, pack_frames
+from clusters.frames import HEADER, TRAILER, frames_of, pack_frames
 from clusters.models import LatestReading
 from clusters.partitions import ensure_partitions
 from clusters.sampledb import for_main_database, in_transaction_of_samples, samples_connection
 from clusters.series import HOUR, floor_to
 from clusters.telemetry import Sample
+
+Asked = tuple[str, list[Any]]
 
 COLUMNS = (
     "gpu_id",
@@ -36,6 +38,8 @@ INSERT INTO clusters_metricoutbox (node_id, recorded_at) SELECT * FROM unnest(%s
 """
 MARK_LATE = "INSERT INTO clusters_metriclate (node_id, hour) SELECT * FROM unnest(%s::bigint[], %s::timestamptz[])"
 
+RETIRED_SINCE = "SELECT id FROM clusters_gpu WHERE retired_at >= %s"
+
 LOCK_NODES = "SELECT id FROM clusters_node WHERE id = ANY(%s) ORDER BY id FOR NO KEY UPDATE"
 BEAT = """
 UPDATE clusters_node AS node SET last_heartbeat_at = heard.at
@@ -57,21 +61,6 @@ OF_READINGS = {
     "gpu_id": "int8",
     **dict.fromkeys(("utilization", "memory_used", "memory_total", "temperature", "power", "xid"), "int4"),
 }
-NEWEST = """
-SELECT DISTINCT ON (reading.gpu_id)
-    reading.gpu_id, reading.recorded_at, reading.utilization / 1000.0::float8, reading.memory_used,
-    reading.memory_total, reading.temperature / 1000.0::float8, reading.power / 1000.0::float8, reading.xid
-FROM ({readings}) AS reading
-JOIN clusters_gpu AS gpu ON gpu.id = reading.gpu_id
-JOIN clusters_node AS node ON node.id = gpu.node_id
-LEFT JOIN clusters_latestreading AS latest ON latest.gpu_id = gpu.id
-WHERE (gpu.health <> 'healthy' OR gpu.retired_at IS NOT NULL OR node.silent
-       OR coalesce(latest.hot_samples > 0 OR latest.xid > 0, false)
-       OR coalesce(reading.memory_total < latest.memory_total_mb, false)) = %(troubled)s
-  AND (latest.recorded_at IS NULL OR latest.recorded_at < reading.recorded_at)
-ORDER BY reading.gpu_id, reading.recorded_at DESC
-"""
-
 # Rows go in by the order of their GPUs, so that two batches with new GPUs can't wait for each other.
 INSERT = """
 INSERT INTO clusters_latestreading AS latest (
@@ -100,8 +89,41 @@ ON CONFLICT (gpu_id) DO UPDATE SET
 WHERE latest.recorded_at < excluded.recorded_at
 """
 UPSERT = INSERT + SENT + RENEW
-# The comparison with what was known makes a repeated newest reading cost no write.
-UPSERT_STORED = INSERT + "SELECT newest.*, 0 FROM (" + NEWEST + ") AS newest" + RENEW  # noqa: S608  (constants)
+# Of the newest frames: what is known of a GPU is renewed in place, since that costs half of an upsert, and a GPU with
+# which something is the matter stays as it is. A repeated reading costs no write: it is compared with what is known.
+TAKE_STORED = f"""
+WITH newest AS MATERIALIZED (
+    SELECT DISTINCT ON (reading.gpu_id)
+        reading.gpu_id, reading.recorded_at, reading.utilization / 1000.0::float8 AS utilization_pct,
+        reading.memory_used AS memory_used_mb, reading.memory_total AS memory_total_mb,
+        reading.temperature / 1000.0::float8 AS temperature_c, reading.power / 1000.0::float8 AS power_draw_w,
+        reading.xid, latest.gpu_id IS NULL AS is_first,
+        gpu.health <> 'healthy' OR gpu.retired_at IS NOT NULL OR node.silent
+            OR coalesce(latest.hot_samples > 0 OR latest.xid > 0, false)
+            OR coalesce(reading.memory_total < latest.memory_total_mb, false) AS troubled
+    FROM ({{readings}}) AS reading
+    JOIN clusters_gpu AS gpu ON gpu.id = reading.gpu_id
+    JOIN clusters_node AS node ON node.id = gpu.node_id
+    LEFT JOIN clusters_latestreading AS latest ON latest.gpu_id = gpu.id
+    WHERE latest.recorded_at IS NULL OR latest.recorded_at < reading.recorded_at
+    ORDER BY reading.gpu_id, reading.recorded_at DESC
+), renewed AS (
+    UPDATE clusters_latestreading AS latest SET
+        recorded_at = newest.recorded_at, utilization_pct = newest.utilization_pct,
+        memory_used_mb = newest.memory_used_mb, memory_total_mb = newest.memory_total_mb,
+        temperature_c = newest.temperature_c, power_draw_w = newest.power_draw_w, xid = newest.xid, hot_samples = 0
+    FROM newest
+    WHERE NOT newest.troubled AND NOT newest.is_first
+      AND latest.gpu_id = newest.gpu_id AND latest.recorded_at < newest.recorded_at
+), added AS (
+    {INSERT}
+    SELECT gpu_id, recorded_at, utilization_pct, memory_used_mb, memory_total_mb, temperature_c, power_draw_w, xid, 0
+    FROM newest WHERE NOT troubled AND is_first ORDER BY gpu_id
+    {RENEW}
+)
+SELECT gpu_id, recorded_at, utilization_pct, memory_used_mb, memory_total_mb, temperature_c, power_draw_w, xid
+FROM newest WHERE troubled
+"""  # noqa: S608  (made of constants)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +140,10 @@ def copy_samples(samples: Sequence[Sample], node_of: Mapping[int, int], *, now: 
     ensure_partitions({frame.recorded_at.astimezone(UTC).date() for frame in frames})
     with in_transaction_of_samples(savepoint=False):
         copy_packed([pack_frames(frames)])
-        mark_hours(late_hours(frames, now=now))
-        queue_frames([(frame.node_id, frame.recorded_at) for frame in frames])
+        stored = [(frame.node_id, frame.recorded_at) for frame in frames]
+        with samples_connection().cursor() as cursor:
+            for statement, params in after_frames(stored, late_hours(stored, now=now)):
+                cursor.execute(statement, params)
 
 
 def copy_packed(rows: Iterable[bytes]) -> None:
@@ -128,26 +152,23 @@ def copy_packed(rows: Iterable[bytes]) -> None:
         copy.write(b"".join([HEADER, *rows, TRAILER]))
 
 
-def queue_frames(frames: Sequence[tuple[int, datetime]]) -> None:
-    """Have frames forwarded, where samples are: see ``forwarding``."""
-    if settings.REMOTE_WRITE_URL and frames:
-        nodes, times = zip(*frames, strict=True)
-        with samples_connection().cursor() as cursor:
-            cursor.execute(QUEUE, [list(nodes), list(times)])
-
-
-def late_hours(frames: Iterable[Frame], *, now: datetime) -> set[tuple[int, datetime]]:
-    """The nodes and hours of the frames whose hour is over."""
+def late_hours(frames: Iterable[tuple[int, datetime]], *, now: datetime) -> set[tuple[int, datetime]]:
+    """The nodes and hours of the frames, by node and instant, whose hour is over."""
     this_hour = floor_to(now, HOUR)
-    return {(frame.node_id, floor_to(frame.recorded_at, HOUR)) for frame in frames if frame.recorded_at < this_hour}
+    return {(node_id, floor_to(at, HOUR)) for node_id, at in frames if at < this_hour}
 
 
-def mark_hours(late: Collection[tuple[int, datetime]]) -> None:
-    """Have the rollup look again at these hours of nodes. Called after the frames are written: see ``rollups``."""
-    if late:
-        nodes, hours = zip(*sorted(late), strict=True)
-        with samples_connection().cursor() as cursor:
-            cursor.execute(MARK_LATE, [list(nodes), list(hours)])
+def after_frames(frames: Sequence[tuple[int, datetime]], late: Collection[tuple[int, datetime]]) -> list[Asked]:
+    """Statements with their parameters to execute after frames are written, in their transaction.
+
+    They have the frames forwarded, where samples are (see ``forwarding``), and have the rollup look again at these
+    hours of nodes (see ``rollups``).
+    """
+    asked = []
+    for statement, rows in ((MARK_LATE, sorted(late)), (QUEUE, frames if settings.REMOTE_WRITE_URL else ())):
+        if rows:
+            asked.append((statement, [list(column) for column in zip(*rows, strict=True)]))
+    return asked
 
 
 def take_stored(fresh: Mapping[tuple[int, datetime], datetime]) -> list[Sample]:
@@ -164,17 +185,8 @@ def take_stored(fresh: Mapping[tuple[int, datetime], datetime]) -> list[Sample]:
     with connection.cursor() as cursor:
         cursor.execute(LOCK_NODES, [list(heard)])
         cursor.execute(BEAT, [list(heard), list(heard.values())])
-        cursor.execute(NEWEST.format(readings=readings), {**params, "troubled": True})
-        troubled = [Sample(*row) for row in cursor.fetchall()]
-        cursor.execute(UPSERT_STORED.format(readings=readings), {**params, "troubled": False})
-    return troubled
-
-
-def retired_since(at: datetime) -> set[int]:
-    """The GPUs that were retired since then."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT id FROM clusters_gpu WHERE retired_at >= %s", [at])
-        return {gpu_id for (gpu_id,) in cursor.fetchall()}
+        cursor.execute(TAKE_STORED.format(readings=readings), params)
+        return [Sample(*row) for row in cursor.fetchall()]
 
 
 def read_latest(gpu_ids: Collection[int]) -> dict[int, LatestReading]:

@@ -12,7 +12,7 @@ from django.db.models.functions import Coalesce
 from clusters import series
 from clusters.models import GPU, Cluster, GPUFault, GPUHealth, GPUState, LatestReading, Node
 from clusters.sampledb import samples_connection
-from clusters.series import Bucket
+from clusters.series import Buckets
 from gpufleet.common.errors import FieldProblem, InvalidInput, NotFound
 from gpufleet.common.ports import Port
 from tenants.callers import Caller
@@ -234,7 +234,7 @@ class Series:
     end: datetime
     step: str
     readings: list[tuple[Any, ...]]
-    buckets: list[Bucket]
+    buckets: Buckets
 
 
 def gpu_metrics(
@@ -258,7 +258,7 @@ def gpu_metrics(
         rows = series.readings(node_id=node_id, gpu_id=gpu_id, start=start, end=end, limit=MAX_POINTS + 1)
         if len(rows) > MAX_POINTS:
             raise _too_many_points()
-        return Series(gpu_id, start, end, step, rows, [])
+        return Series(gpu_id, start, end, step, rows, Buckets([], [], []))
     buckets = series.buckets(node_id=node_id, gpu_id=gpu_id, start=start, end=end, width=width)
     return Series(gpu_id, start, end, step, [], buckets)
 

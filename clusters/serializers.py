@@ -11,7 +11,7 @@ from rest_framework import serializers
 
 from clusters.models import ClusterStatus, GPUHealth, GPUState, HealthCause, NodeIntent, NodeStatus, OnNodeLoss
 from clusters.queries import STEPS, Series
-from clusters.series import SCALES, Bucket, Spread
+from clusters.series import SCALES, Buckets
 from clusters.telemetry import MAX_SAMPLES
 from gpufleet.common.serializers import IdField, InstantField, StrictSerializer
 
@@ -322,7 +322,7 @@ def stream_series(series: Series) -> Iterator[bytes]:
     """
     head = {"gpu_id": series.gpu_id, "from": _instant(series.start), "to": _instant(series.end), "step": series.step}
     yield msgspec.json.encode(head)[:-1] + b',"points":['
-    points = map(_reading, series.readings) if series.step == "raw" else map(_bucket, series.buckets)
+    points: Iterator[Any] = map(_reading, series.readings) if series.step == "raw" else _points(series.buckets)
     lead = b""
     while piece := list(itertools.islice(points, POINTS_A_PIECE)):
         yield lead + msgspec.json.encode(piece)[1:-1]
@@ -343,19 +343,31 @@ def _reading(row: tuple[Any, ...]) -> dict[str, Any]:
     return {"recorded_at": _instant(at), **scaled, "xid": xid}
 
 
-def _bucket(bucket: Bucket) -> dict[str, Any]:
-    spreads = {name: _spread(spread, scale) for (name, scale), spread in zip(FIGURES, bucket.spreads, strict=True)}
-    return {"start": _instant(bucket.start), "samples": bucket.samples, **spreads}
+class _Spread(msgspec.Struct, gc=False):
+    count: int
+    avg: float | None
+    min: float | None
+    max: float | None
+    last: float | None
 
 
-def _spread(spread: Spread, scale: int) -> dict[str, float | None]:
-    if spread.last is None:
-        return {"count": 0, "avg": None, "min": None, "max": None, "last": None}
-    least, greatest, total = spread.bounds()
-    return {
-        "count": spread.measured,
-        "avg": total / (spread.measured * scale),
-        "min": least / scale,
-        "max": greatest / scale,
-        "last": spread.last / scale,
-    }
+class _Point(msgspec.Struct):
+    start: str
+    samples: int
+    utilization_pct: _Spread
+    memory_used_mb: _Spread
+    memory_total_mb: _Spread
+    temperature_c: _Spread
+    power_draw_w: _Spread
+
+
+def _points(buckets: Buckets) -> Iterator[_Point]:
+    spreads = [_spreads(columns, scale) for columns, scale in zip(buckets.spreads, SCALES.values(), strict=True)]
+    return map(_Point, map(_instant, buckets.starts), buckets.samples, *spreads)
+
+
+def _spreads(columns: list[list[Any]], scale: int) -> Iterator[_Spread]:
+    counts, least, greatest, totals, lasts = columns
+    averages = [total / (count * scale) if count else None for count, total in zip(counts, totals, strict=True)]
+    bounds = [[None if value is None else value / scale for value in column] for column in (least, greatest, lasts)]
+    return map(_Spread, counts, averages, *bounds)

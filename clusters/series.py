@@ -4,7 +4,7 @@ Figures are stored as integers (thousandths of a percent, degree and watt; whole
 averages of sums of sums, are exact whatever they were added up from.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, NamedTuple, cast
@@ -64,6 +64,11 @@ FROM {table} WHERE gpu_id = %s AND start >= %s AND start < %s GROUP BY 1 ORDER B
 AS_ROLLED = (
     "SELECT start, samples, {columns} FROM {table} WHERE gpu_id = %s AND start >= %s AND start < %s ORDER BY start"
 )
+# All of them as one row of arrays: two thousand buckets of 27 figures are read several times faster so.
+BY_COLUMN = """
+SELECT {columns} FROM ({rows}) AS bucket ({names})
+"""
+NAMES: Final = ("start", "samples", *COLUMNS.split(", "))
 UNTIL = """
 SELECT least(
     (SELECT hours_until FROM clusters_metricrollup), (SELECT min(hour) FROM clusters_metriclate WHERE node_id = %s)
@@ -139,6 +144,22 @@ class Bucket(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Buckets:
+    """Buckets of one GPU by column, oldest first; ``spreads`` are for each of ``FIELDS`` the columns of ``Spread``."""
+
+    starts: list[datetime]
+    samples: list[int]
+    spreads: list[list[list[Any]]]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __iter__(self) -> Iterator[Bucket]:
+        spreads = [map(Spread._make, zip(*columns, strict=True)) for columns in self.spreads]
+        return map(Bucket, self.starts, self.samples, zip(*spreads, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
     """A part of a window, and the level that holds it."""
 
@@ -187,22 +208,21 @@ def readings(*, node_id: int, gpu_id: int, start: datetime, end: datetime, limit
     return rows
 
 
-def buckets(*, node_id: int, gpu_id: int, start: datetime, end: datetime, width: timedelta) -> list[Bucket]:
+def buckets(*, node_id: int, gpu_id: int, start: datetime, end: datetime, width: timedelta) -> Buckets:
     """The samples in ``[start, end)`` in buckets of this width, oldest first; empty ones are left out.
 
     Whole hours and days come from the rollups, as far as they are complete; the rest, and edges, from the samples.
     """
     levels: list[tuple[Level, timedelta]] = [("day", DAY)] if width >= DAY else []
     levels += [("hour", HOUR)] if width >= HOUR else []
+    found: list[list[Any]] = [[] for _ in NAMES]
     with samples_connection().cursor() as cursor:
         cursor.execute(UNTIL, [node_id])
         row = cursor.fetchone()
-        found: dict[datetime, Bucket] = {}
         for piece in pieces(start, end, until=row[0] if row else EPOCH, levels=levels):
-            for bucket in _read(cursor, piece, node_id, gpu_id, width):
-                earlier = found.get(bucket.start)
-                found[bucket.start] = bucket if earlier is None else earlier.then(bucket)
-    return list(found.values())
+            _append(found, _read(cursor, piece, node_id, gpu_id, width))
+    starts, samples, *figures = found
+    return Buckets(starts, samples, [figures[n : n + 5] for n in range(0, len(figures), 5)])
 
 
 def mean_readings(
@@ -229,14 +249,30 @@ def mean_readings(
     return rows
 
 
-def _read(cursor: Any, piece: Piece, node_id: int, gpu_id: int, width: timedelta) -> Iterator[Bucket]:
-    window = [gpu_id, piece.start, piece.end]
+def _append(found: list[list[Any]], columns: list[list[Any]]) -> None:
+    """Put a later piece's columns behind those of the earlier ones; a bucket that both have a part of becomes one."""
+    if found[0] and columns[0] and found[0][-1] == columns[0][0]:
+        whole = _bucket(column.pop() for column in found).then(_bucket(column[0] for column in columns))
+        joined = [whole.start, whole.samples, *(figure for spread in whole.spreads for figure in spread)]
+        columns = [[first, *column[1:]] for first, column in zip(joined, columns, strict=True)]
+    for column, more in zip(found, columns, strict=True):
+        column += more
+
+
+def _bucket(row: Iterable[Any]) -> Bucket:
+    start, samples, *figures = row
+    return Bucket(start, samples, tuple(Spread._make(figures[n : n + 5]) for n in range(0, len(figures), 5)))
+
+
+def _read(cursor: Any, piece: Piece, node_id: int, gpu_id: int, width: timedelta) -> list[list[Any]]:
+    params: list[Any] = [gpu_id, piece.start, piece.end]
     table, own_width = TABLES.get(piece.level, ("", None))
     if piece.level == "raw":
-        cursor.execute(BUCKETS, [width, EPOCH, node_id, *window])
+        rows, params = BUCKETS, [width, EPOCH, node_id, *params]
     elif width == own_width:
-        cursor.execute(AS_ROLLED.format(columns=COLUMNS, table=table), window)
+        rows = AS_ROLLED.format(columns=COLUMNS, table=table)
     else:
-        cursor.execute(ROLLED.format(figures=OF_ROLLUPS, table=table), [width, EPOCH, *window])
-    for at, samples, *figures in cursor.fetchall():
-        yield Bucket(at, samples, tuple(Spread._make(figures[n : n + 5]) for n in range(0, 5 * len(FIELDS), 5)))
+        rows, params = ROLLED.format(figures=OF_ROLLUPS, table=table), [width, EPOCH, *params]
+    columns = ", ".join(f"array_agg({name} ORDER BY start)" for name in NAMES)
+    cursor.execute(BY_COLUMN.format(columns=columns, rows=rows, names=", ".join(NAMES)), params)
+    return [column or [] for column in cursor.fetchone()]

@@ -1,7 +1,6 @@
 """Metric batches as agents send them: their shape, their limits, and what is wrong with them. Pure."""
 
 import itertools
-import operator
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -160,8 +159,9 @@ class QuickBatch(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     metrics: Annotated[list[QuickSample], msgspec.Meta(min_length=1, max_length=MAX_SAMPLES)]
 
 
-TAKE: Final = [operator.attrgetter(name) for name in QuickSample.__struct_fields__]
 QUICK: Final = msgspec.json.Decoder(QuickBatch)
+NO_XID: Final = {0, None}
+to_int = float.__round__
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,43 +184,62 @@ def decode_quickly(raw: bytes, *, now: datetime) -> Columns | None:
         sent = QUICK.decode(raw).metrics
     except msgspec.MsgspecError:
         return None
-    gpu_ids, *columns = [list(map(take, sent)) for take in TAKE]
-    kinds = [set(map(type, column)) for column in columns]
-    if any(UnsetType in kind and len(kind) > 1 for kind in kinds):
+    columns: list[list[Any]] = [
+        [one.utilization_pct for one in sent],
+        [one.memory_used_mb for one in sent],
+        [one.memory_total_mb for one in sent],
+        [one.temperature_c for one in sent],
+        [one.power_draw_w for one in sent],
+        [one.xid for one in sent],
+        [one.recorded_at for one in sent],
+    ]
+    there = [column[0] is not UNSET for column in columns]
+    # A name that stood twice in an object would have been read over. No value holds a comma.
+    if raw.count(b",") != len(sent) * (1 + sum(there)) - 1:
         return None
-    there = [UnsetType not in kind for kind in kinds]
-    # A name that stood twice in an object would have been read over. Each name is followed by a colon.
-    if raw.count(b'":') != 1 + len(sent) * (1 + sum(there)):
+    if any(not known and column.count(UNSET) < len(sent) for column, known in zip(columns, there, strict=True)):
         return None
     *figures, times = [column if known else None for column, known in zip(columns, there, strict=True)]
-    return _columns(gpu_ids, times, figures, now)
+    return _columns([one.gpu_id for one in sent], times, figures, now)
 
 
-def _columns(
-    gpu_ids: list[int], times: list[datetime | None] | None, figures: list[Any], now: datetime
-) -> Columns | None:
+def _columns(gpu_ids: list[int], times: list[Any] | None, figures: list[Any], now: datetime) -> Columns | None:
     utilization, used, total, temperature, power, xid = figures
-    if xid is not None and any(xid):
+    if xid is not None and not NO_XID.issuperset(xid):
         return None
-    if temperature is not None and max(filter(None, temperature), default=0.0) >= TEMPERATURE_LIMIT_C:
+    try:
+        whole = [_scaled(utilization, 1000), _scaled(used), _scaled(total), _scaled(temperature, 1000)]
+        whole.append(_scaled(power, 1000))
+        dated = [now] * len(gpu_ids) if times is None else _dated_quickly(times, now)
+    except TypeError:  # A field that only some of the samples have.
         return None
-    dated = [now] * len(gpu_ids) if times is None else [now if at is None else at for at in times]
-    first = dated[0]
-    one_instant = dated.count(first) == len(dated)
+    hot = whole[3] is not None and max(filter(None, whole[3]), default=0) >= TEMPERATURE_LIMIT_C * 1000
+    one_instant = dated.count(dated[0]) == len(dated)
     distinct = len(set(gpu_ids)) if one_instant else len(set(zip(gpu_ids, dated, strict=True)))
-    if distinct < len(gpu_ids) or min(dated) < now - MAX_AGE or max(dated) > now + MAX_LEAD:
+    ends = dated[:1] if one_instant else dated
+    if hot or distinct < len(gpu_ids) or min(ends) < now - MAX_AGE or max(ends) > now + MAX_LEAD:
         return None
-    whole = [_scaled(utilization, 1000), _scaled(used, 1), _scaled(total, 1), _scaled(temperature, 1000)]
-    return Columns(gpu_ids, dated, [*whole, _scaled(power, 1000), xid], one_instant)
+    return Columns(gpu_ids, dated, [*whole, xid], one_instant)
 
 
-def _scaled(values: list[float | None] | None, scale: int) -> Column:
+def _dated_quickly(times: list[Any], now: datetime) -> list[datetime]:
+    """Raises ``TypeError`` where a time was left out."""
+    if times.count(times[0]) == len(times) and times[0] is not None:
+        return times
+    if UNSET in times:
+        raise TypeError
+    return [now if at is None else at for at in times]
+
+
+def _scaled(values: list[Any] | None, scale: int = 1) -> Column:
+    """Raises ``TypeError`` where a value was left out."""
     if values is None:
         return None
-    if None in values:
-        scaled = [None if value is None else round(value * scale) for value in values]
+    try:
+        return list(map(to_int, values if scale == 1 else [value * scale for value in values]))
+    except TypeError:
+        scaled = [None if value is None else to_int(value * scale) for value in values]
         return scaled if scaled.count(None) < len(scaled) else None
-    return [round(value * scale) for value in values]  # type: ignore[operator]  # none of them is None
 
 
 # msgspec says what is wrong in a sentence that ends with the place, such as "… - at `$.metrics[3].gpu_id`".

@@ -12,7 +12,7 @@ import cramjam
 import pytest
 from django.conf import LazySettings
 from django.core.wsgi import get_wsgi_application
-from django.db import connection
+from django.db import connection, transaction
 from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,10 +21,13 @@ from apikeys.models import ApiKey
 from apikeys.services import revoke_key
 from apikeys.tests.factories import make_key
 from clusters import groups
+from clusters.frames import Frame, pack_frames, pack_runs, runs_of
 from clusters.intake import PATH, Intake
 from clusters.models import GPU, LatestReading, MetricSample, Node
-from clusters.telemetry import BadBatch, decode, decode_quickly
+from clusters.telemetry import BadBatch, Columns, decode, decode_quickly
 from clusters.tests.factories import NOW, make_cluster_and_key, make_gpu, make_node
+from gpufleet.common.locks import lock_name
+from gpufleet.common.models import IdempotentResponse
 from tenants.tests.factories import alice
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -243,7 +246,7 @@ def test_a_group_that_fails_is_answered_the_ordinary_way(
     def fail(*_: Any) -> None:
         raise OSError("disk")
 
-    monkeypatch.setattr(groups.GroupWriter, "_plain", fail)
+    monkeypatch.setattr(groups.GroupWriter, "_store", fail)
     assert door.post({"metrics": [one(make_gpu())]}, raw_key)[0] == 202
     assert (door.handed_on, MetricSample.objects.count()) == (1, 1)
 
@@ -310,3 +313,73 @@ def test_the_quick_way_takes_what_agents_send() -> None:
     assert decode_quickly(json.dumps({"metrics": [sample]}).encode(), now=NOW) is not None
     with pytest.raises(BadBatch):
         decode({"metrics": [{**sample, "gpu_id": 0}]}, now=NOW)
+
+
+def test_what_the_last_group_saw_is_asked_again_in_each_group(door: Door) -> None:
+    """A key and a GPU that one group saw alive are another group's, from one request to the next."""
+    cluster, raw_key = make_cluster_and_key()
+    ApiKey.objects.update(last_used_at=timezone.now())
+    kept, gone = make_gpu(make_node(cluster)), make_gpu(make_node(cluster))
+    key = {"HTTP_IDEMPOTENCY_KEY": "it's-a\\key"}
+    for gpu in (kept, gone):
+        assert door.post({"metrics": [one(gpu)]}, raw_key)[0] == 202
+    GPU.objects.filter(pk=gone.pk).update(retired_at=timezone.now())
+    body = json.dumps({"metrics": [one(gone)]}).encode()
+    assert door.post(body, raw_key, **key)[0] == 400
+    assert IdempotentResponse.objects.count() == 0  # What was refused is not remembered as accepted.
+    assert door.post({"metrics": [one(kept)]}, raw_key, **key)[0] == 202
+    ApiKey.objects.update(revoked_at=timezone.now())
+    assert door.post({"metrics": [one(kept)]}, raw_key)[0] == 401
+    ApiKey.objects.update(revoked_at=None)
+    assert door.post({"metrics": [one(kept)]}, raw_key)[0] == 202
+    ApiKey.objects.update(expires_at=timezone.now())
+    assert door.post({"metrics": [one(kept)]}, raw_key)[0] == 401
+    assert MetricSample.objects.filter(gpu_id=kept.pk).count() == 3
+    assert MetricSample.objects.filter(gpu_id=gone.pk).count() == 1
+
+
+@pytest.mark.parametrize("url", ["", "http://nobody.example/"])
+def test_late_samples_of_a_group_mark_their_hours(door: Door, raw_key: str, settings: LazySettings, url: str) -> None:
+    settings.REMOTE_WRITE_URL = url
+    gpu, at = make_gpu(), timezone.now() - timedelta(hours=3)
+    body = json.dumps({"metrics": [{**one(gpu), "recorded_at": at.isoformat()}]}).encode()
+    for _ in range(2):
+        assert door.post(body, raw_key, HTTP_IDEMPOTENCY_KEY="late")[0] == 202
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT node_id, hour FROM clusters_metriclate")
+        assert cursor.fetchall() == [(gpu.node_id, at.replace(minute=0, second=0, microsecond=0))]
+        cursor.execute("DELETE FROM clusters_metricoutbox RETURNING node_id, recorded_at")
+        assert cursor.fetchall() == ([(gpu.node_id, at)] if url else [])
+
+
+def test_whoever_handles_the_same_key_meanwhile_is_waited_for(door: Door, raw_key: str) -> None:
+    gpu, name = make_gpu(), f"idempotency:key:{ApiKey.objects.exclude(kind='cluster').get().pk}:busy"
+    door.post({"metrics": [one(gpu)]}, raw_key)
+    with ThreadPoolExecutor(1) as pool:
+        with transaction.atomic():
+            lock_name(name)
+            sent = pool.submit(door.post, {"metrics": [one(gpu)]}, raw_key, HTTP_IDEMPOTENCY_KEY="busy")
+            with pytest.raises(TimeoutError):
+                sent.result(timeout=0.5)
+        assert sent.result(timeout=10)[0] == 202
+    assert MetricSample.objects.count() == 2
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 3), st.integers(0, 2), st.none() | st.integers(-100_000, 300_000)), max_size=12),
+    st.booleans(),
+)
+def test_a_batch_packed_by_column_is_its_frames_packed_one_by_one(samples: list[Any], whole: bool) -> None:
+    if whole:
+        samples = [(node, second, value or 0) for node, second, value in samples]
+    times = [NOW + timedelta(seconds=second) for _, second, _ in samples]
+    values = [value for *_, value in samples]
+    ids = [number * 2**33 for number in range(len(samples))]
+    columns = Columns(ids, times, [values, None, values, None, None, None], len(set(times)) == 1)
+    runs = runs_of(columns, [node for node, *_ in samples])
+    assert [run.begin for run in runs] == [0, *(run.end for run in runs)][:-1]
+    apart = [
+        Frame(node, at, ids[begin:end], [values[begin:end], None, values[begin:end], None, None, None])
+        for node, at, begin, end in runs
+    ]
+    assert pack_runs(columns, runs) == pack_frames(apart)

@@ -37,8 +37,9 @@ WEBS, WORKERS, BEATS, SENDERS = 3, 3, 2, 6
 CRASHES, LONGEST_LOAD_S = 3, 30.0
 
 WRITING = """
-SELECT pid FROM pg_stat_activity
-WHERE datname = current_database() AND backend_xid IS NOT NULL AND query ~ 'metricframe' LIMIT 1
+SELECT pid FROM pg_locks
+WHERE database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND relation = 'clusters_metricframe'::regclass AND mode = 'RowExclusiveLock' LIMIT 1
 """
 
 

@@ -237,3 +237,19 @@ def test_a_mean_over_gpus_counts_each_sample_once_and_comes_from_the_hours_when_
     hourly = queries.mean_readings("utilization", asked, width=5 * MINUTE)
     assert [at for at, _ in hourly] == [MIDNIGHT]
     assert hourly[0][1] == pytest.approx((10 + 60 + 40) / 3)
+
+
+def test_a_day_that_is_partly_rolled_up_is_one_bucket() -> None:
+    """Its first hours come from the rollup, its last from the samples, and a figure that only one part has counts."""
+    gpu = make_gpu()
+    sent = {
+        MIDNIGHT + HOUR: {"utilization_pct": 10, "power_draw_w": 300.5},
+        MIDNIGHT + 2 * HOUR: {"utilization_pct": 90},
+    }
+    for at, values in sent.items():
+        store_sample(gpu, at, now=at, **values)
+    rollups.roll_up(now=MIDNIGHT + 3 * HOUR + 10 * MINUTE)
+    later = {MIDNIGHT + 3 * HOUR + MINUTE: {"utilization_pct": 20, "temperature_c": 50}}
+    for at, values in later.items():
+        store_sample(gpu, at, now=at, **values)
+    assert read(gpu, DAY) == counted({**sent, **later}, DAY)

@@ -53,6 +53,15 @@ def test_a_foreign_gpu_is_as_unknown_as_a_missing_one(noon: Any) -> None:
     assert details[0] == details[1]
 
 
+@pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity", b"1e999"])
+def test_a_number_that_json_has_not_is_named_by_its_index(charlie: APIClient, number: bytes) -> None:
+    sample = b'{"gpu_id": 1, "power_draw_w": %s}'
+    body = b'{"metrics": [%s, %s]}' % (sample % b"1", sample % number)
+    response = charlie.post(PATH, body, content_type="application/json")
+    assert response.status_code == 400
+    assert "#/metrics/1/power_draw_w" in response.json()["detail"]
+
+
 @pytest.mark.parametrize("body", [b'{"metrics": [{"gpu_id": 1, "power_draw_w": NaN}]}', b"{", b"", b"[1e999]"])
 def test_what_is_no_json_is_a_400(charlie: APIClient, body: bytes) -> None:
     assert charlie.post(PATH, body, content_type="application/json").status_code == 400

@@ -4,11 +4,12 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeVar, cast
 
+import msgspec
 from django.db import transaction
 from django.utils import timezone
 from rest_framework.request import Request
@@ -16,9 +17,10 @@ from rest_framework.response import Response
 from rest_framework.utils.encoders import JSONEncoder
 
 from gpufleet.common.errors import FieldProblem, InvalidInput, Unprocessable
-from gpufleet.common.locks import lock_name, lock_names
+from gpufleet.common.locks import lock_name, lock_names_statement
 from gpufleet.common.models import IdempotentResponse
 from gpufleet.common.senders import actor_of
+from gpufleet.common.wire import Wire
 
 KEEP = timedelta(hours=24)
 HEADER = "Idempotency-Key"
@@ -90,23 +92,27 @@ class Answer:
     body: Mapping[str, Any]
 
 
-def remember_first(answers: Collection[Answer], *, now: datetime) -> set[tuple[str, str]]:
-    """Store the answers of those requests whose (actor, key) is new, and return these pairs. In a transaction.
+FIRST = """
+INSERT INTO common_idempotentresponse (actor, key, fingerprint, status, body, created_at)
+SELECT actor, key, fingerprint, status, body, %s
+FROM jsonb_to_recordset(%s::jsonb) AS first (actor text, key text, fingerprint text, status int, body jsonb)
+ON CONFLICT (actor, key) DO NOTHING RETURNING actor, key
+"""
 
-    Of several with one pair the first one counts. Whoever handles one of them meanwhile, wherever, is waited for.
+
+def remember_first(answers: Iterable[Answer], wire: Wire, *, now: datetime) -> list[str]:
+    """Statements that store the answers of those requests whose (actor, key) is new. For use in a transaction.
+
+    The last one returns the new pairs. Of several with one pair the first one counts. Whoever handles one of them
+    meanwhile, wherever, is waited for.
     """
-    lock_names(f"idempotency:{answer.actor}:{answer.key}" for answer in answers)
     first: dict[tuple[str, str], Answer] = {}
     for answer in answers:
         first.setdefault((answer.actor, answer.key), answer)
-    known = IdempotentResponse.objects.filter(
-        actor__in={actor for actor, _ in first}, key__in={key for _, key in first}
-    ).values_list("actor", "key")
-    new = set(first) - set(known)
-    IdempotentResponse.objects.bulk_create(
-        IdempotentResponse(**asdict(answer), created_at=now) for pair, answer in first.items() if pair in new
-    )
-    return new
+    if not first:
+        return []
+    lock = lock_names_statement(f"idempotency:{actor}:{key}" for actor, key in first)
+    return [lock, wire.text(FIRST, [now, msgspec.json.encode(list(first.values())).decode()])]
 
 
 def is_acceptable(key: str) -> bool:

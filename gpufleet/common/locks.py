@@ -45,9 +45,14 @@ def lock_name(name: str, *, using: str = DEFAULT_DB_ALIAS) -> None:
 def lock_names(names: Iterable[str], *, using: str = DEFAULT_DB_ALIAS) -> None:
     """As ``lock_name``, for many at once, always in the same order."""
     _require_transaction(using)
-    keys = sorted(map(_key_of, names))
     with connections[using].cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(key) FROM unnest(%s::bigint[]) AS key", [keys])
+        cursor.execute(lock_names_statement(names))
+
+
+def lock_names_statement(names: Iterable[str]) -> str:
+    """The statement of ``lock_names``, for use in a transaction."""
+    keys = ",".join(map(str, sorted(map(_key_of, names))))
+    return f"SELECT pg_advisory_xact_lock(key) FROM unnest('{{{keys}}}'::bigint[]) AS key"  # noqa: S608  (numbers)
 
 
 def try_lock_name(name: str) -> bool:

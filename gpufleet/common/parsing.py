@@ -3,8 +3,9 @@
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, NoReturn
+from typing import Any
 
 from django.conf import settings
 from rest_framework.exceptions import ParseError, UnsupportedMediaType
@@ -55,23 +56,46 @@ class PackedJSONParser(StrictJSONParser):
 
 def decode(raw: bytes) -> Any:
     """Decode strict JSON. Raises ``ValueError``, or ``RecursionError`` when it is absurdly deep."""
+    unfit: list[_Unfit] = []
+
+    def refuse(reason: str) -> _Unfit:
+        unfit.append(_Unfit(reason))
+        return unfit[-1]
+
+    def finite(text: str) -> float | _Unfit:
+        number = float(text)
+        return refuse("a number is out of range") if math.isinf(number) else number
+
     data = json.loads(
-        raw.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique_names
+        raw.decode("utf-8"),
+        parse_constant=lambda name: refuse(f"{name} is not a JSON number"),
+        parse_float=finite,
+        object_pairs_hook=_unique_names,
     )
+    if unfit:  # Kept until here, where it can be said in which of thousands of samples it stands.
+        raise ValueError(f"{unfit[0].reason}, at #{_pointer_to(unfit[0], data)}")
     # Only escapes can bring a NUL or a lone surrogate, so only bodies that have escapes are searched for them.
     _check(data, depth=0, characters=b"\\u" in raw)
     return data
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
+@dataclass(frozen=True, slots=True, eq=False)
+class _Unfit:
+    """A number that JSON has not, where it stood."""
+
+    reason: str
 
 
-def _finite(text: str) -> float:
-    number = float(text)
-    if math.isinf(number):
-        raise ValueError("a number is out of range")
-    return number
+def _pointer_to(sought: _Unfit, data: Any) -> str | None:
+    """The JSON pointer to it below ``data``, or None."""
+    if data is sought:
+        return ""
+    inner = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    for name, value in inner:
+        below = _pointer_to(sought, value)
+        if below is not None:
+            return f"/{str(name).replace('~', '~0').replace('/', '~1')}{below}"
+    return None
 
 
 def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
