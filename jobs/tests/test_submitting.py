@@ -163,7 +163,8 @@ class TestAlone:
         monkeypatch.setitem(connection.settings_dict, "DISABLE_SERVER_SIDE_CURSORS", True)
         submit(node)
         with connection.cursor() as cursor:
-            cursor.execute("DEALLOCATE ALL")
+            cursor.execute("DEALLOCATE jobs_submit")
+        submitting.SUBMIT._known_to.clear()  # The next test prepares it again.
         assert submit(node, alice(), env={"A": "%s"}).pk
         assert WaitPeriod.objects.count() == JobEvent.objects.count() == 2
 
