@@ -242,14 +242,14 @@ def test_a_mean_over_gpus_counts_each_sample_once_and_comes_from_the_hours_when_
 def test_a_day_that_is_partly_rolled_up_is_one_bucket() -> None:
     """Its first hours come from the rollup, its last from the samples, and a figure that only one part has counts."""
     gpu = make_gpu()
-    sent = {
+    sent: dict[datetime, dict[str, Any]] = {
         MIDNIGHT + HOUR: {"utilization_pct": 10, "power_draw_w": 300.5},
         MIDNIGHT + 2 * HOUR: {"utilization_pct": 90},
     }
     for at, values in sent.items():
         store_sample(gpu, at, now=at, **values)
     rollups.roll_up(now=MIDNIGHT + 3 * HOUR + 10 * MINUTE)
-    later = {MIDNIGHT + 3 * HOUR + MINUTE: {"utilization_pct": 20, "temperature_c": 50}}
+    later: dict[datetime, dict[str, Any]] = {MIDNIGHT + 3 * HOUR + MINUTE: {"utilization_pct": 20, "temperature_c": 50}}
     for at, values in later.items():
         store_sample(gpu, at, now=at, **values)
     assert read(gpu, DAY) == counted({**sent, **later}, DAY)

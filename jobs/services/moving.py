@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.db import connection, transaction
 from django.db.backends.postgresql.psycopg_any import DateTimeTZRange
@@ -198,10 +199,16 @@ def keep_estimates(*, estimates: Mapping[int, datetime], source: EstimateSource,
 
     Returns how many were new.
     """
-    said = {"jobs": list(estimates), "starts": list(estimates.values()), "source": source.value}
+    parameters: dict[str, Any] = {
+        "jobs": list(estimates),
+        "starts": list(estimates.values()),
+        "source": source.value,
+        "now": now,
+        "differ": ESTIMATES_DIFFER_BY,
+    }
     with connection.cursor() as cursor:
-        cursor.execute(KEEP_ESTIMATES, {**said, "now": now, "differ": ESTIMATES_DIFFER_BY})
-        return cursor.rowcount
+        cursor.execute(KEEP_ESTIMATES, parameters)
+        return int(cursor.rowcount)
 
 
 def ring_doorbell() -> None:

@@ -61,7 +61,7 @@ def test_a_thousand_jobs_of_one_kind_are_told_by_one_row(node: Node) -> None:
 
 def test_the_work_of_telling_a_queue_does_not_grow_with_it(node: Node) -> None:
     def told(jobs: int, *, gpus: int) -> int:
-        wishes = [{"cluster_id": node.cluster_id, "name": "job", "gpu_count": gpus}] * jobs
+        wishes: list[services.JobWish] = [{"cluster_id": node.cluster_id, "name": "job", "gpu_count": gpus}] * jobs
         services.submit_jobs(wishes=wishes, actor="key:1", now=NOW)
         GPU.objects.update(state="draining")
         with CaptureQueriesContext(connection) as captured:
