@@ -126,7 +126,18 @@ def test_who_loses_all_groups_there_loses_them_here(op: Provider, client: Client
         {"sub": None},
         {"iat": int(time.time()) + 3600},
     ],
-    ids=str,
+    ids=[
+        "nonce",
+        "no nonce",
+        "audience",
+        "azp",
+        "issuer",
+        "expired",
+        "no exp",
+        "no audience",
+        "no subject",
+        "issued later",
+    ],
 )
 def test_a_token_that_is_not_for_us_now_is_refused(op: Provider, client: Client, wrong: dict[str, Any]) -> None:
     op.wrong = wrong
