@@ -270,3 +270,12 @@ def test_the_list_costs_a_fixed_number_of_queries(node: Node, django_assert_max_
     api.get("/api/jobs")
     with django_assert_max_num_queries(5):
         assert len(api.get("/api/jobs").json()) == 20
+
+
+def test_a_submission_costs_two_statements(api: APIClient, node: Node, django_assert_num_queries: Any) -> None:
+    """The key's and its own; the first request of a key and of a cluster has more to do."""
+    wish = {"cluster_id": node.cluster_id, "tenant_id": alice().pk, "name": "train"}
+    assert api.post("/api/jobs", wish).status_code == 201
+    for body in (wish, [wish] * 20):
+        with django_assert_num_queries(2):
+            assert api.post("/api/jobs", body).status_code == 201
