@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -10,6 +11,7 @@ from django.db import DatabaseError, connection
 logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def write_in_pieces(items: Iterable[Item], size: int, write: Callable[[Sequence[Item]], int]) -> tuple[int, list[Item]]:
@@ -26,6 +28,22 @@ def write_in_pieces(items: Iterable[Item], size: int, write: Callable[[Sequence[
         written += done
         faulty += refused
     return written, faulty
+
+
+def in_lanes(lanes: Sequence[Item], work: Callable[[Item], Result]) -> list[Result]:
+    """Do this with each of the lanes, all at once: the first here, every other one in a thread and a connection of its
+    own. Raises what the first of them raised that failed, when all are over."""
+    with ThreadPoolExecutor(max_workers=max(1, len(lanes) - 1), thread_name_prefix="lane") as others:
+        waiting = [others.submit(_with_own_connection, work, lane) for lane in lanes[1:]]
+        first = work(lanes[0])
+    return [first, *(one.result() for one in waiting)]
+
+
+def _with_own_connection(work: Callable[[Item], Result], lane: Item) -> Result:
+    try:
+        return work(lane)
+    finally:
+        connection.close()
 
 
 def _write(piece: Sequence[Item], write: Callable[[Sequence[Item]], int], session: Any) -> tuple[int, list[Item]]:

@@ -221,3 +221,57 @@ def drain_queue() -> None:
         assert breaches() == []
         for job_id in Job.objects.filter(status="running").values_list("pk", flat=True):
             move(job_id, "completed")
+
+
+WHO_STARTS = """
+CREATE TABLE who_starts (tenant_id bigint, backend int);
+CREATE FUNCTION who_starts() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO who_starts SELECT tenant_id, pg_backend_pid() FROM new_rows;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER who_starts AFTER INSERT ON jobs_allocation REFERENCING NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION who_starts()
+"""
+
+
+@pytest.fixture
+def who_starts() -> Iterator[Callable[[], list[tuple[int, int]]]]:
+    """Which tenants' GPUs were given by which of PostgreSQL's processes."""
+    with connection.cursor() as cursor:
+        cursor.execute(WHO_STARTS)
+
+    def found() -> list[tuple[int, int]]:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT DISTINCT tenant_id, backend FROM who_starts")
+            rows: list[tuple[int, int]] = cursor.fetchall()
+        return rows
+
+    yield found
+    with connection.cursor() as cursor:
+        cursor.execute("DROP TRIGGER who_starts ON jobs_allocation; DROP FUNCTION who_starts; DROP TABLE who_starts")
+
+
+def test_very_many_starts_are_written_by_two_connections_each_for_tenants_of_its_own(
+    who_starts: Callable[[], list[tuple[int, int]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.scheduler.starting.MANY", 12)
+    cluster, tenants = build(nodes=4, quotas=(6, 6, 5, 5))
+    for tenant in tenants:
+        for _ in range(7):
+            services.submit_job(cluster_id=cluster.pk, name="job", actor="t", now=timezone.now(), tenant_id=tenant.pk)
+    with connection.cursor() as cursor:  # One of them is refused by the database, in whichever connection.
+        poisoned = Job.objects.filter(tenant=tenants[2]).earliest("pk").pk
+        cursor.execute(f"ALTER TABLE jobs_allocation ADD CONSTRAINT poison CHECK (job_id <> {poisoned})")
+    try:
+        result = scheduler.run_cycle(now=timezone.now())
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE jobs_allocation DROP CONSTRAINT poison")
+    assert (result.started, breaches()) == (22, [])
+    assert not Job.objects.filter(pk=poisoned, status="running").exists()
+    backends: dict[int, set[int]] = {}
+    for tenant_id, backend in who_starts():
+        backends.setdefault(tenant_id, set()).add(backend)
+    assert len(set().union(*backends.values())) >= 2
+    assert sorted(len(mine) for mine in backends.values())[:3] == [1, 1, 1]  # One was served again in a second plan.
