@@ -6,6 +6,7 @@ an answer ends a run; while the server is away everything goes on.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import signal
@@ -144,8 +145,9 @@ class Executor:
         if code is None and not alive and not run.has_started():
             self._launch_again(run)
             return
-        if run.has_started() and not run.recall("start_reported"):
-            run.note(start_reported=self._report(self._report_of(run, "started")))
+        if run.has_started() and not run.recall("start_reported") and self._report(self._report_of(run, "started")):
+            with contextlib.suppress(OSError):  # On a full disk it is told again, which changes nothing.
+                run.note(start_reported=True)
         if code is not None or not alive:
             self._end(run, code)
         elif wanted is not None:

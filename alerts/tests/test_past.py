@@ -17,7 +17,7 @@ from billing.services import create_invoice
 from billing.tests.factories import LONG_AGO, NOW, hours, make_rate, sell
 from clusters.models import GPU, GPUStatePeriod, LatestReading
 from clusters.tests.factories import make_gpu, make_node, store_sample
-from jobs.models import Job, SchedulerCycle, WaitPeriod
+from jobs.models import Job, KindWait, SchedulerCycle, WaitPeriod
 from jobs.tests.factories import allocate, make_job
 from tenants.tests.factories import alice, bob
 
@@ -98,9 +98,9 @@ def stalled() -> tuple[str, dict[float, float]]:
     node = make_node()
     long_lived(node)
     job = make_job(cluster=node.cluster, submitted_at=hours(2))
-    WaitPeriod.objects.all().delete()
-    WaitPeriod.objects.create(job=job, code="quota", during=(hours(2), hours(1)))
-    WaitPeriod.objects.create(job=job, code="capacity", during=(hours(1), None))
+    kind = {"cluster": node.cluster, "gpu_type": "", "gpu_count": 1}
+    KindWait.objects.create(**kind, code="quota", during=(hours(3), hours(1)))
+    KindWait.objects.create(**kind, code="capacity", during=(hours(1), None))
     return f"job:{job.pk}", {4: 0.0, 1.5: 0.0, 1: 60.0, 0: 120.0}
 
 

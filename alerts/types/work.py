@@ -13,8 +13,8 @@ from alerts.types.hardware import READINGS_ARE_FRESH_FOR
 from alerts.types.past import Points, Window, stepped
 from alerts.types.prices import CURRENCY, list_prices
 from clusters.queries import mean_readings
-from jobs.models import Allocation, Job, JobStatus, WaitPeriod
-from jobs.queries import last_cycle_finished_at
+from jobs.models import Allocation, Job, JobStatus
+from jobs.queries import last_cycle_finished_at, waits_of
 from tenants.models import Tenant
 
 MINUTE_S = 60.0
@@ -24,8 +24,21 @@ MINUTE, NOTHING = timedelta(minutes=1), timedelta()
 HELD = """
     SELECT 1::numeric AS amount, during FROM jobs_allocation WHERE tenant_id = %(tenant)s AND during && %(touched)s
 """
+# Jobs whose kind had no reason at that time, and those that the release before this one wrote.
 UNSEEN = """
-    SELECT 1::numeric AS amount, during FROM jobs_waitperiod WHERE code = 'scheduler' AND during && %(touched)s
+    SELECT 1::numeric AS amount, unseen AS during
+      FROM jobs_waitperiod AS wait
+      JOIN jobs_job AS job ON job.id = wait.job_id
+     CROSS JOIN LATERAL (
+           SELECT range_agg(told.during) AS spans
+             FROM jobs_kindwait AS told
+            WHERE told.cluster_id = job.cluster_id AND coalesce(told.tenant_id, 0) = coalesce(job.tenant_id, 0)
+              AND told.gpu_type = job.gpu_type AND told.gpu_count = job.gpu_count
+              AND told.during && wait.during) AS known
+     CROSS JOIN LATERAL unnest(tstzmultirange(wait.during) - coalesce(known.spans, '{}')) AS unseen
+     WHERE wait.code = 'kind' AND wait.during && %(touched)s
+     UNION ALL
+    SELECT 1, during FROM jobs_waitperiod WHERE code = 'scheduler' AND during && %(touched)s
 """
 
 
@@ -161,13 +174,15 @@ class QueueStalled(AlertType):
         ]
 
     def past(self, subject: str, place: Place, window: Window) -> Points:
-        """Since its submission, while it waited for hardware or for the scheduler. One query."""
-        waits = WaitPeriod.objects.filter(job_id=id_in(subject), code__in=["scheduler", "capacity"])
-        waited = waits.order_by().values_list("during", "job__submitted_at")
-        rows = [(during.lower, during.upper or window.end, since) for during, since in waited]
+        """Since its submission, while it waited for hardware or for the scheduler. Two queries."""
+        job = Job.objects.filter(pk=id_in(subject)).first()
+        waits = waits_of(job) if job is not None else []
+        rows = [(one.start, one.end or window.end) for one in waits if one.code in ("scheduler", "capacity")]
+        if job is None or not rows:
+            return []
         return [
-            (at, max((at - since for begin, end, since in rows if begin <= at <= end), default=NOTHING) / MINUTE)
-            for at in (window.instants if rows else [])
+            (at, (at - job.submitted_at if any(begin <= at <= end for begin, end in rows) else NOTHING) / MINUTE)
+            for at in window.instants
         ]
 
 

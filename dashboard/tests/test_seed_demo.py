@@ -20,7 +20,7 @@ from clusters.services import create_cluster
 from dashboard.demo import seeding
 from dashboard.demo.history import Replay
 from dashboard.demo.keys import FILE, read_keys
-from jobs.models import Allocation, Job, JobStatus, WaitPeriod
+from jobs.models import Allocation, Job, JobStatus, KindWait
 from jobs.services import doorbell
 from tenants.models import Tenant
 
@@ -91,7 +91,7 @@ def test_two_weeks_of_believable_history(tmp_path: Path) -> None:
     assert abs((began - first) - timedelta(days=14)) < timedelta(minutes=1)
     statuses = dict.fromkeys(Job.objects.values_list("status", flat=True))
     assert {"completed", "failed", "running"} <= statuses.keys()
-    assert {"quota", "fragmented", "capacity"} <= set(WaitPeriod.objects.values_list("code", flat=True))
+    assert {"quota", "fragmented", "capacity"} <= set(KindWait.objects.values_list("code", flat=True))
     states = set(GPUStatePeriod.objects.values_list("state", flat=True))
     assert states == {"available", "draining", "maintenance", "unhealthy", "offline"}
     assert not Allocation.objects.filter(price_per_gpu_hour__isnull=True).exists()

@@ -117,7 +117,7 @@ def _add_incident(world: World, acme: Tenant, now: datetime) -> None:
     )
     incident = AlertEvent.objects.create(
         rule=loud,
-        subject=f"tenant:{MARK}",
+        subject=f"tenant:{acme.pk}",
         tenant=acme,
         status="firing",
         value=95,
