@@ -152,6 +152,8 @@ class JobAdmin(ReadOnlyAdmin):
     list_select_related = ["tenant", "cluster"]
     date_hierarchy = "submitted_at"
     inlines = [EventInline, RunInline, AllocationInline]
+    exclude = ["block_reason"]
+    readonly_fields = ["why"]
     actions = ["hold", "release", "requeue", "change_priority", "cancel"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Job]:
