@@ -275,7 +275,7 @@ def _wait_on(job: Job, status: JobStatus, *, actor: str, reason: str, now: datet
     _forget_preemption(job)
     now = max([now, *_open_waits(job).values_list(Lower("during"), flat=True)])  # Clocks differ; the ledger goes on.
     close_waits([job.pk], now)
-    begin_wait(job, reason, now=now)
+    _begin_wait(job, reason, now=now)
     note(job, from_status=before, actor=actor, reason=reason, now=now)
     return job
 
@@ -289,7 +289,7 @@ def _open_waits(job: Job) -> QuerySet[WaitPeriod]:
     return WaitPeriod.objects.filter(job=job, during__upper_inf=True)
 
 
-def begin_wait(job: Job, reason: str, *, now: datetime) -> None:
+def _begin_wait(job: Job, reason: str, *, now: datetime) -> None:
     """Open a period of waiting, as the job's kind does or on hold for ``reason``, and save the job, which says so."""
     is_held = job.status == JobStatus.BLOCKED
     code, figures = (WaitCode.HELD, {"reason": reason}) if is_held else (AS_ITS_KIND, {})
