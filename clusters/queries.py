@@ -15,6 +15,7 @@ from clusters.sampledb import samples_connection
 from clusters.series import Buckets
 from gpufleet.common.errors import FieldProblem, InvalidInput, NotFound
 from gpufleet.common.ports import Port
+from gpufleet.common.snapshots import snapshot
 from tenants.callers import Caller
 
 
@@ -118,10 +119,11 @@ def get_cluster(cluster_id: int, caller: Caller) -> ClusterReport:
 
 
 def get_cluster_detail(cluster_id: int, caller: Caller) -> ClusterDetail:
-    """One cluster with nodes and jobs. Raises ``NotFound``."""
-    report = get_cluster(cluster_id, caller)
-    nodes = list(list_nodes(caller).filter(cluster=cluster_id).order_by("-pk"))
-    return ClusterDetail(report, nodes, recent_jobs.ask(cluster_id, caller.tenant_id, RECENT_JOBS))
+    """One cluster with nodes and jobs, all of one instant. Raises ``NotFound``."""
+    with snapshot():
+        report = get_cluster(cluster_id, caller)
+        nodes = list(list_nodes(caller).filter(cluster=cluster_id).order_by("-pk"))
+        return ClusterDetail(report, nodes, recent_jobs.ask(cluster_id, caller.tenant_id, RECENT_JOBS))
 
 
 def list_nodes(caller: Caller) -> QuerySet[Node]:

@@ -12,7 +12,7 @@ from django.db.models import Min, Q, QuerySet
 from clusters.models import Node, NodeIntent, NodeStatus
 from clusters.queries import reportable_nodes
 from gpufleet.common.errors import NotFound
-from jobs.ledger import snapshot
+from gpufleet.common.snapshots import snapshot
 from jobs.models import Allocation, Job, JobStatus, Run
 
 # A cluster's agents together ask at most this often, however many nodes there are.

@@ -154,7 +154,9 @@ class StatusInputSerializer(StrictSerializer):
     """A move that a client asks for; only the scheduler starts jobs."""
 
     status = serializers.ChoiceField(choices=JobStatus.choices)
-    block_reason = serializers.CharField(max_length=400, required=False, help_text="Required when status is blocked.")
+    block_reason = serializers.CharField(
+        max_length=400, required=False, help_text="Required when status is blocked; the reason of any other move."
+    )
 
 
 class JobEventSerializer(serializers.Serializer[Any]):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from django.db import transaction
 from django.utils import timezone
 from drf_spectacular.utils import PolymorphicProxySerializer, extend_schema
 from rest_framework.decorators import action
@@ -13,6 +14,7 @@ from gpufleet.common.api import ApiViewSet
 from gpufleet.common.errors import FieldProblem, InvalidInput
 from gpufleet.common.idempotency import idempotent
 from gpufleet.common.serializers import checked_body
+from gpufleet.common.snapshots import snapshot
 from jobs import assignments, queries, scheduler, services
 from jobs.assignment_serializers import RunSerializer
 from jobs.filters import JobFilter
@@ -56,12 +58,14 @@ class JobViewSet(ApiViewSet):
     def list(self, request: Request) -> Response:
         """Jobs, newest first."""
         rows = self.filter_queryset(queries.list_jobs(of_tenant=caller_of(request).tenant_id))
-        return self.get_paginated_response(show(*(self.paginate_queryset(rows) or [])))
+        with snapshot():  # A job that starts meanwhile is shown as waiting or with its GPUs, never as both.
+            return self.get_paginated_response(show(*(self.paginate_queryset(rows) or [])))
 
     @extend_schema(responses=JobDetailSerializer)
     def retrieve(self, request: Request, pk: str) -> Response:
         """One job, with its quote."""
-        return Response(show_in_detail(queries.get_job(int(pk), of_tenant=caller_of(request).tenant_id)))
+        with snapshot():
+            return Response(show_in_detail(queries.get_job(int(pk), of_tenant=caller_of(request).tenant_id)))
 
     @extend_schema(
         request=PolymorphicProxySerializer(
@@ -100,6 +104,7 @@ class JobViewSet(ApiViewSet):
         return Response(show_new(*jobs), status=201)
 
     @extend_schema(request=JobChangesSerializer, responses=JobSerializer)
+    @transaction.atomic  # What is shown is read before anybody else may move the job on.
     def partial_update(self, request: Request, pk: str) -> Response:
         """Change the priority of a job that waits."""
         values = checked_body(JobChangesSerializer, request)
@@ -111,6 +116,7 @@ class JobViewSet(ApiViewSet):
 
     @extend_schema(request=StatusInputSerializer, responses=JobSerializer)
     @action(detail=True, methods=["patch"], url_path="status")
+    @transaction.atomic
     def change_status(self, request: Request, pk: str) -> Response:
         """Hold, release, requeue, cancel or end a job. An illegal move is a 409 that names the legal ones."""
         values = checked_body(StatusInputSerializer, request)

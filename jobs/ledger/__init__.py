@@ -20,7 +20,8 @@ Whole past days may be read from a rollup (``jobs.ledger.rollups``) that says ex
 tell. A change of the past drops the days it touches from the rollup in its own transaction.
 """
 
-from jobs.ledger.reading import account, accounts, sales, slots, snapshot, unsold
+from gpufleet.common.snapshots import snapshot
+from jobs.ledger.reading import account, accounts, sales, slots, unsold
 from jobs.ledger.shapes import Account, By, Costly, Group, Ranking, Scope, Slot, Sold, Unsold
 
 __all__ = [

@@ -1,17 +1,17 @@
 """Asking the ledger: whole days from the rollup where it has them, everything else from the ranges themselves."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import pairwise
 from typing import Any, Final
 
-from django.db import connection, transaction
+from django.db import connection
 from django.db.backends.postgresql.psycopg_any import DateTimeTZRange
 from psycopg.types.multirange import TimestamptzMultirange
 
 from clusters.models import GPU
+from gpufleet.common.snapshots import snapshot
 from jobs.ledger.shapes import Account, By, Costly, Group, Ranking, Scope, Slot, Sold, Unsold
 from jobs.ledger.statements import ACCOUNTS, ASKED_TYPES, RANKED, SALES
 from jobs.models import LedgerBlock, LedgerDay
@@ -29,20 +29,6 @@ DEMAND: Final = {
 DAY: Final = timedelta(days=1)
 # Ten days at once: a report of 90 then reads a quarter of the rows, and little more is kept.
 BLOCK: Final = 10 * DAY
-
-
-@contextmanager
-def snapshot() -> Iterator[None]:
-    """Have all that is read within say the same instant, whoever writes meanwhile; see ``jobs.ledger``.
-
-    Inside a transaction that has already begun it can't, and what is read is what that transaction sees.
-    """
-    if connection.in_atomic_block:
-        yield
-        return
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        yield
 
 
 def accounts(scope: Scope, by: Collection[By] = (), *, rollup: bool = True) -> list[Account]:
