@@ -8,16 +8,11 @@ from django.db import connection
 
 
 class Prepared:
-    """One statement, with its parameters as ``%(name)s`` and the types of these, in SQL.
-
-    Where connections are pooled by transaction, which Django is told by ``DISABLE_SERVER_SIDE_CURSORS``, it is sent
-    whole each time.
-    """
+    """One statement, with its parameters as ``%(name)s`` and the types of these, in SQL."""
 
     def __init__(self, name: str, sql: str, **types: str) -> None:
         numbers = {parameter: f"${number}" for number, parameter in enumerate(types, start=1)}
         places = ", ".join(f"%({parameter})s" for parameter in types)
-        self._whole = sql % {parameter: f"(%({parameter})s)::{kind}" for parameter, kind in types.items()}
         self._prepare = f"PREPARE {name} ({', '.join(types.values())}) AS {sql % numbers}"
         self._execute = f"EXECUTE {name} ({places})"
         self._known_to: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -25,12 +20,9 @@ class Prepared:
     def rows(self, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """Run it, and give what it returns."""
         with connection.cursor() as cursor:
-            if connection.settings_dict.get("DISABLE_SERVER_SIDE_CURSORS"):
-                cursor.execute(self._whole, parameters)
-            else:
-                if connection.connection not in self._known_to:
-                    cursor.execute(self._prepare)
-                    self._known_to.add(connection.connection)
-                cursor.execute(self._execute, parameters)
+            if connection.connection not in self._known_to:
+                cursor.execute(self._prepare)
+                self._known_to.add(connection.connection)
+            cursor.execute(self._execute, parameters)
             rows: list[tuple[Any, ...]] = cursor.fetchall()
             return rows

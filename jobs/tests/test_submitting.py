@@ -159,15 +159,6 @@ class TestAlone:
             seen.add(admitted)
         assert seen == {True, False}
 
-    def test_pooled_connections_get_the_whole_statement(self, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(connection.settings_dict, "DISABLE_SERVER_SIDE_CURSORS", True)
-        submit(node)
-        with connection.cursor() as cursor:
-            cursor.execute("DEALLOCATE jobs_submit")
-        submitting.SUBMIT._known_to.clear()  # The next test prepares it again.
-        assert submit(node, alice(), env={"A": "%s"}).pk
-        assert WaitPeriod.objects.count() == JobEvent.objects.count() == 2
-
 
 @pytest.mark.django_db
 class TestCounts:
