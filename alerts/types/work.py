@@ -151,6 +151,7 @@ class QueueStalled(AlertType):
 
     code = RuleType.QUEUE_STALLED
     scopes = frozenset({"cluster", "tenant", "gpu_model"})
+    explained_by = RuleType.SCHEDULER_LATE
     sentence = "{name} has waited {value:.0f} min although it could run (limit {threshold:g} min)."
     figure = ("Waiting to run", "min")
     remedy = "Look at the age of the last scheduler cycle in /readyz and at the worker's log."
