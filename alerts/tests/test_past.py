@@ -104,6 +104,16 @@ def stalled() -> tuple[str, dict[float, float]]:
     return f"job:{job.pk}", {4: 0.0, 1.5: 0.0, 1: 60.0, 0: 120.0}
 
 
+def stalled_again() -> tuple[str, dict[float, float]]:
+    """It ran from three hours ago until one and a half hours ago, and has waited for the scheduler else."""
+    node = make_node()
+    long_lived(node)
+    job = make_job(cluster=node.cluster, submitted_at=hours(3.5))
+    WaitPeriod.objects.update(during=(hours(3.5), hours(3)))
+    WaitPeriod.objects.create(job=job, code="kind", during=(hours(1.5), None))
+    return f"job:{job.pk}", {3.25: 15.0, 2: 0.0, 1: 30.0, 0: 90.0}
+
+
 def overrun() -> tuple[str, dict[float, float]]:
     held = sell(alice(), hours(3), rate=None)
     Job.objects.filter(pk=held.job_id).update(estimated_duration_min=120)
@@ -164,9 +174,10 @@ WORLDS: dict[str, Callable[[], tuple[str, dict[float, float]]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", WORLDS)
+@pytest.mark.parametrize("kind", [*WORLDS, "queue_stalled again"])
 def test_the_past_is_what_the_rule_would_have_read_and_ends_with_what_it_reads_now(kind: str) -> None:
-    subject, expected = WORLDS[kind]()
+    subject, expected = WORLDS[kind]() if kind in WORLDS else stalled_again()
+    kind = kind.split(maxsplit=1)[0]
     reading = the(kind, subject)
     found = past(kind, reading)
     assert {ago: pytest.approx(found[hours(ago)]) for ago in expected} == expected

@@ -115,6 +115,20 @@ def test_a_job_is_stalled_when_its_gpus_are_free(code: str, gpu_type: str, gpu_c
     assert {key: (reading.value, reading.hourly) for key, reading in read("queue_stalled").items()} == expected
 
 
+def test_a_job_waits_since_it_was_queued_last() -> None:
+    """It was submitted ten hours ago, and ran until its node fell silent."""
+    node = make_node()
+    make_gpu(node, model="H100")
+    job = make_job(cluster=node.cluster, submitted_at=hours(10))
+    WaitPeriod.objects.update(during=(NOW - 20 * MINUTE, None))
+    assert values("queue_stalled") == {f"job:{job.pk}": 20.0}
+
+
+def test_a_node_of_a_cluster_in_maintenance_is_not_missed() -> None:
+    make_node(make_cluster(status="maintenance"), silent=True, last_heartbeat_at=NOW - 3 * MINUTE)
+    assert values("node_silent") == {}
+
+
 def test_a_job_overruns_its_estimate() -> None:
     held = sell(alice(), hours(3), rate=make_rate("H100", "2.00"))
     sell(bob(), hours(3), rate=None)
