@@ -7,9 +7,9 @@ whom it would wake itself: not under one whose rule is silenced, nor under one t
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
 from django.db import connection
@@ -81,52 +81,49 @@ class _Hearing:
     def __init__(self, events: Sequence[AlertEvent]) -> None:
         rules = {event.rule_id: event.rule for event in events}
         self._audiences = audiences_of(list(rules.values()), list(Channel.objects.filter(enabled=True)))
+        self._known: dict[Any, frozenset[int]] = {}
 
-    def of(self, event: AlertEvent) -> set[int]:
+    def of(self, event: AlertEvent) -> frozenset[int]:
         """The ids of the channels."""
-        return {channel.pk for channel in self._audiences[event.rule_id] if in_route(channel, event)}
+        key = (event.rule_id, event.cluster_id, event.tenant_id, event.gpu_model)
+        if key not in self._known:
+            self._known[key] = frozenset(c.pk for c in self._audiences[event.rule_id] if in_route(c, event))
+        return self._known[key]
 
 
-@dataclass(slots=True)
 class _Search:
-    """Looks for what explains incidents of one type among the incidents of another."""
+    """Looks for what explains incidents of one type among the incidents of another. What it asks of the database it
+    asks once for all that would wake the same people."""
 
-    kind: AlertType
-    causes: Sequence[AlertEvent]
-    hearing: _Hearing
-    now: datetime
-    _lately: set[int] | None = None
-    _without: Any = None
+    def __init__(self, kind: AlertType, causes: Sequence[AlertEvent], hearing: _Hearing, now: datetime) -> None:
+        self._kind, self._hearing, self._now = kind, hearing, now
+        self._causes = [cause for cause in causes if not _is_silenced(cause.rule, now)]
+        self._able = cache(self._find_able)
+        self._values_without = cache(self._ask_without)
 
     def parent_of(self, event: AlertEvent) -> int | None:
         """The id of the incident under which it belongs now."""
-        able = [cause for cause in self.causes if self._may_explain(cause, event)]
-        if self._stands_alone(event, able):
+        able = self._able(self._hearing.of(event))
+        near = [cause.pk for cause in able if cause.cluster_id is None or event.cluster_id in (None, cause.cluster_id)]
+        if self._stands_alone(event, able, near):
             return None
-        ids = [cause.pk for cause in able]
-        return event.parent_id if event.parent_id in ids or not ids else ids[0]
+        return event.parent_id if event.parent_id in near or not near else near[0]
 
-    def _may_explain(self, cause: AlertEvent, event: AlertEvent) -> bool:
-        near = cause.cluster_id is None or event.cluster_id in (None, cause.cluster_id)
-        return near and not _is_silenced(cause.rule, self.now) and self.hearing.of(event) <= self.hearing.of(cause)
+    def _find_able(self, wakes: frozenset[int]) -> Sequence[AlertEvent]:
+        return [cause for cause in self._causes if wakes <= self._hearing.of(cause)]
 
-    def _stands_alone(self, event: AlertEvent, able: Collection[AlertEvent]) -> bool:
-        if self.kind.explained_by != RuleType.NODE_SILENT:
-            return not able
-        if not able and (event.parent_id is None or event.told_at is not None):
+    def _stands_alone(self, event: AlertEvent, able: Sequence[AlertEvent], near: Sequence[int]) -> bool:
+        if self._kind.explained_by != RuleType.NODE_SILENT:
+            return not near
+        if not near and (event.parent_id is None or event.told_at is not None):
             return True
         nodes = frozenset(cause.node_id for cause in able if cause.node_id is not None)
-        rest = self._value_without(nodes, event.subject)
-        return rest is not None and self.kind.condition_of(event.rule).is_met(rest)
+        rest = self._values_without(nodes).get(event.subject)
+        return rest is not None and self._kind.condition_of(event.rule).is_met(rest)
 
-    def _value_without(self, nodes: frozenset[int], subject: str) -> float | None:
-        if self._lately is None:
-            fallen = Node.objects.filter(silent=True, last_heartbeat_at__gt=self.now - LATELY)
-            self._lately, self._without = set(fallen.values_list("pk", flat=True)), {}
-        if nodes not in self._without:
-            self._without[nodes] = self.kind.without(nodes | self._lately, self.now)
-        value: float | None = self._without[nodes].get(subject)
-        return value
+    def _ask_without(self, nodes: frozenset[int]) -> Mapping[str, float]:
+        fallen = Node.objects.filter(silent=True, last_heartbeat_at__gt=self._now - LATELY)
+        return self._kind.without(nodes.union(fallen.values_list("pk", flat=True)), self._now)
 
 
 def _is_silenced(rule: AlertRule, now: datetime) -> bool:

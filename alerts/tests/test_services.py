@@ -72,6 +72,17 @@ def test_a_condition_that_passes_leaves_no_trace(alice: Tenant) -> None:
     assert statuses() == []
 
 
+def test_what_was_pending_on_a_subject_that_is_gone_leaves_no_trace(alice: Tenant) -> None:
+    make_rule(type="utilization_low", threshold=10.0, for_seconds=300)
+    for allocation in Allocation.objects.all():
+        LatestReading.objects.create(gpu=allocation.gpu, recorded_at=NOW, utilization_pct=4.0)
+    services.evaluate_rules(now=NOW)
+    assert statuses() == ["pending"]
+    Allocation.objects.all().delete()
+    services.evaluate_rules(now=NOW + MINUTE)
+    assert statuses() == []
+
+
 def test_utilization_without_fresh_readings_is_neither_ok_nor_firing(alice: Tenant) -> None:
     make_rule(type="utilization_low", threshold=10.0)
     services.evaluate_rules(now=NOW)

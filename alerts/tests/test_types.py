@@ -16,7 +16,7 @@ from billing.services import create_invoice
 from billing.tests.factories import LONG_AGO, NOW, hours, make_rate, sell
 from clusters.models import LatestReading, Node
 from clusters.tests.factories import make_cluster, make_gpu, make_node
-from jobs.models import Job, SchedulerCycle, WaitPeriod
+from jobs.models import Job, KindWait, SchedulerCycle, WaitPeriod
 from jobs.tests.factories import allocate, make_job
 from tenants.tests.factories import alice, bob, make_tenant
 
@@ -121,6 +121,15 @@ def test_a_job_waits_since_it_was_queued_last() -> None:
     make_gpu(node, model="H100")
     job = make_job(cluster=node.cluster, submitted_at=hours(10))
     WaitPeriod.objects.update(during=(NOW - 20 * MINUTE, None))
+    assert values("queue_stalled") == {f"job:{job.pk}": 20.0}
+
+
+def test_what_another_tenants_jobs_of_the_kind_wait_for_is_of_no_matter() -> None:
+    node = make_node()
+    make_gpu(node, model="H100")
+    job = make_job(cluster=node.cluster, tenant=alice(), submitted_at=NOW - 20 * MINUTE)
+    told = {"cluster": node.cluster, "gpu_type": "", "gpu_count": 1, "during": (NOW - 20 * MINUTE, None)}
+    KindWait.objects.create(**told, tenant=bob(), code="quota")
     assert values("queue_stalled") == {f"job:{job.pk}": 20.0}
 
 
