@@ -185,6 +185,7 @@ def _as_written(event: AlertEvent) -> Sequence[object]:
     """What an evaluation may change of an incident; the same before and after: there is nothing to write."""
     return (
         event.status,
+        event.name,
         event.value,
         event.message,
         event.cost_per_hour,

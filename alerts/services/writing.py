@@ -10,6 +10,7 @@ from alerts.models import AlertEvent, EventStatus
 COLUMNS = {
     "id": "bigint",
     "status": "text",
+    "name": "text",
     "value": "float8",
     "message": "text",
     "cost_per_hour": "numeric",
