@@ -191,7 +191,7 @@ class AlertEventAdmin(ReadOnlyAdmin):
 
     list_display = ["shown_status", "message", "shown_cost", "rule", "fired_at", "resolved_at", "acknowledged_by"]
     list_display_links = ["message"]
-    list_filter = ["status", "rule__type", "rule__severity"]
+    list_filter = ["status", "rule__type", "rule__severity", ("parent", admin.EmptyFieldListFilter)]
     search_fields = ["subject", "message"]
     list_select_related = ["rule"]
     ordering = [queries.COST_NOW, "status", "-pk"]

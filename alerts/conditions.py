@@ -54,13 +54,14 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class OpenIncident:
-    """What is known of the (rule, subject): whether it has fired, since when its condition holds, and, when it is
-    held for flapping, since when it is well."""
+    """What is known of the (rule, subject): whether it has fired, since when its condition holds, when it is held for
+    flapping, since when it is well, and whether it hangs under another and nobody was told of it."""
 
     fired: bool
     since: datetime
     flapping: bool = False
     calm_since: datetime | None = None
+    unheard: bool = False
 
 
 def decide(condition: Condition, incident: OpenIncident | None, value: float | None, *, now: datetime) -> Decision:
@@ -79,7 +80,8 @@ def decide(condition: Condition, incident: OpenIncident | None, value: float | N
 
 
 def _decide_fired(condition: Condition, incident: OpenIncident, value: float, now: datetime) -> Decision:
-    if condition.still_holds(value):
+    # Hysteresis spares people a second message; where there was no first, an incident lasts while its condition is met.
+    if condition.is_met(value) or (condition.still_holds(value) and not incident.unheard):
         return Decision.UPDATE
     if not incident.flapping or (incident.calm_since is not None and now - incident.calm_since >= FLAP_HOLD):
         return Decision.RESOLVE

@@ -204,7 +204,7 @@ class AlertEvent(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.rule_id} on {self.subject}: {self.status}"
+        return f"{self.name or self.subject}: {self.status}"
 
 
 class MaintenanceWindow(models.Model):

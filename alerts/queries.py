@@ -71,7 +71,9 @@ def past_of(event: AlertEvent, *, now: datetime) -> Past:
     """From two hours before an incident until two hours after it, or now; seven days at most."""
     start = event.since - AROUND
     end = min(now, (event.resolved_at or now) + AROUND, start + LONGEST_PAST)
-    window, kind = Window(start, max(end, event.since)), TYPES[event.rule.type]
+    # An incident that was over between two instants of the plot is to be seen there.
+    marks = (event.since,) if event.fired_at is None else (event.since, event.fired_at)
+    window, kind = Window(start, max(end, event.since), marks), TYPES[event.rule.type]
     place = Place(event.cluster_id, event.node_id, event.tenant_id, event.gpu_model)
     level = event.rule.threshold if kind.plots_value else None
     return Past(window, *kind.figure, kind.past(event.subject, place, window), level)

@@ -16,3 +16,9 @@ def evaluate() -> None:
 def deliver() -> None:
     """Every 10 s: send what is due."""
     services.deliver_due(now=timezone.now())
+
+
+@shared_task(name="alerts.prune_history")  # type: ignore[untyped-decorator]  # celery is untyped
+def prune_history() -> None:
+    """Hourly: an end to what is long over."""
+    services.prune_history(now=timezone.now())

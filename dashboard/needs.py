@@ -40,8 +40,11 @@ class Need:
 KINDS: Sequence[Kind] = (
     Kind(
         ("alert fires that nobody has acknowledged", "alerts fire that nobody has acknowledged"),
-        "status__exact=firing&acknowledged_at__isnull=True",
-        lambda now: AlertEvent.objects.filter(status=EventStatus.FIRING, acknowledged_at__isnull=True),
+        # What hangs under another asks for nobody by itself.
+        "status__exact=firing&acknowledged_at__isnull=True&parent__isempty=1",
+        lambda now: AlertEvent.objects.filter(
+            status=EventStatus.FIRING, acknowledged_at__isnull=True, parent__isnull=True
+        ),
         urgent=True,
     ),
     Kind(

@@ -11,6 +11,7 @@ BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
     "silent-nodes": {"task": "clusters.sweep_silent_nodes", "schedule": 15.0, "options": {"expires": 15}},
     "alert-delivery": {"task": "alerts.deliver", "schedule": 10.0, "options": {"expires": 10}},
     "alert-evaluation": {"task": "alerts.evaluate", "schedule": 30.0, "options": {"expires": 30}},
+    "alert-history": {"task": "alerts.prune_history", "schedule": 3600.0, "options": {"expires": 3600}},
     "metric-partitions": {"task": "clusters.maintain_partitions", "schedule": 3600.0, "options": {"expires": 3600}},
     "metric-forwarding": {"task": "clusters.forward_samples", "schedule": 15.0, "options": {"expires": 15}},
     "metric-rollup": {"task": "clusters.roll_up_metrics", "schedule": 300.0, "options": {"expires": 300}},

@@ -83,6 +83,8 @@ SINGLE_SIGN_ON = bool(
 PUBLIC_URL: str = env.str("PUBLIC_URL", default="")
 # Hosts and networks that a webhook of an alert may lead to though they are not public, or speak plain HTTP.
 ALERT_WEBHOOK_ALLOW: list[str] = env.list("ALERT_WEBHOOK_ALLOW", default=[])
+# Days that alerts that are over, and their messages, are kept; 7 at least.
+ALERT_HISTORY_DAYS: int = env.int("ALERT_HISTORY_DAYS", default=400)
 # Where alerts by e-mail go out, such as smtp+tls://user:password@mail.example:587; empty: none is sent.
 globals().update(env.email_url("EMAIL_URL", default="smtp://"))
 DEFAULT_FROM_EMAIL: str = env.str("EMAIL_FROM", default="gpufleet@localhost")

@@ -11,6 +11,7 @@ from alerts.services.channels import (
 from alerts.services.evaluation import evaluate_rules
 from alerts.services.incidents import acknowledge_event, acknowledge_events, end_maintenance, plan_maintenance
 from alerts.services.outbox import deliver_due, retry_deliveries
+from alerts.services.retention import prune_history
 from alerts.services.rules import (
     LONGEST_SILENCE,
     RuleHasHistory,
@@ -45,6 +46,7 @@ __all__ = [
     "end_silence",
     "evaluate_rules",
     "plan_maintenance",
+    "prune_history",
     "retry_deliveries",
     "silence_rule",
     "switch_rules",

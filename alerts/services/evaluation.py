@@ -16,8 +16,9 @@ from django.db.models import Count
 
 from alerts.conditions import FLAP_HOLD, FLAP_WINDOW, FLAPS, Condition, Decision, OpenIncident, decide
 from alerts.models import AlertEvent, AlertRule, EventStatus, RuleEvaluation
+from alerts.services.explaining import explain_incidents
 from alerts.services.telling import tell
-from alerts.services.writing import explain_incidents, write_changes
+from alerts.services.writing import write_changes
 from alerts.types import TYPES, AlertType, Reading
 from alerts.types.book import ReadingBook
 from gpufleet.common.locks import try_lock_name
@@ -33,12 +34,6 @@ def evaluate_rules(*, now: datetime) -> int:
     Returns how many rows changed. Several may run at once: each type is evaluated by one.
     """
     return sum(_guarded(kind, now) for kind in TYPES.values())
-
-
-def condition_of(rule: AlertRule) -> Condition:
-    """The rule's condition as the pure decision takes it."""
-    direction = TYPES[rule.type].direction
-    return Condition(direction, rule.threshold, rule.recovery_threshold, timedelta(seconds=rule.for_seconds))
 
 
 def _guarded(kind: AlertType, now: datetime) -> int:
@@ -58,7 +53,7 @@ def _evaluate_type(kind: AlertType, now: datetime) -> int:
     # Locked, so that a rule is not disabled while incidents open under it.
     rules = list(AlertRule.objects.filter(enabled=True, type=kind.code).order_by("pk").select_for_update(no_key=True))
     changes = _move_incidents(kind, rules, now) if rules else 0
-    return changes + explain_incidents(kind.code) + tell(kind.code, now=now)
+    return changes + explain_incidents(kind, now=now) + tell(kind.code, now=now)
 
 
 def _move_incidents(kind: AlertType, rules: Sequence[AlertRule], now: datetime) -> int:
@@ -97,7 +92,7 @@ class _Turn:
 
     def evaluate(self, rule: AlertRule) -> RuleEvaluation:
         """Decide on every subject that is in trouble or has an open incident; the others need no look."""
-        condition, known = condition_of(rule), self.incidents.get(rule.pk, {})
+        condition, known = self.kind.condition_of(rule), self.incidents.get(rule.pk, {})
         watched = self.book.watched_by(rule)
         troubled = watched.in_trouble(condition)
         for event in known.values():
@@ -143,7 +138,13 @@ class _Turn:
         if reading is None or not self.book.covers(rule, reading):
             decision = Decision.RESOLVE if status == EventStatus.FIRING else Decision.DROP
         else:
-            incident = OpenIncident(status == EventStatus.FIRING, event.since, event.flapping, event.calm_since)
+            incident = OpenIncident(
+                status == EventStatus.FIRING,
+                event.since,
+                event.flapping,
+                event.calm_since,
+                unheard=event.parent_id is not None and event.told_at is None,
+            )
             decision = decide(condition, incident, reading.value, now=self.now)
         if decision is Decision.DROP:
             self.dropped.append(event)
@@ -184,6 +185,7 @@ def _as_written(event: AlertEvent) -> Sequence[object]:
     """What an evaluation may change of an incident; the same before and after: there is nothing to write."""
     return (
         event.status,
+        event.name,
         event.value,
         event.message,
         event.cost_per_hour,

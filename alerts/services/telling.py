@@ -1,7 +1,8 @@
 """Telling: which incidents are news, to whom, in which words. Each message goes into the outbox in the transaction in
 which its incidents fire or end, so that nobody is told twice, and nobody of an incident that does not exist.
 
-What a silence, a maintenance window or a silent node covers is told when the cover ends, if it still fires then.
+What a silence, a maintenance window or another incident covers is told when the cover ends, if it still fires then,
+and not before there is fresh data that says so.
 """
 
 from collections import defaultdict
@@ -54,12 +55,12 @@ def _covered_but_for_silences(now: datetime) -> Q:
 
 
 def _tell_firing(kind: str, channels: Sequence[Channel], now: datetime) -> int:
-    untold = AlertEvent.objects.filter(rule__type=kind, status=EventStatus.FIRING, told_at=None)
+    untold = AlertEvent.objects.filter(rule__type=kind, status=EventStatus.FIRING, told_at=None, missing_since=None)
     news = _by_rule(untold.exclude(covered(now)))
-    audiences = _audiences([rule for rule, _ in news], channels)
+    audiences = audiences_of([rule for rule, _ in news], channels)
     AlertEvent.objects.filter(pk__in=[event.pk for _, events in news for event in events]).update(told_at=now)
     return sum(
-        _put(channel, rule, DeliveryKind.FIRING, [event for event in events if _in_route(channel, event)], now)
+        _put(channel, rule, DeliveryKind.FIRING, [event for event in events if in_route(channel, event)], now)
         for rule, events in news
         for channel in audiences[rule.pk]
     )
@@ -97,13 +98,13 @@ def _tell_silences_ending(kind: str, channels: Sequence[Channel], now: datetime)
         silence_end_told_at=None,
     )
     told, rules = 0, list(ending.order_by("pk").select_for_update(no_key=True))
-    audiences = _audiences(rules, channels)
+    audiences = audiences_of(rules, channels)
     for rule in rules:
         events = rule.events.filter(status=EventStatus.FIRING).exclude(_covered_but_for_silences(now))
         firing = sorted(events.select_related(*PLACES), key=_costliest_first)
         costs = silence_costs([rule], now=now)[rule.pk]
         for channel in audiences[rule.pk] if firing else []:
-            about = [event for event in firing if _in_route(channel, event)]
+            about = [event for event in firing if in_route(channel, event)]
             told += _put(channel, rule, DeliveryKind.SILENCE_ENDING, about, now, costs)
         AlertRule.objects.filter(pk=rule.pk).update(silence_end_told_at=now)
     return told
@@ -124,7 +125,7 @@ def _costliest_first(event: AlertEvent) -> tuple[Decimal, int]:
     return -(event.cost_per_hour or Decimal()), event.pk
 
 
-def _audiences(rules: Sequence[AlertRule], channels: Sequence[Channel]) -> dict[int, list[Channel]]:
+def audiences_of(rules: Sequence[AlertRule], channels: Sequence[Channel]) -> dict[int, list[Channel]]:
     """By rule the channels that it names, else those whose route takes its severity. One query."""
     named: dict[int, set[int]] = defaultdict(set)
     for rule_id, channel_id in AlertRule.channels.through.objects.filter(alertrule__in=rules).values_list(
@@ -147,7 +148,8 @@ def _severe_enough(rule: AlertRule, channel: Channel) -> bool:
     return ASCENDING.index(Severity(rule.severity)) >= ASCENDING.index(Severity(channel.min_severity))
 
 
-def _in_route(channel: Channel, event: AlertEvent) -> bool:
+def in_route(channel: Channel, event: AlertEvent) -> bool:
+    """Whether the channel's route takes incidents of this place."""
     return (
         channel.cluster_id in (None, event.cluster_id)
         and channel.tenant_id in (None, event.tenant_id)

@@ -10,6 +10,7 @@ from alerts.models import AlertEvent, EventStatus
 COLUMNS = {
     "id": "bigint",
     "status": "text",
+    "name": "text",
     "value": "float8",
     "message": "text",
     "cost_per_hour": "numeric",
@@ -28,26 +29,6 @@ CHANGE = f"""
      WHERE event.id = decided.id AND event.status = decided.was
 """  # noqa: S608  (names of this module alone)
 
-# A silent node explains whatever else is wrong on it. Whose explanation has ended stands for itself again.
-EXPLAIN = """
-    UPDATE alerts_alertevent AS child
-       SET parent_id = silence.id
-      FROM (SELECT node_id, min(event.id) AS id
-              FROM alerts_alertevent AS event
-              JOIN alerts_alertrule AS rule ON rule.id = event.rule_id
-             WHERE event.status = 'firing' AND rule.type = 'node_silent'
-             GROUP BY node_id) AS silence, alerts_alertrule AS rule
-     WHERE child.status = 'firing' AND child.node_id = silence.node_id AND child.parent_id IS NULL
-       AND rule.id = child.rule_id AND rule.type = %(type)s AND rule.type <> 'node_silent'
-"""
-RELEASE = """
-    UPDATE alerts_alertevent AS child
-       SET parent_id = NULL
-      FROM alerts_alertevent AS parent, alerts_alertrule AS rule
-     WHERE rule.id = child.rule_id AND rule.type = %(type)s
-       AND parent.id = child.parent_id AND child.status = 'firing' AND parent.status <> 'firing'
-"""
-
 
 def write_changes(
     *, opened: Sequence[AlertEvent], changed: Sequence[tuple[AlertEvent, str]], dropped: Sequence[AlertEvent]
@@ -57,16 +38,6 @@ def write_changes(
     AlertEvent.objects.bulk_create(opened, ignore_conflicts=True, batch_size=1000)
     gone = AlertEvent.objects.filter(pk__in=[event.pk for event in dropped], status=EventStatus.PENDING)
     return len(opened) + _change(changed) + gone.delete()[0]
-
-
-def explain_incidents(kind: str) -> int:
-    """Hang a type's incidents on silent nodes under the nodes' own, and let go of those whose node is back."""
-    with connection.cursor() as cursor:
-        cursor.execute(RELEASE, {"type": kind})
-        released: int = cursor.rowcount
-        cursor.execute(EXPLAIN, {"type": kind})
-        explained: int = cursor.rowcount
-    return released + explained
 
 
 def _change(changed: Sequence[tuple[AlertEvent, str]]) -> int:

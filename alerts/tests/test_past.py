@@ -104,6 +104,16 @@ def stalled() -> tuple[str, dict[float, float]]:
     return f"job:{job.pk}", {4: 0.0, 1.5: 0.0, 1: 60.0, 0: 120.0}
 
 
+def stalled_again() -> tuple[str, dict[float, float]]:
+    """It ran from three hours ago until one and a half hours ago, and has waited for the scheduler else."""
+    node = make_node()
+    long_lived(node)
+    job = make_job(cluster=node.cluster, submitted_at=hours(3.5))
+    WaitPeriod.objects.update(during=(hours(3.5), hours(3)))
+    WaitPeriod.objects.create(job=job, code="kind", during=(hours(1.5), None))
+    return f"job:{job.pk}", {3.25: 15.0, 2: 0.0, 1: 30.0, 0: 90.0}
+
+
 def overrun() -> tuple[str, dict[float, float]]:
     held = sell(alice(), hours(3), rate=None)
     Job.objects.filter(pk=held.job_id).update(estimated_duration_min=120)
@@ -119,6 +129,7 @@ def leakage() -> tuple[str, dict[float, float]]:
     for sold_at in (tenants_own, None):
         sell(tenant, hours(3), hours(2), rate=sold_at, gpu=long_lived(node))
     make_gpu(node, registered_at=hours(2.5))
+    make_rate("B200", "5.00")
     long_lived(node, model="B200")
     long_lived()
     return f"cluster:{node.cluster_id}/gpu_model:H100", {4: 4.0, 3: 2.0, 2.5: 4.0, 2: 6.0, 1: 9.0, 0: 9.0}
@@ -164,9 +175,10 @@ WORLDS: dict[str, Callable[[], tuple[str, dict[float, float]]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", WORLDS)
+@pytest.mark.parametrize("kind", [*WORLDS, "queue_stalled again"])
 def test_the_past_is_what_the_rule_would_have_read_and_ends_with_what_it_reads_now(kind: str) -> None:
-    subject, expected = WORLDS[kind]()
+    subject, expected = WORLDS[kind]() if kind in WORLDS else stalled_again()
+    kind = kind.split(maxsplit=1)[0]
     reading = the(kind, subject)
     found = past(kind, reading)
     assert {ago: pytest.approx(found[hours(ago)]) for ago in expected} == expected
@@ -221,3 +233,40 @@ def test_a_range_counts_from_its_first_instant_to_the_last_before_its_end() -> N
     assert stepped(spans, {"begin": LONG_AGO, "end": None}, WINDOW) == [1] * (STEPS + 1)
     assert stepped(spans, {"begin": LONG_AGO, "end": hours(9)}, WINDOW) == [0] * (STEPS + 1)
     assert MINUTE < STEP
+
+
+def test_an_incident_between_two_instants_of_the_plot_is_seen_there() -> None:
+    """It was over after a few seconds."""
+    tenant = alice(gpu_quota=1)
+    fired_at = hours(1) + timedelta(seconds=7)
+    sell(tenant, hours(1), fired_at + timedelta(seconds=5), rate=None)
+    rule = AlertRule.objects.get(type="quota_breach")
+    ended = fired_at + timedelta(seconds=30)
+    event = AlertEvent(
+        rule=rule, subject=f"tenant:{tenant.pk}", since=hours(1), fired_at=fired_at, resolved_at=ended, tenant=tenant
+    )
+    points = queries.past_of(event, now=NOW).points
+    assert dict(points)[fired_at] == 100.0
+    assert points == sorted(points)
+
+
+def test_a_job_that_has_ended_ran_no_longer() -> None:
+    held = sell(alice(), hours(3), hours(1), rate=None)
+    Job.objects.filter(pk=held.job_id).update(
+        estimated_duration_min=60, started_at=hours(3), ended_at=hours(1), status="completed"
+    )
+    found = dict(TYPES["job_overrun"].past(f"job:{held.job_id}", Reading("", "", None).place, WINDOW))
+    assert (found[hours(1)], max(found)) == (200.0, hours(1))
+
+
+def test_a_model_is_priced_from_the_first_instant_of_its_price() -> None:
+    long_lived(model="B200")
+    make_rate("B200", "9.00", valid_from=hours(1), now=hours(1))
+    found = past("unpriced_gpu", the("unpriced_gpu", "gpu_model:B200"))
+    assert (found[hours(1) - STEP], found[hours(1)]) == (1.0, 0.0)
+
+
+def test_a_node_without_gpus_is_silent_too() -> None:
+    node = make_node(silent=True, last_heartbeat_at=hours(1))
+    found = past("node_silent", the("node_silent", f"node:{node.pk}"))
+    assert (found[hours(2)], found[hours(0.5)]) == (0.0, 1800.0)

@@ -72,6 +72,17 @@ def test_a_condition_that_passes_leaves_no_trace(alice: Tenant) -> None:
     assert statuses() == []
 
 
+def test_what_was_pending_on_a_subject_that_is_gone_leaves_no_trace(alice: Tenant) -> None:
+    make_rule(type="utilization_low", threshold=10.0, for_seconds=300)
+    for allocation in Allocation.objects.all():
+        LatestReading.objects.create(gpu=allocation.gpu, recorded_at=NOW, utilization_pct=4.0)
+    services.evaluate_rules(now=NOW)
+    assert statuses() == ["pending"]
+    Allocation.objects.all().delete()
+    services.evaluate_rules(now=NOW + MINUTE)
+    assert statuses() == []
+
+
 def test_utilization_without_fresh_readings_is_neither_ok_nor_firing(alice: Tenant) -> None:
     make_rule(type="utilization_low", threshold=10.0)
     services.evaluate_rules(now=NOW)
@@ -106,6 +117,43 @@ def test_health_is_the_broken_share_of_a_cluster() -> None:
     services.evaluate_rules(now=NOW)
     event = AlertEvent.objects.get()
     assert (event.subject, event.value, event.tenant_id) == (f"cluster:{node.cluster_id}", 50.0, None)
+
+
+def test_what_is_renamed_or_decommissioned_while_it_fires_is_called_by_its_name_and_resolves() -> None:
+    node = make_node(make_cluster("east"))
+    make_gpu(node, state="offline")
+    make_rule(type="health_degraded", threshold=50.0)
+    services.evaluate_rules(now=NOW)
+    node.cluster.name = "west"
+    node.cluster.save()
+    services.evaluate_rules(now=NOW + MINUTE)
+    event = AlertEvent.objects.get()
+    assert (event.name, event.message.count("cluster west")) == ("cluster west", 1)
+    node.gpus.update(retired_at=NOW + MINUTE)
+    services.evaluate_rules(now=NOW + 2 * MINUTE)
+    assert statuses() == ["resolved"]
+
+
+def test_a_clock_that_jumps_back_and_forth_fires_nothing_twice(alice: Tenant) -> None:
+    make_rule(for_seconds=300)
+    for minutes in (0, -60, 5, -600, 1000, 5, 0):
+        services.evaluate_rules(now=NOW + minutes * MINUTE)
+    assert statuses() == ["firing"]
+    Allocation.objects.all().delete()
+    services.evaluate_rules(now=NOW - 60 * MINUTE)
+    services.evaluate_rules(now=NOW + 60 * MINUTE)
+    assert statuses() == ["resolved"]
+
+
+def test_a_threshold_that_is_raised_while_it_fires_resolves_it_and_a_name_does_not(alice: Tenant) -> None:
+    rule = make_rule()
+    services.evaluate_rules(now=NOW)
+    services.update_rule(rule_id=rule.pk, changes={"name": "renamed", "for_seconds": 900}, now=NOW)
+    services.evaluate_rules(now=NOW + MINUTE)
+    assert statuses() == ["firing"]
+    services.update_rule(rule_id=rule.pk, changes={"threshold": 90.0}, now=NOW + MINUTE)
+    services.evaluate_rules(now=NOW + 2 * MINUTE)
+    assert statuses() == ["resolved"]
 
 
 def test_a_rule_watches_its_scope_alone(alice: Tenant) -> None:

@@ -376,3 +376,32 @@ def test_without_a_channel_old_news_is_not_told_later(node: Node) -> None:
     run(1)
     assert Channel.objects.count() == 1
     assert told() == []
+
+
+def test_planned_work_on_one_node_says_nothing_of_another(node: Node) -> None:
+    make_channel()
+    hot_rule()
+    other = make_node(node.cluster)
+    services.plan_maintenance(
+        node=other, starts_at=NOW, ends_at=NOW + 60 * MINUTE, reason="fans", actor="key:1", now=NOW
+    )
+    heat(node, 91)
+    run()
+    assert told() == [("on call", "firing", 2)]
+
+
+def test_who_heard_of_one_incident_is_told_the_end_of_that_alone(node: Node) -> None:
+    make_channel("early")
+    hot_rule()
+    first, second = LatestReading.objects.order_by("pk")
+    LatestReading.objects.filter(pk=first.pk).update(temperature_c=91)
+    run()
+    Channel.objects.update(enabled=False)
+    make_channel("late")
+    heat(node, 91)
+    run(0.5)
+    Channel.objects.update(enabled=True)
+    heat(node, 50)
+    run(1)
+    assert told()[2:] == [("early", "resolved", 1), ("late", "resolved", 1)]
+    assert second.pk != first.pk

@@ -16,7 +16,7 @@ from billing.services import create_invoice
 from billing.tests.factories import LONG_AGO, NOW, hours, make_rate, sell
 from clusters.models import LatestReading, Node
 from clusters.tests.factories import make_cluster, make_gpu, make_node
-from jobs.models import Job, SchedulerCycle, WaitPeriod
+from jobs.models import Job, KindWait, SchedulerCycle, WaitPeriod
 from jobs.tests.factories import allocate, make_job
 from tenants.tests.factories import alice, bob, make_tenant
 
@@ -113,6 +113,29 @@ def test_a_job_is_stalled_when_its_gpus_are_free(code: str, gpu_type: str, gpu_c
     WaitPeriod.objects.update(code=code)
     expected = {f"job:{job.pk}": (20.0, Decimal(2 * gpu_count))} if could_run else {}
     assert {key: (reading.value, reading.hourly) for key, reading in read("queue_stalled").items()} == expected
+
+
+def test_a_job_waits_since_it_was_queued_last() -> None:
+    """It was submitted ten hours ago, and ran until its node fell silent."""
+    node = make_node()
+    make_gpu(node, model="H100")
+    job = make_job(cluster=node.cluster, submitted_at=hours(10))
+    WaitPeriod.objects.update(during=(NOW - 20 * MINUTE, None))
+    assert values("queue_stalled") == {f"job:{job.pk}": 20.0}
+
+
+def test_what_another_tenants_jobs_of_the_kind_wait_for_is_of_no_matter() -> None:
+    node = make_node()
+    make_gpu(node, model="H100")
+    job = make_job(cluster=node.cluster, tenant=alice(), submitted_at=NOW - 20 * MINUTE)
+    told = {"cluster": node.cluster, "gpu_type": "", "gpu_count": 1, "during": (NOW - 20 * MINUTE, None)}
+    KindWait.objects.create(**told, tenant=bob(), code="quota")
+    assert values("queue_stalled") == {f"job:{job.pk}": 20.0}
+
+
+def test_a_node_of_a_cluster_in_maintenance_is_not_missed() -> None:
+    make_node(make_cluster(status="maintenance"), silent=True, last_heartbeat_at=NOW - 3 * MINUTE)
+    assert values("node_silent") == {}
 
 
 def test_a_job_overruns_its_estimate() -> None:

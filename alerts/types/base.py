@@ -1,13 +1,14 @@
 """What every type of rule is made of."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import ClassVar
 
-from alerts.conditions import Direction
-from alerts.models import RuleType
+from alerts.conditions import Condition, Direction
+from alerts.models import AlertRule, RuleType
 from alerts.types.past import Points, Window
 
 
@@ -53,6 +54,8 @@ class AlertType(ABC):
     figure: ClassVar[tuple[str, str]]
     # Whether the plot is of what the threshold is about, so that it can be marked.
     plots_value: ClassVar[bool] = True
+    # The type whose incidents may be all that is behind one of this type, though it has no node: see ``explaining``.
+    explained_by: ClassVar[RuleType | None] = None
 
     @abstractmethod
     def read(self, now: datetime) -> list[Reading]:
@@ -61,6 +64,14 @@ class AlertType(ABC):
     @abstractmethod
     def past(self, subject: str, place: Place, window: Window) -> Points:
         """What one subject's value was in the past, in a fixed number of queries; empty where nothing is kept of it."""
+
+    def without(self, nodes: Collection[int], now: datetime) -> Mapping[str, float]:
+        """Every subject's value now but for what these silent nodes make of it; for types that they may explain."""
+        raise NotImplementedError
+
+    def condition_of(self, rule: AlertRule) -> Condition:
+        """The condition of a rule of this type, as the pure decision takes it."""
+        return Condition(self.direction, rule.threshold, rule.recovery_threshold, timedelta(seconds=rule.for_seconds))
 
     def say(self, name: str, value: float, threshold: float) -> str:
         """The incident in one sentence."""

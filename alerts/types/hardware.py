@@ -1,7 +1,7 @@
 """What goes wrong with clusters, nodes and GPUs."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import ClassVar
 
@@ -12,7 +12,7 @@ from alerts.types.base import AlertType, Place, Reading, id_in
 from alerts.types.past import Points, Window, stepped
 from alerts.types.prices import CURRENCY, list_prices, worth
 from billing.queries import DEFAULT_CURRENCY, first_list_price
-from clusters.models import GPU, GPUState, GPUStatePeriod, Node, NodeIntent
+from clusters.models import GPU, ClusterStatus, GPUHealth, GPUState, GPUStatePeriod, Node, NodeIntent
 from clusters.queries import mean_readings
 
 READINGS_ARE_FRESH_FOR = timedelta(minutes=2)
@@ -29,7 +29,8 @@ Counts = dict[int, list[tuple[str, int]]]
 
 
 class NodeSilent(AlertType):
-    """Seconds since a silent node's last heartbeat; 0 for a node that beats. Nodes in maintenance are left out."""
+    """Seconds since a silent node's last heartbeat; 0 for a node that beats. Nodes in maintenance are left out, and
+    those of clusters in maintenance."""
 
     code = RuleType.NODE_SILENT
     scopes = frozenset({"cluster"})
@@ -40,6 +41,7 @@ class NodeSilent(AlertType):
     def read(self, now: datetime) -> list[Reading]:
         """All nodes in service. Four queries."""
         nodes = Node.objects.filter(decommissioned_at__isnull=True).exclude(intent=NodeIntent.MAINTENANCE)
+        nodes = nodes.exclude(cluster__status=ClusterStatus.MAINTENANCE)
         rows = nodes.values_list("pk", "hostname", "cluster_id", "silent", "last_heartbeat_at")
         counts, prices = _count(Q(node__silent=True), by="node_id"), list_prices(now)
         return [
@@ -114,16 +116,12 @@ class HealthDegraded(AlertType):
     sentence = "{value:.0f} % of the GPUs of {name} are unhealthy or offline (limit {threshold:g} %)."
     figure = ("Unhealthy or offline", "% of the GPUs")
     remedy = "The list of GPUs with state unhealthy or offline says which and why; repair or retire them."
+    explained_by = RuleType.NODE_SILENT
     broken: ClassVar = Q(state__in=[GPUState.UNHEALTHY, GPUState.OFFLINE])
 
     def read(self, now: datetime) -> list[Reading]:
         """All clusters that have GPUs. Four queries."""
-        rows = (
-            GPU.objects.filter(retired_at__isnull=True)
-            .order_by()
-            .values_list("node__cluster_id", "node__cluster__name")
-            .annotate(broken=Count("pk", filter=self.broken), total=Count("pk"))
-        )
+        rows = self._shares(self.broken)
         counts, prices = _count(self.broken, by="node__cluster_id"), list_prices(now)
         return [
             Reading(
@@ -136,6 +134,17 @@ class HealthDegraded(AlertType):
             )
             for pk, name, broken, total in rows
         ]
+
+    def without(self, nodes: Collection[int], now: datetime) -> Mapping[str, float]:
+        """As if these nodes were back: their GPUs that are not ill besides count as well. One query."""
+        back = Q(state=GPUState.OFFLINE, health=GPUHealth.HEALTHY, node__in=nodes)
+        return {f"cluster:{pk}": 100 * ill / total for pk, _, ill, total in self._shares(self.broken & ~back)}
+
+    def _shares(self, bad: Q) -> Iterable[tuple[int, str, int, int]]:
+        """Id and name of each cluster, how many of its GPUs are bad, and how many there are."""
+        rows = GPU.objects.filter(retired_at__isnull=True).order_by()
+        of_cluster = rows.values_list("node__cluster_id", "node__cluster__name")
+        return of_cluster.annotate(bad=Count("pk", filter=bad), total=Count("pk"))
 
     def past(self, subject: str, place: Place, window: Window) -> Points:
         """Of the GPUs in service at the time. Two queries."""

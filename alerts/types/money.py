@@ -1,6 +1,7 @@
 """What goes wrong with money."""
 
 from collections import defaultdict
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import product
@@ -58,15 +59,24 @@ class LeakageRate(AlertType):
     code = RuleType.LEAKAGE_RATE
     scopes = frozenset({"cluster", "gpu_model"})
     sums = True
+    explained_by = RuleType.NODE_SILENT
     sentence = "{name} loses {value:.2f} " + CURRENCY + " an hour to unsold capacity (limit {threshold:g})."
     figure = ("Unsold capacity", f"{CURRENCY} an hour")
     remedy = "GET /api/dashboard/leakage ranks the causes, with the rows behind each and what to do."
 
     def read(self, now: datetime) -> list[Reading]:
         """A reading of each sum. Three queries."""
+        return self._sums(now)
+
+    def without(self, nodes: Collection[int], now: datetime) -> Mapping[str, float]:
+        """Of all other nodes' GPUs. Three queries."""
+        return {reading.subject: reading.value or 0.0 for reading in self._sums(now, apart_from=nodes)}
+
+    def _sums(self, now: datetime, apart_from: Collection[int] = ()) -> list[Reading]:
         sold = Allocation.objects.filter(gpu=OuterRef("pk"), during__upper_inf=True, price_per_gpu_hour__isnull=False)
         rows = (
             GPU.objects.filter(retired_at__isnull=True)
+            .exclude(node__in=apart_from)
             .annotate(sold=Exists(sold))
             .order_by()
             .values_list("sold", "node__cluster_id", "node__cluster__name", "model")

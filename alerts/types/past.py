@@ -33,10 +33,11 @@ STEPPED = """
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A stretch of time, with the instants that are looked at."""
+    """A stretch of time, with the instants that are looked at; ``marks`` are, whatever the others are."""
 
     start: datetime
     end: datetime
+    marks: tuple[datetime, ...] = ()
 
     @property
     def step(self) -> timedelta:
@@ -45,8 +46,9 @@ class Window:
 
     @property
     def instants(self) -> list[datetime]:
-        """From the first to the last, evenly apart."""
-        return [self.start + self.step * number for number in range(STEPS)] + [self.end]
+        """From the first to the last, evenly apart, and the marks between them."""
+        even = [self.start + self.step * number for number in range(STEPS)] + [self.end]
+        return sorted({*even, *(mark for mark in self.marks if self.start < mark < self.end)}) if self.marks else even
 
     @property
     def touched(self) -> DateTimeTZRange:

@@ -1,5 +1,6 @@
 """What goes wrong with jobs, tenants and the scheduler."""
 
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -13,7 +14,7 @@ from alerts.types.hardware import READINGS_ARE_FRESH_FOR
 from alerts.types.past import Points, Window, stepped
 from alerts.types.prices import CURRENCY, list_prices
 from clusters.queries import mean_readings
-from jobs.models import Allocation, Job, JobStatus
+from jobs.models import Allocation, Job, JobStatus, WaitPeriod
 from jobs.queries import last_cycle_finished_at, waits_of
 from tenants.models import Tenant
 
@@ -127,7 +128,7 @@ COULD_RUN = """
             AND NOT EXISTS (SELECT FROM jobs_allocation AS held WHERE held.gpu_id = gpu.id AND upper_inf(held.during))
           GROUP BY node.cluster_id, gpu.model)
     SELECT job.id, job.name, job.cluster_id, job.tenant_id, best.model, job.gpu_count,
-           extract(epoch FROM %(now)s - job.submitted_at)::float8
+           extract(epoch FROM %(now)s - lower(wait.during))::float8
       FROM jobs_job AS job
       JOIN jobs_waitperiod AS wait ON wait.job_id = job.id AND upper_inf(wait.during)
       LEFT JOIN jobs_kindwait AS told
@@ -147,10 +148,12 @@ COULD_RUN = """
 
 
 class QueueStalled(AlertType):
-    """Minutes since a job was submitted that waits though its cluster has the GPUs free."""
+    """Minutes that a job waits though its cluster has the GPUs free: since it was submitted, queued again or released,
+    whichever was last, since nobody waits while it runs or is held."""
 
     code = RuleType.QUEUE_STALLED
     scopes = frozenset({"cluster", "tenant", "gpu_model"})
+    explained_by = RuleType.SCHEDULER_LATE
     sentence = "{name} has waited {value:.0f} min although it could run (limit {threshold:g} min)."
     figure = ("Waiting to run", "min")
     remedy = "Look at the age of the last scheduler cycle in /readyz and at the worker's log."
@@ -174,16 +177,15 @@ class QueueStalled(AlertType):
         ]
 
     def past(self, subject: str, place: Place, window: Window) -> Points:
-        """Since its submission, while it waited for hardware or for the scheduler. Two queries."""
+        """Since its wait began, while it waited for hardware or for the scheduler. Three queries."""
         job = Job.objects.filter(pk=id_in(subject)).first()
         waits = waits_of(job) if job is not None else []
-        rows = [(one.start, one.end or window.end) for one in waits if one.code in ("scheduler", "capacity")]
-        if job is None or not rows:
+        could_run = [(one.start, one.end or window.end) for one in waits if one.code in ("scheduler", "capacity")]
+        if not could_run:
             return []
-        return [
-            (at, (at - job.submitted_at if any(begin <= at <= end for begin, end in rows) else NOTHING) / MINUTE)
-            for at in window.instants
-        ]
+        periods = WaitPeriod.objects.filter(job=job).values_list("during", flat=True)
+        began = sorted(during.lower for during in periods)
+        return [(at, _waited(at, began, could_run) / MINUTE) for at in window.instants]
 
 
 class JobOverrun(AlertType):
@@ -246,3 +248,10 @@ class SchedulerLate(AlertType):
     def past(self, subject: str, place: Place, window: Window) -> Points:
         """How many jobs waited for it. One query."""
         return list(zip(window.instants, map(float, stepped(UNSEEN, {}, window)), strict=True))
+
+
+def _waited(at: datetime, began: Sequence[datetime], could_run: Iterable[tuple[datetime, datetime]]) -> timedelta:
+    """For how long at an instant: since the last wait that had begun by then, in a stretch in which it could run."""
+    if not any(begin <= at <= end for begin, end in could_run):
+        return NOTHING
+    return at - max((begin for begin in began if begin <= at), default=at)
