@@ -68,10 +68,10 @@ def test_the_api_names_the_fault_and_takes_its_number(charlie: APIClient) -> Non
 
 def test_a_worse_cause_is_a_session_of_its_own() -> None:
     gpu = make_gpu()
-    for second in range(3):
-        report(gpu, at=NOW + timedelta(seconds=second), temperature_c=95)
-    report(gpu, at=NOW + MINUTE, xid=79, temperature_c=50)
-    assert [(cause, ended) for cause, _, ended, _ in faults(gpu)] == [("temperature", NOW + MINUTE), ("xid", None)]
+    for minute in range(3):
+        report(gpu, at=NOW + minute * MINUTE, temperature_c=95)
+    report(gpu, at=NOW + 3 * MINUTE, xid=79, temperature_c=50)
+    assert [(cause, ended) for cause, _, ended, _ in faults(gpu)] == [("temperature", NOW + 3 * MINUTE), ("xid", None)]
 
 
 def test_a_gpu_that_a_whole_registration_leaves_out_has_vanished_until_it_is_named_again() -> None:
@@ -124,6 +124,31 @@ def test_the_breaker_keeps_the_rest_of_the_fleet_in_service(settings: LazySettin
     }
     mark(gpus[19], "unhealthy", now=NOW + 2 * MINUTE)  # A person's word is always taken.
     assert GPU.objects.filter(health="unhealthy").count() == 11
+
+
+def test_what_is_held_back_is_told_once_an_hour_and_done_once_it_may_be(settings: LazySettings) -> None:
+    settings.QUARANTINE_MAX_SHARE = 0.0
+    gpus = [make_gpu(make_node()) for _ in range(9)]
+    report(*gpus[:8], xid=79)
+    for minute in range(64):
+        report(gpus[8], at=NOW + minute * MINUTE, temperature_c=95)
+    first, again = NOW + 2 * MINUTE, NOW + 62 * MINUTE
+    assert faults(gpus[8]) == [("temperature", first, first, True), ("temperature", again, again, True)]
+    report(gpus[8], at=NOW + 64 * MINUTE, xid=79, temperature_c=95)  # Another cause is news.
+    assert faults(gpus[8])[2:] == [("xid", NOW + 64 * MINUTE, NOW + 64 * MINUTE, True)]
+    mark(gpus[0], "healthy", now=NOW + 64 * MINUTE)
+    report(gpus[8], at=NOW + 65 * MINUTE, xid=79, temperature_c=95)
+    assert faults(gpus[8])[3:] == [("temperature", NOW + 65 * MINUTE, None, False)]
+
+
+def test_a_registration_that_leaves_out_what_is_held_back_tells_it_once(settings: LazySettings) -> None:
+    settings.QUARANTINE_MAX_SHARE = 0.0
+    report(*[make_gpu(make_node()) for _ in range(8)], xid=79)
+    node = make_node(total_gpus=1)
+    gone = [make_gpu(node), make_gpu(node)][1]
+    for minute in range(3):
+        register(node, [0], NOW + minute * MINUTE)
+    assert faults(gone) == [("vanished", NOW, NOW, True)]
 
 
 def test_another_card_in_the_slot_starts_its_own_history() -> None:
