@@ -301,6 +301,7 @@ def test_the_quick_way_takes_nothing_that_the_other_refuses(metrics: list[dict[s
         b'{"metrics":[{"gpu_id":1,"power_draw_w":1e999}]}',
         b'{"metrics":[{"gpu_id":1},{"gpu_id":1}]}',
         b'{"metrics":[]}',
+        b'{"metrics":[{"gpu_id":1,"\xff":1}]}',
         b"",
     ],
 )
