@@ -208,7 +208,8 @@ def test_readings_do_not_overrule_an_operator() -> None:
 
 
 def test_the_catalogue_says_what_is_fatal() -> None:
-    assert {46, 48, 62, 64, 74, 79, 95, 119, 120, 140, 143, 158} <= set(FATAL_XIDS)
+    by_action = {46, 62, 64, 79, 95, 109, 110, 119, 120, 136, 140, 143, 155, 156, 158}
+    assert set(FATAL_XIDS) == by_action | {48, 74, 171, 172}
     assert FATAL_XIDS[79] == XIDS[79].meaning == "GPU has fallen off the bus"
     assert not {number for number, xid in XIDS.items() if xid.action == "RESTART_APP"} & set(FATAL_XIDS)
 
@@ -221,6 +222,33 @@ def test_memory_that_shrank_is_told_once() -> None:
     marked_healthy = Health(memory_total_mb=40_000)
     assert decided(marked_healthy, [Reading(NOW, memory_total_mb=40_000), COOL]).healthy
     assert decided(lost, [COOL, Reading(NOW, memory_total_mb=81_559)]).cause == "memory"
+
+
+def test_memory_has_shrunk_when_less_than_98_of_100_are_left() -> None:
+    assert decided(Health(memory_total_mb=100_000), [Reading(NOW, memory_total_mb=98_000)]).healthy
+    assert not decided(Health(memory_total_mb=100_000), [Reading(NOW, memory_total_mb=97_999)]).healthy
+
+
+def test_after_it_was_told_what_is_left_is_what_it_has() -> None:
+    lost = decided(Health(memory_total_mb=81_559), [Reading(NOW, memory_total_mb=40_000)])
+    marked = replace(lost, healthy=True, cause="", reason="")
+    assert decided(marked, [Reading(NOW, memory_total_mb=40_000)]).healthy
+    grown = decided(marked, [Reading(NOW, memory_total_mb=81_559)])
+    assert grown.healthy
+    assert decided(grown, [Reading(NOW, memory_total_mb=40_000)]).cause == "memory"
+
+
+def test_lost_memory_outranks_heat_alone_and_only_a_fatal_xid_outranks_it_in_the_same_sample() -> None:
+    hot = replace(decided(Health(), heat(*[95.0] * 13)), memory_total_mb=81_559)
+    lost = decided(hot, [Reading(at(130), 95, memory_total_mb=40_000)])
+    assert lost.cause == "memory"
+    assert decided(lost, [Reading(at(140), xid=79)]).cause == "memory"
+    both = Reading(at(130), 95, 79, 40_000)
+    assert decided(hot, [both]).cause == "xid"
+    for cause in ("xid", "vanished", "operator"):
+        ill = Health(healthy=False, cause=cause, reason="why", memory_total_mb=81_559)
+        after = decided(ill, [Reading(NOW, memory_total_mb=40_000)])
+        assert (after.cause, after.reason, after.memory_total_mb) == (cause, "why", 40_000)
 
 
 @pytest.mark.parametrize(
