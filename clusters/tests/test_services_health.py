@@ -141,6 +141,29 @@ def test_what_is_held_back_is_told_once_an_hour_and_done_once_it_may_be(settings
     assert faults(gpus[8])[3:] == [("temperature", NOW + 65 * MINUTE, None, False)]
 
 
+def test_what_is_held_back_is_told_again_where_it_is_another_thing(settings: LazySettings) -> None:
+    """Another cause, another XID, and what comes after a session that was not held back."""
+    node = make_node(total_gpus=1)
+    gpus = [make_gpu(make_node()) for _ in range(8)]
+    _, gpu = make_gpu(node), make_gpu(node)
+    for minute in range(3):
+        report(gpu, at=NOW + minute * MINUTE, temperature_c=95)
+    mark(gpu, "healthy", now=NOW + 2 * MINUTE)
+    settings.QUARANTINE_MAX_SHARE = 0.0
+    report(*gpus, xid=79)
+    report(gpu, at=NOW + 3 * MINUTE, temperature_c=95)
+    register(node, [0], NOW + 4 * MINUTE)
+    for minute, xid in ((5, 79), (6, None), (7, 79)):
+        report(gpu, at=NOW + minute * MINUTE, xid=xid)
+    assert [(cause, began, held) for cause, began, _, held in faults(gpu)] == [
+        ("temperature", NOW + 2 * MINUTE, False),
+        ("temperature", NOW + 3 * MINUTE, True),
+        ("vanished", NOW + 4 * MINUTE, True),
+        ("xid", NOW + 5 * MINUTE, True),
+        ("xid", NOW + 7 * MINUTE, True),
+    ]
+
+
 def test_a_registration_that_leaves_out_what_is_held_back_tells_it_once(settings: LazySettings) -> None:
     settings.QUARANTINE_MAX_SHARE = 0.0
     report(*[make_gpu(make_node()) for _ in range(8)], xid=79)
