@@ -126,6 +126,34 @@ def test_the_breaker_keeps_the_rest_of_the_fleet_in_service(settings: LazySettin
     assert GPU.objects.filter(health="unhealthy").count() == 11
 
 
+@pytest.mark.parametrize("but", ["retired", "operator"])
+def test_the_breaker_counts_whom_readings_took_and_who_is_in_service(settings: LazySettings, but: str) -> None:
+    settings.QUARANTINE_MAX_SHARE = 0.0
+    gpus = [make_gpu(make_node()) for _ in range(9)]
+    report(*gpus[:8], xid=79)
+    change = {"retired_at": NOW} if but == "retired" else {"health_cause": "operator"}
+    GPU.objects.filter(pk=gpus[0].pk).update(**change)
+    report(gpus[8], xid=79)
+    assert faults(gpus[8]) == [("xid", NOW, None, False)]
+
+
+def test_a_worse_cause_of_a_gpu_that_is_out_is_not_held_back(settings: LazySettings) -> None:
+    settings.QUARANTINE_MAX_SHARE = 0.0
+    gpus = [make_gpu(make_node()) for _ in range(8)]
+    for minute in range(3):
+        report(*gpus, at=NOW + minute * MINUTE, temperature_c=95)
+    report(gpus[0], at=NOW + 3 * MINUTE, xid=79)
+    assert faults(gpus[0])[1:] == [("xid", NOW + 3 * MINUTE, None, False)]
+
+
+def test_a_node_that_never_said_how_many_it_has_leaves_nobody_out() -> None:
+    node = make_node(total_gpus=0)
+    _, other = make_gpu(node), make_gpu(node)
+    register(node, [0], NOW + MINUTE)
+    other.refresh_from_db()
+    assert other.health == "healthy"
+
+
 def test_what_is_held_back_is_told_once_an_hour_and_done_once_it_may_be(settings: LazySettings) -> None:
     settings.QUARANTINE_MAX_SHARE = 0.0
     gpus = [make_gpu(make_node()) for _ in range(9)]
