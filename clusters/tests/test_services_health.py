@@ -55,6 +55,13 @@ def test_an_old_recovery_does_not_end_a_new_fault() -> None:
     assert gpu.health == "healthy"
 
 
+def test_another_gpus_fault_is_not_this_ones() -> None:
+    one, other = make_gpu(), make_gpu()
+    report(one, other, xid=79)
+    with pytest.raises(services.FaultIsOver):
+        mark(one, "healthy", now=NOW, fault_id=other.faults.get().pk)
+
+
 def test_the_api_names_the_fault_and_takes_its_number(charlie: APIClient) -> None:
     gpu = make_gpu()
     report(gpu, xid=79)
@@ -131,7 +138,7 @@ def test_the_breaker_counts_whom_readings_took_and_who_is_in_service(settings: L
     settings.QUARANTINE_MAX_SHARE = 0.0
     gpus = [make_gpu(make_node()) for _ in range(9)]
     report(*gpus[:8], xid=79)
-    change = {"retired_at": NOW} if but == "retired" else {"health_cause": "operator"}
+    change: dict[str, Any] = {"retired_at": NOW} if but == "retired" else {"health_cause": "operator"}
     GPU.objects.filter(pk=gpus[0].pk).update(**change)
     report(gpus[8], xid=79)
     assert faults(gpus[8]) == [("xid", NOW, None, False)]
