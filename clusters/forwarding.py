@@ -10,6 +10,7 @@ from django.conf import settings
 from clusters.models import GPU
 from clusters.remote_write import HEADERS, Series, encode
 from clusters.sampledb import in_transaction_of_samples, samples_connection
+from gpufleet.common.locks import try_lock_name
 
 logger = structlog.stdlib.get_logger(__name__)
 
@@ -19,10 +20,10 @@ TIMEOUT_S = 10
 LABELS = ("gpu_id", "uuid", "model", "node", "cluster")
 NAMES = ("utilization_pct", "memory_used_mb", "memory_total_mb", "temperature_c", "power_draw_w", "xid")
 
-# The oldest first, since some engines take no sample that is older than the last one of its series.
-CLAIM = """
-SELECT id, node_id, recorded_at FROM clusters_metricoutbox ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED
-"""
+# The oldest first, and one request at a time however many workers there are, since some engines (Prometheus among
+# them) take no sample that is older than the last one of its series.
+LOCK = "metric forwarding"
+CLAIM = "SELECT id, node_id, recorded_at FROM clusters_metricoutbox ORDER BY id LIMIT %s"
 DONE = "DELETE FROM clusters_metricoutbox WHERE id = ANY(%s)"
 SAMPLES = """
 SELECT DISTINCT ON (reading.gpu_id, frame.recorded_at)
@@ -42,7 +43,7 @@ def forward_samples() -> int:
     """Send what waits, a request at a time, until nothing does or the other side refuses. Returns the frames sent.
 
     A frame leaves the outbox after the other side has taken it; one that is sent twice after a crash is the same
-    samples again, which such engines take once. Two runs at once send different frames.
+    samples again, which such engines take once. While another run sends, this one leaves.
     """
     sent = 0
     if not settings.REMOTE_WRITE_URL:
@@ -58,6 +59,8 @@ def forward_samples() -> int:
 
 def _forward_some(client: httpx.Client) -> int:
     with in_transaction_of_samples(), samples_connection().cursor() as cursor:
+        if not try_lock_name(LOCK, using=settings.SAMPLES_DATABASE):
+            return 0
         cursor.execute(CLAIM, [FRAMES_A_REQUEST])
         rows = cursor.fetchall()
         if not rows:

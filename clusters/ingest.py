@@ -13,6 +13,7 @@ from clusters.models import LatestReading
 from clusters.partitions import ensure_partitions
 from clusters.sampledb import for_main_database, in_transaction_of_samples, samples_connection
 from clusters.series import HOUR, floor_to
+from clusters.states import Streak
 from clusters.telemetry import Sample
 
 Asked = tuple[str, list[Any]]
@@ -61,18 +62,30 @@ OF_READINGS = {
     "gpu_id": "int8",
     **dict.fromkeys(("utilization", "memory_used", "memory_total", "temperature", "power", "xid"), "int4"),
 }
+STORED = """
+SELECT reading.gpu_id, frame.recorded_at, reading.utilization / 1000.0::float8, reading.memory_used,
+       reading.memory_total, reading.temperature / 1000.0::float8, reading.power / 1000.0::float8, reading.xid
+FROM unnest(%(gpus)s::bigint[], %(nodes)s::bigint[], %(since)s::timestamptz[]) AS wanted (gpu_id, node_id, since)
+JOIN clusters_metricframe AS frame ON frame.node_id = wanted.node_id AND frame.recorded_at > wanted.since
+CROSS JOIN LATERAL unnest(
+    frame.gpu_ids, frame.utilization, frame.memory_used, frame.memory_total, frame.temperature, frame.power, frame.xid
+) AS reading (gpu_id, utilization, memory_used, memory_total, temperature, power, xid)
+WHERE reading.gpu_id = wanted.gpu_id AND frame.recorded_at > %(first)s
+"""
 # Rows go in by the order of their GPUs, so that two batches with new GPUs can't wait for each other.
 INSERT = """
 INSERT INTO clusters_latestreading AS latest (
-    gpu_id, recorded_at, utilization_pct, memory_used_mb, memory_total_mb, temperature_c, power_draw_w, xid, hot_samples
+    gpu_id, recorded_at, utilization_pct, memory_used_mb, memory_total_mb, temperature_c, power_draw_w, xid,
+    hot_since, cool_since, streak_until
 )
 """
 SENT = """
 SELECT * FROM unnest(
     %s::bigint[], %s::timestamptz[], %s::float8[], %s::int[], %s::int[], %s::float8[], %s::float8[], %s::int[],
-    %s::smallint[]
+    %s::timestamptz[], %s::timestamptz[], %s::timestamptz[]
 ) AS sent (
-    gpu_id, recorded_at, utilization_pct, memory_used_mb, memory_total_mb, temperature_c, power_draw_w, xid, hot_samples
+    gpu_id, recorded_at, utilization_pct, memory_used_mb, memory_total_mb, temperature_c, power_draw_w, xid,
+    hot_since, cool_since, streak_until
 )
 ORDER BY sent.gpu_id
 """
@@ -85,7 +98,9 @@ ON CONFLICT (gpu_id) DO UPDATE SET
     temperature_c = excluded.temperature_c,
     power_draw_w = excluded.power_draw_w,
     xid = excluded.xid,
-    hot_samples = excluded.hot_samples
+    hot_since = excluded.hot_since,
+    cool_since = excluded.cool_since,
+    streak_until = excluded.streak_until
 WHERE latest.recorded_at < excluded.recorded_at
 """
 UPSERT = INSERT + SENT + RENEW
@@ -99,7 +114,7 @@ WITH newest AS MATERIALIZED (
         reading.temperature / 1000.0::float8 AS temperature_c, reading.power / 1000.0::float8 AS power_draw_w,
         reading.xid, latest.gpu_id IS NULL AS is_first,
         gpu.health <> 'healthy' OR gpu.retired_at IS NOT NULL OR node.silent
-            OR coalesce(latest.hot_samples > 0 OR latest.xid > 0, false)
+            OR latest.hot_since IS NOT NULL OR coalesce(latest.xid > 0, false)
             OR coalesce(reading.memory_total < latest.memory_total_mb, false) AS troubled
     FROM ({{readings}}) AS reading
     JOIN clusters_gpu AS gpu ON gpu.id = reading.gpu_id
@@ -111,13 +126,15 @@ WITH newest AS MATERIALIZED (
     UPDATE clusters_latestreading AS latest SET
         recorded_at = newest.recorded_at, utilization_pct = newest.utilization_pct,
         memory_used_mb = newest.memory_used_mb, memory_total_mb = newest.memory_total_mb,
-        temperature_c = newest.temperature_c, power_draw_w = newest.power_draw_w, xid = newest.xid, hot_samples = 0
+        temperature_c = newest.temperature_c, power_draw_w = newest.power_draw_w, xid = newest.xid,
+        cool_since = NULL, streak_until = NULL
     FROM newest
     WHERE NOT newest.troubled AND NOT newest.is_first
       AND latest.gpu_id = newest.gpu_id AND latest.recorded_at < newest.recorded_at
 ), added AS (
     {INSERT}
-    SELECT gpu_id, recorded_at, utilization_pct, memory_used_mb, memory_total_mb, temperature_c, power_draw_w, xid, 0
+    SELECT gpu_id, recorded_at, utilization_pct, memory_used_mb, memory_total_mb, temperature_c, power_draw_w, xid,
+           NULL::timestamptz, NULL::timestamptz, NULL::timestamptz
     FROM newest WHERE NOT troubled AND is_first ORDER BY gpu_id
     {RENEW}
 )
@@ -128,10 +145,10 @@ FROM newest WHERE troubled
 
 @dataclass(frozen=True, slots=True)
 class Newest:
-    """The newest sample of a GPU, with the number of hot samples in a row that ends with it."""
+    """The newest sample of a GPU, with the streak that ends with it, or None."""
 
     sample: Sample
-    hot_samples: int
+    streak: Streak | None
 
 
 def copy_samples(samples: Sequence[Sample], node_of: Mapping[int, int], *, now: datetime) -> None:
@@ -204,11 +221,23 @@ def fresh_by_gpu(samples: Iterable[Sample], latest: Mapping[int, LatestReading])
     return fresh
 
 
+def stored_samples(wanted: Collection[tuple[int, int, datetime]]) -> list[Sample]:
+    """What is stored of these GPUs, each with its node, after an instant. One query, or none."""
+    if not wanted:
+        return []
+    gpus, nodes, since = map(list, zip(*wanted, strict=True))
+    with samples_connection().cursor() as cursor:
+        cursor.execute(STORED, {"gpus": gpus, "nodes": nodes, "since": since, "first": min(since)})
+        return [Sample(*row) for row in cursor.fetchall()]
+
+
 def upsert_latest(newest: Collection[Newest]) -> None:
     """Make these the latest readings. One that is older than what another batch left meanwhile changes nothing."""
     columns = [_array(newest, column, kind) for column, kind in zip(COLUMNS, TYPES, strict=True)]
+    streaks = [one.streak for one in newest]
+    since = [[one and one.since if one and one.hot == hot else None for one in streaks] for hot in (True, False)]
     with connection.cursor() as cursor:
-        cursor.execute(UPSERT, [*columns, [one.hot_samples for one in newest]])
+        cursor.execute(UPSERT, [*columns, *since, [one and one.until for one in streaks]])
 
 
 def _array(newest: Collection[Newest], column: str, kind: str) -> list[Any]:

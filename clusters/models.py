@@ -277,9 +277,13 @@ class LatestReading(models.Model):
     temperature_c = models.FloatField(null=True)
     power_draw_w = models.FloatField(null=True)
     xid = models.PositiveIntegerField(null=True)
-    hot_samples = models.PositiveSmallIntegerField(
-        default=0, help_text="Samples in a row, up to this one, at or above the temperature limit."
+    hot_since = models.DateTimeField(
+        null=True, help_text="The first of the samples without a gap, up to now, at or above the temperature limit."
     )
+    cool_since = models.DateTimeField(
+        null=True, help_text="Of a GPU that heat took out: the first of them below the recovery limit."
+    )
+    streak_until = models.DateTimeField(null=True, help_text="The last of those samples.")
 
     def __str__(self) -> str:
         return f"reading of GPU {self.gpu_id}"

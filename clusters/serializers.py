@@ -363,7 +363,8 @@ class _Point(msgspec.Struct):
 
 def _points(buckets: Buckets) -> Iterator[_Point]:
     spreads = [_spreads(columns, scale) for columns, scale in zip(buckets.spreads, SCALES.values(), strict=True)]
-    return map(_Point, map(_instant, buckets.starts), buckets.samples, *spreads)
+    starts = (f"{start}.000000Z" for start in buckets.starts)
+    return map(_Point, starts, buckets.samples, *spreads)
 
 
 def _spreads(columns: list[list[Any]], scale: int) -> Iterator[_Spread]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, Literal
 
 from clusters.xids import FATAL_XIDS
@@ -10,11 +10,10 @@ from clusters.xids import FATAL_XIDS
 State = Literal["available", "draining", "maintenance", "unhealthy", "offline"]
 Cause = Literal["", "temperature", "xid", "memory", "vanished", "operator"]
 
-# A GPU at or above the limit for this many samples in a row is unhealthy, and healthy again at the first sample
-# below the recovery limit. Data-centre boards slow down by themselves at about 90 °C.
+# A GPU at or above the limit for its time is unhealthy, and healthy again when it was below the recovery limit for as
+# long. Data-centre boards slow down by themselves at about 90 °C.
 TEMPERATURE_LIMIT_C: Final = 90.0
 TEMPERATURE_RECOVERED_C: Final = 85.0
-HOT_SAMPLES: Final = 3
 GPUS_OF_A_MACHINE: Final = 8
 
 # A card that reports less than this share of the memory that it had has lost some.
@@ -63,38 +62,60 @@ def _silence(since: datetime | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What of a sample bears on health. ``None``: not measured."""
+    """What of a sample bears on health, and when it was taken. ``None``: not measured."""
 
+    at: datetime
     temperature_c: float | None = None
     xid: int | None = None
     memory_total_mb: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
+class HeatRule:
+    """For how long heat must last, and the coolness that ends it; and the longest time between two samples, and from
+    one to now, for which the samples speak. Who was not seen for longer was not seen hot, nor cool.
+    """
+
+    lasts: timedelta
+    gap: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Streak:
+    """The first and the last of the samples without a gap that were all hot; or, of a GPU that was, all cool."""
+
+    hot: bool
+    since: datetime
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
-    """A GPU's health with what the next decision needs: hot samples in a row (at most ``HOT_SAMPLES``), the last XID,
-    and how much memory it had.
+    """A GPU's health with what the next decision needs: the streak that it is in, the last XID, and how much memory it
+    had.
     """
 
     healthy: bool = True
     cause: Cause = ""
     reason: str = ""
-    hot_samples: int = 0
+    streak: Streak | None = None
     last_xid: int | None = None
     memory_total_mb: int | None = None
 
 
-def decide_health(health: Health, readings: Iterable[Reading]) -> Health:
-    """Carry the health over further readings, oldest first.
+def decide_health(health: Health, readings: Iterable[Reading], *, rule: HeatRule, now: datetime) -> Health:
+    """Carry the health over further readings, oldest first, none of them later than ``now``.
 
-    Heat comes and goes by itself. A fatal XID and lost memory stay until an operator says otherwise, and so does an
-    operator's own word. The XID of a GPU that has vanished meanwhile says why, and that it is not well when it is
-    back. Some exporters repeat the last XID for ever, so one counts only where it differs from the sample before; and
-    lost memory is told once, when it shrinks.
+    Heat comes and goes by itself, and what it was long ago says nothing of now: samples that were kept go into a
+    streak, and only a fresh one moves the GPU. A fatal XID and lost memory stay until an operator says otherwise, and
+    so does an operator's own word. The XID of a GPU that has vanished meanwhile says why, and that it is not well when
+    it is back. Some exporters repeat the last XID for ever, so one counts only where it differs from the sample
+    before; and lost memory is told once, when it shrinks.
     """
     for reading in readings:
         health = _after_memory(_after_xid(health, reading.xid), reading.memory_total_mb)
-        health = _after_temperature(health, reading.temperature_c)
+        if reading.temperature_c is not None:
+            health = _after_temperature(health, reading.at, reading.temperature_c, rule, now)
     return health
 
 
@@ -123,14 +144,25 @@ def may_quarantine(*, fleet: int, unhealthy: int, share: float) -> bool:
     return unhealthy < max(GPUS_OF_A_MACHINE, share * fleet)
 
 
-def _after_temperature(health: Health, temperature: float | None) -> Health:
-    if temperature is None:
+def _after_temperature(health: Health, at: datetime, temperature: float, rule: HeatRule, now: datetime) -> Health:
+    streak = _streak(health, at, temperature, rule)
+    health = replace(health, streak=streak)
+    if streak is None or streak.until - streak.since < rule.lasts or now - at > rule.gap:
         return health
-    hot = min(health.hot_samples + 1, HOT_SAMPLES) if temperature >= TEMPERATURE_LIMIT_C else 0
-    health = replace(health, hot_samples=hot)
-    if health.healthy and hot == HOT_SAMPLES:
-        reason = f"{temperature:g} °C: {TEMPERATURE_LIMIT_C:g} °C or more in {HOT_SAMPLES} samples in a row."
-        return replace(health, healthy=False, cause="temperature", reason=reason)
-    if health.cause == "temperature" and temperature < TEMPERATURE_RECOVERED_C:
-        return replace(health, healthy=True, cause="", reason="")
-    return health
+    if not streak.hot:
+        return replace(health, healthy=True, cause="", reason="", streak=None)
+    if not health.healthy:
+        return health
+    lasted = f"{(streak.until - streak.since).total_seconds():.0f} s"
+    reason = f"{temperature:g} °C: {TEMPERATURE_LIMIT_C:g} °C or more for {lasted}."
+    return replace(health, healthy=False, cause="temperature", reason=reason)
+
+
+def _streak(health: Health, at: datetime, temperature: float, rule: HeatRule) -> Streak | None:
+    """The streak that ends with this sample. Coolness matters only to a GPU that heat took out of service."""
+    hot = temperature >= TEMPERATURE_LIMIT_C
+    if not hot and (temperature >= TEMPERATURE_RECOVERED_C or health.cause != "temperature"):
+        return None
+    before = health.streak
+    goes_on = before is not None and before.hot == hot and at - before.until <= rule.gap
+    return Streak(hot, before.since if before and goes_on else at, at)

@@ -182,7 +182,7 @@ def decode_quickly(raw: bytes, *, now: datetime) -> Columns | None:
     """
     try:
         sent = QUICK.decode(raw).metrics
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):  # The latter where an unknown name is no UTF-8.
         return None
     columns: list[list[Any]] = [
         [one.utilization_pct for one in sent],

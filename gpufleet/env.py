@@ -1,12 +1,18 @@
 """Readers of the process environment: the only place that knows the variables' names and forms."""
 
+import math
+import re
 from decimal import Decimal, InvalidOperation
+from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
 
 env = environ.Env()
+
+DAY_S: Final = 24 * 60 * 60
+MOST_DAYS: Final = 36_500
 
 
 def percent(name: str, default: str) -> str:
@@ -19,6 +25,27 @@ def percent(name: str, default: str) -> str:
     if not in_range:
         raise ImproperlyConfigured(f"{name} is a number from 0 to 100, such as 19 or 7.5, and not {text!r}.")
     return text
+
+
+def whole(name: str, default: int, *, least: int = 1, most: int) -> int:
+    """A variable that is a whole number from ``least`` to ``most``; empty: the default. Raises
+    ``ImproperlyConfigured``."""
+    text: str = env.str(name, default="").strip() or str(default)
+    if not re.fullmatch(r"[+-]?[0-9]{1,18}", text) or not least <= int(text) <= most:
+        raise ImproperlyConfigured(f"{name} is a whole number from {least:,} to {most:,}, and not {text!r}.")
+    return int(text)
+
+
+def share(name: str, default: str) -> float:
+    """A variable that is a share from 0 to 1; empty: the default. Raises ``ImproperlyConfigured``."""
+    text: str = env.str(name, default="").strip() or default
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise ImproperlyConfigured(f"{name} is a number from 0 to 1, such as 0.1, and not {text!r}.")
+    return value
 
 
 def pairs(name: str, default: str) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import reverse_lazy
 
-from gpufleet.env import celery_url, env, pairs, percent
+from gpufleet.env import DAY_S, MOST_DAYS, celery_url, env, pairs, percent, share, whole
 from gpufleet.log import logging_config
 from gpufleet.schedule import BEAT_SCHEDULE
 
@@ -28,19 +28,25 @@ API_RATE_ANONYMOUS: int = env.int("API_RATE_ANONYMOUS", default=300)
 # Proxies in front of us whose X-Forwarded-For is believed; with none an address is the connection's own.
 TRUSTED_PROXIES: int = env.int("TRUSTED_PROXIES", default=0)
 # A node is silent when its last heartbeat is older than this. Agents beat every 10 to 30 s; three misses count.
-NODE_SILENT_AFTER_SECONDS: int = env.int("NODE_SILENT_AFTER_SECONDS", default=90)
+NODE_SILENT_AFTER_SECONDS: int = whole("NODE_SILENT_AFTER_SECONDS", default=90, most=DAY_S)
+# A GPU leaves service when it was at 90 °C or more for so long, and is back when it was below 85 °C for as long. The
+# built-in alert "GPU too hot" has the same figures.
+GPU_HOT_AFTER_SECONDS: int = whole("GPU_HOT_AFTER_SECONDS", default=120, most=DAY_S)
 # /readyz answers 503 when the scheduler has not finished a cycle for this long (the beat is 30 s).
 SCHEDULER_LATE_AFTER_SECONDS: int = env.int("SCHEDULER_LATE_AFTER_SECONDS", default=120)
 # Readings and registrations take no more than this share of the fleet's GPUs out of service without a person.
-QUARANTINE_MAX_SHARE: float = env.float("QUARANTINE_MAX_SHARE", default=0.1)
+QUARANTINE_MAX_SHARE: float = share("QUARANTINE_MAX_SHARE", default="0.1")
 # Raw samples are kept this many days; older daily partitions are dropped.
-METRICS_RAW_DAYS: int = env.int("METRICS_RAW_DAYS", default=14)
+METRICS_RAW_DAYS: int = whole("METRICS_RAW_DAYS", default=14, most=MOST_DAYS)
 # Batches that come together are written together. Off, each goes through Django by itself.
 METRICS_GROUP_COMMIT: bool = env.bool("METRICS_GROUP_COMMIT", default=True)
 # A Prometheus remote-write endpoint to which all samples are forwarded; none: they stay in PostgreSQL alone.
 REMOTE_WRITE_URL: str = env.str("REMOTE_WRITE_URL", default="")
-# Rollups of hours and days are kept this many days; older monthly partitions are dropped.
-METRICS_ROLLUP_DAYS: int = env.int("METRICS_ROLLUP_DAYS", default=400)
+# Rollups of hours and days are kept this many days, and as long as what they were made of; older monthly partitions
+# are dropped.
+METRICS_ROLLUP_DAYS: int = whole(
+    "METRICS_ROLLUP_DAYS", default=max(400, METRICS_RAW_DAYS), least=METRICS_RAW_DAYS, most=MOST_DAYS
+)
 # A finalised invoice is due this many days later.
 INVOICE_DUE_DAYS: int = env.int("INVOICE_DUE_DAYS", default=30)
 # What stands on an invoice as it is printed; lines of text are separated by "|".

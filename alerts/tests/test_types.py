@@ -7,14 +7,16 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from django.conf import settings
 
-from alerts.models import RuleType
+from alerts.models import AlertRule, RuleType
 from alerts.tests.factories import MINUTE
 from alerts.types import TYPES, Reading
 from billing.models import OutboxMessage
 from billing.services import create_invoice
 from billing.tests.factories import LONG_AGO, NOW, hours, make_rate, sell
 from clusters.models import LatestReading, Node
+from clusters.states import TEMPERATURE_LIMIT_C, TEMPERATURE_RECOVERED_C
 from clusters.tests.factories import make_cluster, make_gpu, make_node
 from jobs.models import Job, KindWait, SchedulerCycle, WaitPeriod
 from jobs.tests.factories import allocate, make_job
@@ -88,6 +90,12 @@ def test_a_gpus_temperature_counts_while_it_is_fresh() -> None:
     LatestReading.objects.create(gpu=stale, recorded_at=NOW - 2 * MINUTE, temperature_c=99)
     expected = {f"gpu:{fresh.pk}": 71, f"gpu:{stale.pk}": None, f"gpu:{mute.pk}": None}
     assert values("gpu_temperature") == expected
+
+
+def test_the_built_in_rule_for_heat_has_the_limits_and_the_time_by_which_a_gpu_leaves_service() -> None:
+    rule = AlertRule.objects.get(type="gpu_temperature")
+    assert (rule.threshold, rule.recovery_threshold) == (TEMPERATURE_LIMIT_C, TEMPERATURE_RECOVERED_C)
+    assert rule.for_seconds == settings.GPU_HOT_AFTER_SECONDS
 
 
 @pytest.mark.parametrize(

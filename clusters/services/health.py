@@ -1,7 +1,7 @@
 """The only writer of a GPU's health: the GPU and its fault session move together, here."""
 
 from collections.abc import Collection, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 from django.conf import settings
@@ -13,6 +13,9 @@ from clusters.states import Health, may_quarantine
 
 logger = structlog.stdlib.get_logger(__name__)
 
+LASTING_CAUSES = (HealthCause.TEMPERATURE, HealthCause.VANISHED)
+TOLD_AGAIN_AFTER = timedelta(hours=1)
+
 
 def set_health(wanted: Mapping[int, Health], locked: Mapping[int, GPU], *, now: datetime) -> None:
     """Make this the health of GPUs that the caller has locked, with their fault sessions; the states are the caller's.
@@ -22,6 +25,7 @@ def set_health(wanted: Mapping[int, Health], locked: Mapping[int, GPU], *, now: 
     """
     changed = {gpu_id: health for gpu_id, health in wanted.items() if _differs(locked[gpu_id], health)}
     held_back = _beyond_the_share(changed, locked)
+    told = _told_of_late({gpu_id: changed[gpu_id] for gpu_id in held_back}, now)
     GPUFault.objects.filter(gpu_id__in=changed.keys() - held_back, ended_at=None).update(ended_at=now)
     GPUFault.objects.bulk_create(
         GPUFault(
@@ -33,7 +37,7 @@ def set_health(wanted: Mapping[int, Health], locked: Mapping[int, GPU], *, now: 
             held_back=gpu_id in held_back,
         )
         for gpu_id, health in changed.items()
-        if not health.healthy
+        if not health.healthy and gpu_id not in told
     )
     moved = [locked[gpu_id] for gpu_id in changed.keys() - held_back]
     for gpu in moved:
@@ -42,7 +46,18 @@ def set_health(wanted: Mapping[int, Health], locked: Mapping[int, GPU], *, now: 
         gpu.health_cause, gpu.health_reason = health.cause, health.reason
     GPU.objects.bulk_update(moved, ["health", "health_cause", "health_reason"])
     for gpu_id, health in changed.items():
+        if gpu_id in told:
+            continue
         logger.info("GPU health decided", gpu_id=gpu_id, cause=health.cause, held_back=gpu_id in held_back)
+
+
+def _told_of_late(held_back: Mapping[int, Health], now: datetime) -> set[int]:
+    """GPUs of which the same was held back within the hour. Heat, and that a GPU has vanished, are found again with
+    each report, while an XID and lost memory are news.
+    """
+    lasting = {gpu_id for gpu_id, health in held_back.items() if health.cause in LASTING_CAUSES}
+    rows = GPUFault.objects.filter(gpu_id__in=lasting, held_back=True, began_at__gt=now - TOLD_AGAIN_AFTER)
+    return {gpu_id for gpu_id, cause in rows.values_list("gpu_id", "cause") if cause == held_back[gpu_id].cause}
 
 
 def quarantine_vanished(*, node_id: int, slots: Collection[int], total_gpus: int, now: datetime) -> None:

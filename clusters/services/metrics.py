@@ -10,11 +10,11 @@ from django.db import transaction
 from django.db.models import Q
 
 from clusters import ingest
-from clusters.models import GPU, GPUHealth, LatestReading, Node
+from clusters.models import GPU, GPUHealth, HealthCause, LatestReading, Node
 from clusters.queries import reportable_gpus
 from clusters.services.health import set_health
 from clusters.services.ledger import refresh_gpu_states
-from clusters.states import Health, Reading, decide_health
+from clusters.states import Health, HeatRule, Reading, Streak, decide_health
 from clusters.telemetry import MAX_SAMPLES, SHOWN_FLAWS, BadBatch, Sample, TooManySamples, decode
 from gpufleet.common.errors import FieldProblem, InvalidInput, TooLarge
 from gpufleet.common.locks import lock_rows
@@ -72,7 +72,7 @@ def take_news(*, fresh: Collection[tuple[int, datetime]], now: datetime) -> None
 
 def _follow(samples: Sequence[Sample], gpus: Mapping[int, GPU], now: datetime) -> None:
     revived = _take_heartbeats(samples, gpus, now)
-    doubtful = _take_readings(samples, gpus)
+    doubtful = _take_readings(samples, gpus, now)
     if revived or doubtful:
         _apply(doubtful, revived, now)
 
@@ -115,20 +115,51 @@ def _take_heartbeats(samples: Sequence[Sample], gpus: Mapping[int, GPU], now: da
     return revived
 
 
-def _take_readings(samples: Sequence[Sample], gpus: Mapping[int, GPU]) -> Doubtful:
+def _take_readings(samples: Sequence[Sample], gpus: Mapping[int, GPU], now: datetime) -> Doubtful:
     """Renew the latest readings."""
     latest = ingest.read_latest(gpus)
     newest: list[ingest.Newest] = []
     doubtful: Doubtful = {}
-    for gpu_id, fresh in ingest.fresh_by_gpu(samples, latest).items():
+    for gpu_id, fresh in _fresh(samples, gpus, latest).items():
         before = _health_of(gpus[gpu_id], latest.get(gpu_id))
-        readings = [Reading(sample.temperature_c, sample.xid, sample.memory_total_mb) for sample in fresh]
-        after = decide_health(before, readings)
-        newest.append(ingest.Newest(fresh[-1], after.hot_samples))
+        readings = [
+            Reading(min(sample.recorded_at, now), sample.temperature_c, sample.xid, sample.memory_total_mb)
+            for sample in fresh
+        ]
+        after = decide_health(before, readings, rule=_heat_rule(), now=now)
+        newest.append(ingest.Newest(fresh[-1], after.streak))
         if (before.healthy, before.cause) != (after.healthy, after.cause):
             doubtful[gpu_id] = (latest.get(gpu_id), readings)
     ingest.upsert_latest(newest)
     return doubtful
+
+
+def _fresh(
+    samples: Sequence[Sample], gpus: Mapping[int, GPU], latest: Mapping[int, LatestReading]
+) -> dict[int, list[Sample]]:
+    """By GPU and oldest first, the samples that are newer than what is known of it.
+
+    Of a GPU in a streak, or out of service for its heat, also those that are stored and from which nothing followed
+    yet: where batches are written together only the newest is looked at, and within the second. So it is the same
+    whichever way samples come.
+    """
+    fresh = ingest.fresh_by_gpu(samples, latest)
+    wanted = [
+        (gpu_id, gpus[gpu_id].node_id, latest[gpu_id].recorded_at)
+        for gpu_id in fresh
+        if gpu_id in latest and _is_watched(gpus[gpu_id], latest[gpu_id])
+    ]
+    by_time = {(one.gpu_id, one.recorded_at): one for one in [*ingest.stored_samples(wanted), *samples]}
+    return ingest.fresh_by_gpu(by_time.values(), latest)
+
+
+def _is_watched(gpu: GPU, latest: LatestReading) -> bool:
+    return latest.streak_until is not None or gpu.health_cause == HealthCause.TEMPERATURE
+
+
+def _heat_rule() -> HeatRule:
+    lasts, gap = settings.GPU_HOT_AFTER_SECONDS, settings.NODE_SILENT_AFTER_SECONDS
+    return HeatRule(lasts=timedelta(seconds=lasts), gap=timedelta(seconds=gap))
 
 
 def _health_of(gpu: GPU, latest: LatestReading | None) -> Health:
@@ -136,10 +167,17 @@ def _health_of(gpu: GPU, latest: LatestReading | None) -> Health:
         healthy=gpu.health == GPUHealth.HEALTHY,
         cause=gpu.health_cause,  # type: ignore[arg-type]  # one of HealthCause's values, by a constraint
         reason=gpu.health_reason,
-        hot_samples=latest.hot_samples if latest else 0,
+        streak=_streak_of(latest) if latest else None,
         last_xid=latest.xid if latest else None,
         memory_total_mb=latest.memory_total_mb if latest else None,
     )
+
+
+def _streak_of(latest: LatestReading) -> Streak | None:
+    since = latest.hot_since or latest.cool_since
+    if since is None or latest.streak_until is None:
+        return None
+    return Streak(hot=latest.hot_since is not None, since=since, until=latest.streak_until)
 
 
 def _apply(doubtful: Doubtful, revived: Collection[int], now: datetime) -> None:
@@ -147,7 +185,7 @@ def _apply(doubtful: Doubtful, revived: Collection[int], now: datetime) -> None:
     affected = GPU.objects.filter(Q(pk__in=doubtful) | Q(node__in=revived), retired_at__isnull=True)
     locked = lock_rows(GPU.objects.filter(retired_at__isnull=True), affected.values_list("pk", flat=True))
     wanted = {
-        gpu_id: decide_health(_health_of(locked[gpu_id], latest), readings)
+        gpu_id: decide_health(_health_of(locked[gpu_id], latest), readings, rule=_heat_rule(), now=now)
         for gpu_id, (latest, readings) in doubtful.items()
         if gpu_id in locked
     }

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from clusters import forwarding, tasks
 from clusters.tests.factories import NOW, make_cluster, make_gpu, make_node, store_sample
 from clusters.tests.receivers import Receiver, decoded
 from clusters.tests.threads import in_thread
+from gpufleet.common.locks import try_lock_name
 
 SECOND = timedelta(seconds=1)
 MS = int(NOW.timestamp() * 1000)
@@ -90,29 +92,30 @@ def test_without_an_endpoint_nothing_waits() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_two_workers_send_nothing_twice(receiver: Receiver) -> None:
+def test_of_two_workers_one_sends_so_that_nothing_overtakes(receiver: Receiver) -> None:
     with connection.cursor() as cursor:
         cursor.execute("TRUNCATE clusters_metricoutbox")
-    store_sample(make_gpu(), utilization_pct=50)
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute(forwarding.CLAIM, [10])
+    gpu = make_gpu()
+    with transaction.atomic():
+        assert try_lock_name(forwarding.LOCK)  # As the other one, whose request is under way.
+        store_sample(gpu, utilization_pct=50)
         assert in_thread(forwarding.forward_samples) == 0
     assert forwarding.forward_samples() == 1
     assert len(receiver.bodies) == 1
 
 
-@pytest.fixture
-def victoria(tmp_path: Path) -> Iterator[str]:
-    binary = os.environ.get("VICTORIA_METRICS") or shutil.which("victoria-metrics")
+@contextmanager
+def engine(name: str, variable: str, *flags: str) -> Iterator[str]:
+    """A real one of Debian's package, at an address of its own; ``{address}`` in its flags is that."""
+    binary = os.environ.get(variable) or shutil.which(name)
     if binary is None:
-        pytest.skip("VictoriaMetrics is not installed (Debian: victoria-metrics)")
+        pytest.skip(f"{name} is not installed (Debian has a package of this name)")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    flags = [f"-storageDataPath={tmp_path}", f"-httpListenAddr={address}", "-search.latencyOffset=0s"]
-    process = subprocess.Popen([binary, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    told = [flag.format(address=address) for flag in flags]
+    process = subprocess.Popen([binary, *told], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        wait_for(lambda: httpx.get(f"http://{address}/health").is_success)
         yield f"http://{address}"
     finally:
         process.terminate()
@@ -132,17 +135,40 @@ def wait_for(true: Any) -> None:
 
 
 @pytest.mark.django_db
-def test_victoria_metrics_takes_and_gives_them_back(victoria: str, settings: LazySettings) -> None:
-    settings.REMOTE_WRITE_URL = f"{victoria}/api/v1/write"
-    gpu, at = make_gpu(), timezone.now().replace(microsecond=0) - timedelta(minutes=1)
-    for second in range(3):
-        store_sample(gpu, at + second * SECOND, utilization_pct=10 * second, power_draw_w=512.25)
-    assert forwarding.forward_samples() == 3
+def test_victoria_metrics_takes_and_gives_them_back(tmp_path: Path, settings: LazySettings) -> None:
+    flags = (f"-storageDataPath={tmp_path}", "-httpListenAddr={address}", "-search.latencyOffset=0s")
+    with engine("victoria-metrics", "VICTORIA_METRICS", *flags) as victoria:
+        wait_for(lambda: httpx.get(f"{victoria}/health").is_success)
+        settings.REMOTE_WRITE_URL = f"{victoria}/api/v1/write"
+        gpu, at = make_gpu(), timezone.now().replace(microsecond=0) - timedelta(minutes=1)
+        for second in range(3):
+            store_sample(gpu, at + second * SECOND, utilization_pct=10 * second, power_draw_w=512.25)
+        assert forwarding.forward_samples() == 3
 
-    def given_back(name: str) -> list[float]:
-        match = f'{{__name__="gpufleet_gpu_{name}",gpu_id="{gpu.pk}"}}'
-        lines = httpx.get(f"{victoria}/api/v1/export", params={"match[]": match}).text.splitlines()
-        return [value for line in lines for value in httpx.Response(200, text=line).json()["values"]]
+        def given_back(name: str) -> list[float]:
+            match = f'{{__name__="gpufleet_gpu_{name}",gpu_id="{gpu.pk}"}}'
+            lines = httpx.get(f"{victoria}/api/v1/export", params={"match[]": match}).text.splitlines()
+            return [value for line in lines for value in httpx.Response(200, text=line).json()["values"]]
 
-    wait_for(lambda: given_back("utilization_pct") == [0, 10, 20])
-    assert given_back("power_draw_w") == [512.25] * 3
+        wait_for(lambda: given_back("utilization_pct") == [0, 10, 20])
+        assert given_back("power_draw_w") == [512.25] * 3
+
+
+@pytest.mark.django_db
+def test_prometheus_takes_and_gives_them_back(tmp_path: Path, settings: LazySettings) -> None:
+    tmp_path.joinpath("prometheus.yml").write_text("")
+    flags = [f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data"]
+    flags += ["--web.listen-address={address}", "--web.enable-remote-write-receiver"]
+    with engine("prometheus", "PROMETHEUS", *flags) as prometheus:
+        wait_for(lambda: httpx.get(f"{prometheus}/-/ready").is_success)
+        settings.REMOTE_WRITE_URL = f"{prometheus}/api/v1/write"
+        gpu, at = make_gpu(make_node(make_cluster("nörth"), "n1")), timezone.now().replace(microsecond=0)
+        times = [at + second * SECOND for second in range(-3, 0)]
+        for number, taken in enumerate(times):
+            store_sample(gpu, taken, utilization_pct=10 * number, power_draw_w=512.25)
+        assert forwarding.forward_samples() == 3
+        query = f'gpufleet_gpu_utilization_pct{{gpu_id="{gpu.pk}",cluster="nörth"}}[1m]'
+        found = httpx.get(f"{prometheus}/api/v1/query", params={"query": query}).json()["data"]["result"]
+        assert [value for one in found for value in one["values"]] == [
+            [taken.timestamp(), str(10 * number)] for number, taken in enumerate(times)
+        ]

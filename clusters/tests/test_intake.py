@@ -142,12 +142,12 @@ def test_gpus_of_a_node_that_are_reported_apart_each_have_their_reading(door: Do
 
 def test_news_bring_a_silent_node_back_and_end_a_hot_streak(door: Door, raw_key: str) -> None:
     gpu = make_gpu(make_node(silent=True))
-    LatestReading.objects.create(gpu=gpu, recorded_at=NOW, temperature_c=95, hot_samples=2)
+    LatestReading.objects.create(gpu=gpu, recorded_at=NOW, temperature_c=95, hot_since=NOW, streak_until=NOW)
     assert gpu.state == "offline"
     door.post({"metrics": [one(gpu, temperature_c=60)]}, raw_key)
     door.intake.writer.flush_news(now=timezone.now())
     gpu.refresh_from_db()
-    assert (gpu.state, gpu.node.status, LatestReading.objects.get().hot_samples) == ("available", "online", 0)
+    assert (gpu.state, gpu.node.status, LatestReading.objects.get().hot_since) == ("available", "online", None)
 
 
 def test_memory_that_shrank_is_seen_within_the_second(door: Door, raw_key: str) -> None:
@@ -301,6 +301,7 @@ def test_the_quick_way_takes_nothing_that_the_other_refuses(metrics: list[dict[s
         b'{"metrics":[{"gpu_id":1,"power_draw_w":1e999}]}',
         b'{"metrics":[{"gpu_id":1},{"gpu_id":1}]}',
         b'{"metrics":[]}',
+        b'{"metrics":[{"gpu_id":1,"\xff":1}]}',
         b"",
     ],
 )

@@ -55,6 +55,13 @@ def test_an_old_recovery_does_not_end_a_new_fault() -> None:
     assert gpu.health == "healthy"
 
 
+def test_another_gpus_fault_is_not_this_ones() -> None:
+    one, other = make_gpu(), make_gpu()
+    report(one, other, xid=79)
+    with pytest.raises(services.FaultIsOver):
+        mark(one, "healthy", now=NOW, fault_id=other.faults.get().pk)
+
+
 def test_the_api_names_the_fault_and_takes_its_number(charlie: APIClient) -> None:
     gpu = make_gpu()
     report(gpu, xid=79)
@@ -68,10 +75,10 @@ def test_the_api_names_the_fault_and_takes_its_number(charlie: APIClient) -> Non
 
 def test_a_worse_cause_is_a_session_of_its_own() -> None:
     gpu = make_gpu()
-    for second in range(3):
-        report(gpu, at=NOW + timedelta(seconds=second), temperature_c=95)
-    report(gpu, at=NOW + MINUTE, xid=79, temperature_c=50)
-    assert [(cause, ended) for cause, _, ended, _ in faults(gpu)] == [("temperature", NOW + MINUTE), ("xid", None)]
+    for minute in range(3):
+        report(gpu, at=NOW + minute * MINUTE, temperature_c=95)
+    report(gpu, at=NOW + 3 * MINUTE, xid=79, temperature_c=50)
+    assert [(cause, ended) for cause, _, ended, _ in faults(gpu)] == [("temperature", NOW + 3 * MINUTE), ("xid", None)]
 
 
 def test_a_gpu_that_a_whole_registration_leaves_out_has_vanished_until_it_is_named_again() -> None:
@@ -124,6 +131,82 @@ def test_the_breaker_keeps_the_rest_of_the_fleet_in_service(settings: LazySettin
     }
     mark(gpus[19], "unhealthy", now=NOW + 2 * MINUTE)  # A person's word is always taken.
     assert GPU.objects.filter(health="unhealthy").count() == 11
+
+
+@pytest.mark.parametrize("but", ["retired", "operator"])
+def test_the_breaker_counts_whom_readings_took_and_who_is_in_service(settings: LazySettings, but: str) -> None:
+    settings.QUARANTINE_MAX_SHARE = 0.0
+    gpus = [make_gpu(make_node()) for _ in range(9)]
+    report(*gpus[:8], xid=79)
+    change: dict[str, Any] = {"retired_at": NOW} if but == "retired" else {"health_cause": "operator"}
+    GPU.objects.filter(pk=gpus[0].pk).update(**change)
+    report(gpus[8], xid=79)
+    assert faults(gpus[8]) == [("xid", NOW, None, False)]
+
+
+def test_a_worse_cause_of_a_gpu_that_is_out_is_not_held_back(settings: LazySettings) -> None:
+    settings.QUARANTINE_MAX_SHARE = 0.0
+    gpus = [make_gpu(make_node()) for _ in range(8)]
+    for minute in range(3):
+        report(*gpus, at=NOW + minute * MINUTE, temperature_c=95)
+    report(gpus[0], at=NOW + 3 * MINUTE, xid=79)
+    assert faults(gpus[0])[1:] == [("xid", NOW + 3 * MINUTE, None, False)]
+
+
+def test_a_node_that_never_said_how_many_it_has_leaves_nobody_out() -> None:
+    node = make_node(total_gpus=0)
+    _, other = make_gpu(node), make_gpu(node)
+    register(node, [0], NOW + MINUTE)
+    other.refresh_from_db()
+    assert other.health == "healthy"
+
+
+def test_what_is_held_back_is_told_once_an_hour_and_done_once_it_may_be(settings: LazySettings) -> None:
+    settings.QUARANTINE_MAX_SHARE = 0.0
+    gpus = [make_gpu(make_node()) for _ in range(9)]
+    report(*gpus[:8], xid=79)
+    for minute in range(64):
+        report(gpus[8], at=NOW + minute * MINUTE, temperature_c=95)
+    first, again = NOW + 2 * MINUTE, NOW + 62 * MINUTE
+    assert faults(gpus[8]) == [("temperature", first, first, True), ("temperature", again, again, True)]
+    report(gpus[8], at=NOW + 64 * MINUTE, xid=79, temperature_c=95)  # Another cause is news.
+    assert faults(gpus[8])[2:] == [("xid", NOW + 64 * MINUTE, NOW + 64 * MINUTE, True)]
+    mark(gpus[0], "healthy", now=NOW + 64 * MINUTE)
+    report(gpus[8], at=NOW + 65 * MINUTE, xid=79, temperature_c=95)
+    assert faults(gpus[8])[3:] == [("temperature", NOW + 65 * MINUTE, None, False)]
+
+
+def test_what_is_held_back_is_told_again_where_it_is_another_thing(settings: LazySettings) -> None:
+    """Another cause, another XID, and what comes after a session that was not held back."""
+    node = make_node(total_gpus=1)
+    gpus = [make_gpu(make_node()) for _ in range(8)]
+    _, gpu = make_gpu(node), make_gpu(node)
+    for minute in range(3):
+        report(gpu, at=NOW + minute * MINUTE, temperature_c=95)
+    mark(gpu, "healthy", now=NOW + 2 * MINUTE)
+    settings.QUARANTINE_MAX_SHARE = 0.0
+    report(*gpus, xid=79)
+    report(gpu, at=NOW + 3 * MINUTE, temperature_c=95)
+    register(node, [0], NOW + 4 * MINUTE)
+    for minute, xid in ((5, 79), (6, None), (7, 79)):
+        report(gpu, at=NOW + minute * MINUTE, xid=xid)
+    assert [(cause, began, held) for cause, began, _, held in faults(gpu)] == [
+        ("temperature", NOW + 2 * MINUTE, False),
+        ("temperature", NOW + 3 * MINUTE, True),
+        ("vanished", NOW + 4 * MINUTE, True),
+        ("xid", NOW + 5 * MINUTE, True),
+        ("xid", NOW + 7 * MINUTE, True),
+    ]
+
+
+def test_a_registration_that_leaves_out_what_is_held_back_tells_it_once(settings: LazySettings) -> None:
+    settings.QUARANTINE_MAX_SHARE = 0.0
+    report(*[make_gpu(make_node()) for _ in range(8)], xid=79)
+    node = make_node(total_gpus=1)
+    gone = [make_gpu(node), make_gpu(node)][1]
+    for minute in range(3):
+        register(node, [0], NOW + minute * MINUTE)
+    assert faults(gone) == [("vanished", NOW, NOW, True)]
 
 
 def test_another_card_in_the_slot_starts_its_own_history() -> None:

@@ -16,7 +16,8 @@ from gpufleet.common.errors import InvalidInput
 pytestmark = pytest.mark.django_db
 
 SECOND = timedelta(seconds=1)
-LATER = NOW + timedelta(minutes=1)
+MINUTE = timedelta(minutes=1)
+LATER = NOW + MINUTE
 
 
 def sample(gpu: GPU, at: Any = LATER, **figures: Any) -> Sample:
@@ -25,6 +26,10 @@ def sample(gpu: GPU, at: Any = LATER, **figures: Any) -> Sample:
 
 def record(*samples: Sample, now: Any = LATER, **narrowing: Any) -> int:
     return services.record_samples(samples=samples, now=now, **narrowing)
+
+
+def streak(gpu: GPU) -> Any:
+    return LatestReading.objects.values_list("hot_since", "cool_since", "streak_until").get(gpu=gpu)
 
 
 def refused(*samples: Sample, **narrowing: Any) -> list[tuple[str, str]]:
@@ -65,7 +70,7 @@ def test_an_older_sample_is_kept_and_is_not_the_latest() -> None:
 def test_the_upsert_itself_never_overwrites_a_newer_reading() -> None:
     gpu = make_gpu()
     record(sample(gpu, LATER, utilization_pct=90))
-    ingest.upsert_latest([ingest.Newest(sample(gpu, NOW, utilization_pct=10), hot_samples=0)])
+    ingest.upsert_latest([ingest.Newest(sample(gpu, NOW, utilization_pct=10), streak=None)])
     assert LatestReading.objects.get().utilization_pct == 90
 
 
@@ -117,35 +122,87 @@ def test_the_samples_and_what_follows_from_them_are_one_transaction(monkeypatch:
 
 
 def test_heat_takes_a_gpu_out_and_cold_brings_it_back() -> None:
+    """Reported every 60 s, each as it is taken: out after 120 s of heat, back after 120 s below the recovery limit."""
     gpu, neighbour = make_gpu(), make_gpu()
-    for step in range(1, 5):
-        now = NOW + step * SECOND
-        record(sample(gpu, now, temperature_c=91.0), sample(neighbour, now, temperature_c=60.0), now=now)
-    record(sample(gpu, NOW + 5 * SECOND, temperature_c=70.0), now=NOW + 5 * SECOND)
+    for minute, celsius in enumerate([91.0, 92.0, 93.0, 94.0, 86.0, 70.0, 70.0, 70.0], start=1):
+        now = NOW + minute * MINUTE
+        record(sample(gpu, now, temperature_c=celsius), sample(neighbour, now, temperature_c=60.0), now=now)
     assert periods_of(gpu) == [
-        ("available", NOW, NOW + 3 * SECOND),
-        ("unhealthy", NOW + 3 * SECOND, NOW + 5 * SECOND),
-        ("available", NOW + 5 * SECOND, None),
+        ("available", NOW, NOW + 3 * MINUTE),
+        ("unhealthy", NOW + 3 * MINUTE, NOW + 8 * MINUTE),
+        ("available", NOW + 8 * MINUTE, None),
     ]
     assert periods_of(neighbour) == [("available", NOW, None)]
+    assert gpu.faults.get().reason == "93 °C: 90 °C or more for 120 s."
+    assert streak(gpu) == (None, None, None)
+
+
+def test_the_time_of_heat_is_a_setting(settings: LazySettings) -> None:
+    settings.GPU_HOT_AFTER_SECONDS = 30
+    gpu = make_gpu()
+    record(*(sample(gpu, NOW + second * SECOND, temperature_c=95) for second in (0, 30)), now=NOW + 30 * SECOND)
+    gpu.refresh_from_db()
+    assert gpu.health_cause == "temperature"
+
+
+def test_a_gap_longer_than_a_heartbeat_may_be_late_breaks_the_heat(settings: LazySettings) -> None:
+    settings.NODE_SILENT_AFTER_SECONDS = 45
+    gpu = make_gpu()
+    for minute in range(1, 6):
+        record(sample(gpu, NOW + minute * MINUTE, temperature_c=95), now=NOW + minute * MINUTE)
+    gpu.refresh_from_db()
+    assert (gpu.health, streak(gpu)) == ("healthy", (NOW + 5 * MINUTE, None, NOW + 5 * MINUTE))
 
 
 def test_a_batch_is_read_in_the_order_of_its_times() -> None:
     gpu = make_gpu()
-    times = [NOW + second * SECOND for second in (3, 1, 4, 2)]
-    heats = dict(zip(sorted(times), [95.0, 95.0, 95.0, 60.0], strict=True))
-    record(*(sample(gpu, at, temperature_c=heats[at]) for at in times))
+    times = [NOW + second * SECOND for second in (150, 0, 75, 90)]
+    heats = dict(zip(sorted(times), [95.0, 95.0, 60.0, 95.0], strict=True))
+    record(*(sample(gpu, at, temperature_c=heats[at]) for at in times), now=NOW + 150 * SECOND)
     gpu.refresh_from_db()
-    assert gpu.health == "healthy"
+    assert (gpu.health, streak(gpu)[0]) == ("healthy", NOW + 150 * SECOND)
+
+
+def test_a_late_sample_neither_begins_heat_nor_makes_it_longer() -> None:
+    gpu = make_gpu()
+    record(sample(gpu, NOW + 2 * MINUTE, temperature_c=60), now=NOW + 2 * MINUTE)
+    record(sample(gpu, NOW, temperature_c=95), sample(gpu, NOW + MINUTE, temperature_c=95), now=NOW + 2 * MINUTE)
+    assert streak(gpu) == (None, None, None)
+    record(sample(gpu, NOW + 3 * MINUTE, temperature_c=95), now=NOW + 3 * MINUTE)
+    record(sample(gpu, NOW + 2 * MINUTE + SECOND, temperature_c=95), now=NOW + 3 * MINUTE)
+    record(sample(gpu, NOW + 4 * MINUTE, temperature_c=95), now=NOW + 4 * MINUTE)
+    gpu.refresh_from_db()
+    assert (gpu.health, streak(gpu)[0]) == ("healthy", NOW + 3 * MINUTE)
+
+
+def test_a_batch_that_was_kept_for_hours_takes_nobody_away_and_brings_nobody_back() -> None:
+    gpu, now = make_gpu(), NOW + timedelta(hours=3)
+    record(*(sample(gpu, NOW + minute * MINUTE, temperature_c=95) for minute in range(10)), now=now)
+    gpu.refresh_from_db()
+    assert (gpu.health, streak(gpu)[0]) == ("healthy", NOW)
+    record(*(sample(gpu, now + minute * MINUTE, temperature_c=95) for minute in range(3)), now=now + 2 * MINUTE)
+    later = now + timedelta(hours=3)
+    record(*(sample(gpu, now + minute * MINUTE, temperature_c=40) for minute in range(3, 9)), now=later)
+    gpu.refresh_from_db()
+    assert gpu.health_cause == "temperature"
+
+
+def test_a_fast_clock_makes_no_heat_last_longer() -> None:
+    """What claims to come from later was seen no later than now."""
+    gpu = make_gpu()
+    record(sample(gpu, NOW, temperature_c=95), sample(gpu, NOW + 30 * SECOND, temperature_c=95), now=NOW)
+    record(*(sample(gpu, NOW + second * SECOND, temperature_c=95) for second in (70, 125)), now=LATER)
+    gpu.refresh_from_db()
+    assert (gpu.health, streak(gpu)) == ("healthy", (NOW, None, LATER))
 
 
 def test_a_batch_sent_twice_heats_nothing_twice() -> None:
     gpu = make_gpu()
-    hot = [sample(gpu, NOW + second * SECOND, temperature_c=95.0) for second in (1, 2)]
+    hot = [sample(gpu, NOW + second * SECOND, temperature_c=95.0) for second in (1, 60)]
     record(*hot)
     record(*hot)
     gpu.refresh_from_db()
-    assert (gpu.health, LatestReading.objects.get().hot_samples) == ("healthy", 2)
+    assert (gpu.health, streak(gpu)) == ("healthy", (NOW + SECOND, None, LATER))
 
 
 def test_an_xid_says_why() -> None:
@@ -275,13 +332,13 @@ def test_an_answered_batch_is_committed() -> None:
 @pytest.mark.django_db(transaction=True)
 def test_two_batches_of_one_gpu_heat_it_one_after_the_other() -> None:
     gpu = make_gpu()
-    record(sample(gpu, NOW, temperature_c=95.0))
+    record(sample(gpu, NOW, temperature_c=95.0), now=NOW)
     after(
-        lambda: record(sample(gpu, NOW + SECOND, temperature_c=95.0)),
-        lambda: record(sample(gpu, NOW + 2 * SECOND, temperature_c=95.0)),
+        lambda: record(sample(gpu, NOW + MINUTE, temperature_c=95.0), now=NOW + MINUTE),
+        lambda: record(sample(gpu, NOW + 2 * MINUTE, temperature_c=95.0), now=NOW + 2 * MINUTE),
     )
     gpu.refresh_from_db()
-    assert (gpu.health, LatestReading.objects.get().hot_samples) == ("unhealthy", 3)
+    assert (gpu.health_cause, streak(gpu)) == ("temperature", (NOW, None, NOW + 2 * MINUTE))
 
 
 @pytest.mark.django_db(transaction=True)

@@ -98,8 +98,8 @@ QUEUE = """
 """
 READINGS = """
     INSERT INTO clusters_latestreading (gpu_id, recorded_at, utilization_pct, memory_used_mb, memory_total_mb,
-                                        temperature_c, power_draw_w, hot_samples)
-    SELECT id, %(now)s + %(quiet_for)s, 100 * random(), 40000, 81920, 40 + 30 * random(), 300, 0 FROM clusters_gpu
+                                        temperature_c, power_draw_w)
+    SELECT id, %(now)s + %(quiet_for)s, 100 * random(), 40000, 81920, 40 + 30 * random(), 300 FROM clusters_gpu
 """
 
 

@@ -1,7 +1,10 @@
 import random
 
-from clusters.states import HOT_SAMPLES, TEMPERATURE_LIMIT_C, TEMPERATURE_RECOVERED_C
+from django.conf import settings
+
+from clusters.states import TEMPERATURE_LIMIT_C, TEMPERATURE_RECOVERED_C
 from dashboard.demo.catalog import A10, H100, MODELS
+from dashboard.demo.incidents import OVERHEATING_LASTS
 from dashboard.demo.physics import GpuBody
 
 
@@ -47,11 +50,11 @@ def test_warmth_and_power_follow_the_load_with_inertia() -> None:
 
 def test_a_gpu_without_cooling_is_called_ill_and_recovers_when_it_is_cooled() -> None:
     """Long enough above the limit that the control plane takes it out of service, and back in by itself."""
-    body, rng, hot = live(GpuBody(A10), 300, job_id=1), random.Random(1), 0
-    for _ in range(18):
+    body, rng, hot_s = live(GpuBody(A10), 300, job_id=1), random.Random(1), -10
+    for _ in range(int(OVERHEATING_LASTS[0].total_seconds()) // 10):
         body.advance(10, job_id=1, cooling=False, rng=rng)
-        hot += body.temperature_c >= TEMPERATURE_LIMIT_C
-    assert hot >= HOT_SAMPLES
+        hot_s = hot_s + 10 if body.temperature_c >= TEMPERATURE_LIMIT_C else -10
+    assert hot_s >= settings.GPU_HOT_AFTER_SECONDS
     assert body.temperature_c < 100
     assert live(body, 90, job_id=1).temperature_c < TEMPERATURE_RECOVERED_C
 

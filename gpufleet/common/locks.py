@@ -55,10 +55,10 @@ def lock_names_statement(names: Iterable[str]) -> str:
     return f"SELECT pg_advisory_xact_lock(key) FROM unnest('{{{keys}}}'::bigint[]) AS key"  # noqa: S608  (numbers)
 
 
-def try_lock_name(name: str) -> bool:
-    """Take the lock of a name if it is free, and hold it until the transaction ends."""
-    _require_transaction()
-    with connection.cursor() as cursor:
+def try_lock_name(name: str, *, using: str = DEFAULT_DB_ALIAS) -> bool:
+    """Take the lock of a name in a database if it is free, and hold it until the transaction ends."""
+    _require_transaction(using)
+    with connections[using].cursor() as cursor:
         cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [_key_of(name)])
         (taken,) = cursor.fetchone()
     return bool(taken)
