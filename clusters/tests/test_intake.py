@@ -21,7 +21,7 @@ from apikeys.models import ApiKey
 from apikeys.services import revoke_key
 from apikeys.tests.factories import make_key
 from clusters import groups
-from clusters.frames import Frame, pack_frames, pack_runs, runs_of
+from clusters.frames import Frame, frames_of, pack_frames, pack_runs, runs_of
 from clusters.intake import PATH, Intake
 from clusters.models import GPU, LatestReading, MetricSample, Node
 from clusters.telemetry import BadBatch, Columns, decode, decode_quickly
@@ -251,6 +251,21 @@ def test_a_group_that_fails_is_answered_the_ordinary_way(
     assert (door.handed_on, MetricSample.objects.count()) == (1, 1)
 
 
+def test_batches_that_come_together_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "GATHERED_FOR_S", 0.5)
+    for gather, expected in ((False, 1), (True, 2)):
+        writer: Any = groups.GroupWriter()
+        writer._waiting.put("first")
+        later = threading.Timer(0.1, writer._waiting.put, ["second"])
+        later.start()
+        assert len(writer._next_group(gather=gather)) == expected
+        later.join()
+
+
+def test_news_that_take_long_come_less_often() -> None:
+    assert [groups.pause_after(took) for took in (0.0, 0.09, 0.3)] == [1.0, 1.0, pytest.approx(3.0)]
+
+
 def test_the_rate_limit_holds_within_a_second(door: Door, raw_key: str, settings: LazySettings) -> None:
     settings.API_RATE_PER_KEY = 3
     gpu = make_gpu()
@@ -283,8 +298,8 @@ def test_the_quick_way_takes_nothing_that_the_other_refuses(metrics: list[dict[s
     if columns is None:
         return
     samples = decode(json.loads(raw), now=NOW)
-    assert columns.gpu_ids == [sample.gpu_id for sample in samples]
-    assert columns.times == [sample.recorded_at for sample in samples]
+    assert list(columns.gpu_ids) == [sample.gpu_id for sample in samples]
+    assert list(columns.times) == [sample.recorded_at for sample in samples]
     used = columns.figures[1] or [None] * len(samples)
     assert list(used) == [sample.memory_used_mb for sample in samples]
     heat = columns.figures[3] or [None] * len(samples)
@@ -306,6 +321,21 @@ def test_the_quick_way_takes_nothing_that_the_other_refuses(metrics: list[dict[s
 )
 def test_what_the_quick_way_leaves_to_the_other(raw: bytes) -> None:
     assert decode_quickly(raw, now=NOW) is None
+
+
+@pytest.mark.parametrize("power", [0.0005, 0.0015, 0.0025, 0.4999995, 1.0005, 99_999.9995, 100_000, 0])
+@pytest.mark.parametrize("used", [0, 0.5, 1.5, 2.5, 81_559.49999, 2**31 - 1, 2**31 - 1.5])
+def test_figures_are_rounded_as_the_other_way_rounds_them(power: float, used: float) -> None:
+    sent = {"gpu_id": 1, "power_draw_w": power, "memory_used_mb": used, "temperature_c": -power / 1000}
+    raw = json.dumps({"metrics": [sent, {**sent, "gpu_id": 2}]}).encode()
+    columns = decode_quickly(raw, now=NOW)
+    assert columns is not None
+    _, memory, _, heat, watts, _ = columns.figures
+    assert memory is not None
+    assert heat is not None
+    assert watts is not None
+    (frame,) = frames_of(decode(json.loads(raw), now=NOW), {1: 7, 2: 7})
+    assert [list(memory), list(heat), list(watts)] == [list(frame.columns[place] or ()) for place in (1, 3, 4)]
 
 
 def test_the_quick_way_takes_what_agents_send() -> None:
@@ -380,6 +410,6 @@ def test_a_batch_packed_by_column_is_its_frames_packed_one_by_one(samples: list[
     assert [run.begin for run in runs] == [0, *(run.end for run in runs)][:-1]
     apart = [
         Frame(node, at, ids[begin:end], [values[begin:end], None, values[begin:end], None, None, None])
-        for node, at, begin, end in runs
+        for node, at, begin, end, _ in runs
     ]
     assert pack_runs(columns, runs) == pack_frames(apart)
