@@ -110,7 +110,7 @@ def pack_runs(columns: Columns, runs: Iterable[Run]) -> bytes:
     size, figures = 8 * len(columns.gpu_ids), _int4s(*measured)
     places = itertools.count(0, size)
     starts = [None if column is None else next(places) for column in columns.figures]
-    rows = []
+    rows: list[bytes] = []
     for node_id, at, begin, end, ids in runs:
         head, first, last = _array_head(INT4, end - begin), 8 * begin, 8 * end
         arrays = [NULL if start is None else head + figures[start + first : start + last] for start in starts]
@@ -137,7 +137,7 @@ def _pack(frame: Frame) -> bytes:
             values = b"".join(NULL if value is None else struct.pack("!ii", 4, value) for value in column)
             pieces += (ARRAY.pack(20 + len(values), 1, 1, INT4, count, 1), values)
         else:
-            pieces += (_array_head(INT4, count), _int4s(column))  # type: ignore[arg-type]  # none of them is None
+            pieces += (_array_head(INT4, count), _int4s(column))
     return b"".join(pieces)
 
 
@@ -164,10 +164,11 @@ def _int8s(values: Sequence[int]) -> bytes:
     return _big_endian(elements)
 
 
-def _int4s(*columns: Sequence[int]) -> bytes:
+def _int4s(*columns: Iterable[int | None]) -> bytes:
+    """The elements of an array of all their values, none of which is None."""
     values = array("i")
     for column in columns:
-        values.extend(column)
+        values.extend(column)  # type: ignore[arg-type]
     elements = array("i", [4, 0]) * len(values)
     elements[1::2] = values
     return _big_endian(elements)

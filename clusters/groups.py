@@ -43,7 +43,10 @@ LARGEST_GROUP: Final = 64
 # many. A batch that comes alone never waits.
 GATHERED_FOR_S: Final = 0.001
 NEWS_EVERY_S: Final = 1.0
-NEWS_SHARE: Final = 0.1  # Of the time. Where news take longer to write, they come less often.
+# Of the time. Where news take longer to write, they rest, so that samples are not kept waiting; but never for long,
+# since a node's heartbeats are among them.
+NEWS_SHARE: Final = 0.1
+LONGEST_REST_S: Final = 4.0
 RETIREMENTS_SHOW_WITHIN: Final = timedelta(hours=1)
 
 
@@ -219,19 +222,17 @@ class GroupWriter:
         return group
 
     def _tell_for_ever(self) -> None:
-        pause = NEWS_EVERY_S
-        while not self._closing.wait(pause):
-            began = time.perf_counter()
-            _guarded(partial(self._tell, now=timezone.now()))
-            pause = pause_after(time.perf_counter() - began)
+        rested = 0.0  # When, by the monotonic clock.
+        while not self._closing.wait(NEWS_EVERY_S):
+            _guarded(partial(self._ask_rates, now=timezone.now()))
+            if (began := time.monotonic()) >= rested:
+                _guarded(partial(self.flush_news, now=timezone.now()))
+                ended = time.monotonic()
+                rested = ended + rest_after(ended - began)
         self._threads[0].join()
-        _guarded(partial(self._tell, now=timezone.now()))
+        _guarded(partial(self._ask_rates, now=timezone.now()))
+        _guarded(partial(self.flush_news, now=timezone.now()))
         connections.close_all()
-
-    def _tell(self, *, now: datetime) -> None:
-        if self._requests or self._over:
-            self._ask_rates(now=now)
-        self.flush_news(now=now)
 
     def _write(self, group: Sequence[Waiting]) -> None:
         now = max(waiting.now for waiting in group)
@@ -311,9 +312,9 @@ class GroupWriter:
         }
 
 
-def pause_after(took_s: float) -> float:
-    """How many seconds the news rest after they took so many to write: one, or as many as leave them their share."""
-    return max(NEWS_EVERY_S, took_s / NEWS_SHARE)
+def rest_after(took_s: float) -> float:
+    """How many seconds news rest that took so many to write."""
+    return min(LONGEST_REST_S, took_s / NEWS_SHARE)
 
 
 def _guarded(work: Callable[[], None]) -> None:

@@ -129,6 +129,15 @@ def test_what_follows_is_written_within_the_second(door: Door, raw_key: str) -> 
     assert max(Node.objects.values_list("last_heartbeat_at", flat=True)) == newest.recorded_at
 
 
+def test_an_older_frame_does_not_take_the_place_of_a_newer_one_before_they_are_news(door: Door, raw_key: str) -> None:
+    gpu, now = make_gpu(), timezone.now()
+    for figure, age in ((50, 2), (90, 1), (10, 3)):
+        sample = {**one(gpu, utilization_pct=figure), "recorded_at": (now - timedelta(seconds=age)).isoformat()}
+        assert door.post({"metrics": [sample]}, raw_key)[0] == 202
+    door.intake.writer.flush_news(now=timezone.now())
+    assert LatestReading.objects.get().utilization_pct == 90
+
+
 def test_gpus_of_a_node_that_are_reported_apart_each_have_their_reading(door: Door, raw_key: str) -> None:
     node = make_node()
     gpus = [make_gpu(node) for _ in range(3)]
@@ -262,8 +271,8 @@ def test_batches_that_come_together_wait_for_each_other(monkeypatch: pytest.Monk
         later.join()
 
 
-def test_news_that_take_long_come_less_often() -> None:
-    assert [groups.pause_after(took) for took in (0.0, 0.09, 0.3)] == [1.0, 1.0, pytest.approx(3.0)]
+def test_news_that_take_long_rest_but_never_for_long() -> None:
+    assert [groups.rest_after(took) for took in (0.0, 0.3, 9)] == [0, pytest.approx(3.0), 4.0]
 
 
 def test_the_rate_limit_holds_within_a_second(door: Door, raw_key: str, settings: LazySettings) -> None:
@@ -272,7 +281,7 @@ def test_the_rate_limit_holds_within_a_second(door: Door, raw_key: str, settings
     statuses = []
     for _ in range(6):
         statuses.append(door.post({"metrics": [one(gpu)]}, raw_key)[0])
-        door.intake.writer._tell(now=timezone.now())
+        door.intake.writer._ask_rates(now=timezone.now())
     assert statuses[0] == 202
     assert statuses[-1] == 429
 
