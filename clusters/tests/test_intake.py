@@ -1,6 +1,7 @@
 """The door for metric batches: the same answers as Django's, from many threads and one transaction."""
 
 import io
+import itertools
 import json
 import threading
 from collections.abc import Iterator
@@ -417,6 +418,8 @@ def test_a_batch_packed_by_column_is_its_frames_packed_one_by_one(samples: list[
     columns = Columns(ids, times, [values, None, values, None, None, None], len(set(times)) == 1)
     runs = runs_of(columns, [node for node, *_ in samples])
     assert [run.begin for run in runs] == [0, *(run.end for run in runs)][:-1]
+    neighbours = itertools.groupby(zip([node for node, *_ in samples], times, strict=True))
+    assert [(*run[:2], run.end - run.begin) for run in runs] == [(*key, len(list(same))) for key, same in neighbours]
     apart = [
         Frame(node, at, ids[begin:end], [values[begin:end], None, values[begin:end], None, None, None])
         for node, at, begin, end, _ in runs
