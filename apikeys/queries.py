@@ -1,5 +1,6 @@
 """Reads of API keys."""
 
+import functools
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -47,11 +48,17 @@ WHERE digest = ANY(%s::text[]) AND revoked_at IS NULL AND tenant_id IS NULL AND 
 """
 
 
+@functools.lru_cache(maxsize=1024)
+def _digest_of(raw: str) -> str | None:
+    """None for what can't be a key. Kept, since each group asks it of the same few, and it is long to find."""
+    return digest_of(raw) if is_well_formed(raw) else None
+
+
 class FleetKeysQuery:
     """Asks for those of some raw texts whose keys are live, bound to no tenant, and were noted as used this minute."""
 
     def __init__(self, raws: Collection[str], *, now: datetime) -> None:
-        self._raw_of = {digest_of(raw): raw for raw in raws if is_well_formed(raw)}
+        self._raw_of = {digest: raw for raw in raws if (digest := _digest_of(raw)) is not None}
         self._now = now
 
     def statement(self, wire: Wire) -> str:

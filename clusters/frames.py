@@ -6,6 +6,7 @@ https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-FILE-FORMATS
 
 import functools
 import itertools
+import operator
 import struct
 import sys
 from array import array
@@ -22,6 +23,7 @@ FIELDS_A_ROW: Final = 9  # Node, time, GPU ids, and six figures.
 INT4, INT8 = 23, 20  # PostgreSQL's numbers of these types.
 POSTGRES_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
+UPPER_HALF: Final = 1 if sys.byteorder == "little" else 0  # Of a C integer of eight bytes, as two of four.
 ROW: Final = struct.Struct("!hiqiq")
 ARRAY: Final = struct.Struct("!iiiIii")
 
@@ -70,12 +72,16 @@ def _measured(values: list[int | None]) -> Column:
 
 
 class Run(NamedTuple):
-    """Neighbouring samples of a batch, ``[begin, end)``, that were read from one node at one instant."""
+    """Neighbouring samples of a batch, ``[begin, end)``, that were read from one node at one instant.
+
+    ``ids`` are their GPUs, as an array's elements in a binary COPY.
+    """
 
     node_id: int
     recorded_at: datetime
     begin: int
     end: int
+    ids: bytes
 
 
 def runs_of(columns: Columns, node_ids: Sequence[int]) -> list[Run]:
@@ -83,34 +89,37 @@ def runs_of(columns: Columns, node_ids: Sequence[int]) -> list[Run]:
 
     What stands apart becomes two frames, which are read as one.
     """
-    keys: Iterable[Any] = node_ids if columns.one_instant else zip(node_ids, columns.times, strict=True)
-    runs, begin = [], 0
-    for _, same in itertools.groupby(keys):
-        end = begin + sum(1 for _ in same)
-        runs.append(Run(node_ids[begin], columns.times[begin], begin, end))
-        begin = end
-    return runs
+    keys: Sequence[Any] = node_ids if columns.one_instant else list(zip(node_ids, columns.times, strict=True))
+    changes = itertools.compress(range(1, len(keys)), map(operator.ne, keys, keys[1:]))
+    ids = _int8s(columns.gpu_ids)
+    return [
+        Run(node_ids[begin], columns.times[begin], begin, end, ids[12 * begin : 12 * end])
+        for begin, end in itertools.pairwise([0, *changes, len(keys)])
+        if begin < end
+    ]
 
 
 def pack_runs(columns: Columns, runs: Iterable[Run]) -> bytes:
     """Frames of these runs as the rows of a binary COPY, without its header and trailer."""
-    if any(column is not None and None in column for column in columns.figures):
+    measured = [column for column in columns.figures if column is not None]
+    if any(None in column for column in measured):
         return pack_frames(
-            Frame(at_node, at, columns.gpu_ids[begin:end], [column and column[begin:end] for column in columns.figures])
-            for at_node, at, begin, end in runs
+            Frame(run.node_id, run.recorded_at, columns.gpu_ids[run.begin : run.end], _part_of(columns, run))
+            for run in runs
         )
-    size = 8 * len(columns.gpu_ids)
-    ids = _int8s(columns.gpu_ids)
-    figures = _int4s([value for column in columns.figures if column is not None for value in column])  # type: ignore[misc]
-    places = list(itertools.accumulate((size * (column is not None) for column in columns.figures), initial=0))[:-1]
-    starts = [None if column is None else place for column, place in zip(columns.figures, places, strict=True)]
-    pieces: list[bytes] = []
-    for node_id, at, begin, end in runs:
-        pieces += (_row_head(node_id, at), _array_head(INT8, end - begin), ids[12 * begin : 12 * end])
-        head = _array_head(INT4, end - begin)
-        for start in starts:
-            pieces += (NULL,) if start is None else (head, figures[start + 8 * begin : start + 8 * end])
-    return b"".join(pieces)
+    size, figures = 8 * len(columns.gpu_ids), _int4s(*measured)
+    places = itertools.count(0, size)
+    starts = [None if column is None else next(places) for column in columns.figures]
+    rows: list[bytes] = []
+    for node_id, at, begin, end, ids in runs:
+        head, first, last = _array_head(INT4, end - begin), 8 * begin, 8 * end
+        arrays = [NULL if start is None else head + figures[start + first : start + last] for start in starts]
+        rows += (_row_head(node_id, at), _array_head(INT8, end - begin), ids, *arrays)
+    return b"".join(rows)
+
+
+def _part_of(columns: Columns, run: Run) -> list[Column]:
+    return [column if column is None else column[run.begin : run.end] for column in columns.figures]
 
 
 def pack_frames(frames: Iterable[Frame]) -> bytes:
@@ -128,12 +137,17 @@ def _pack(frame: Frame) -> bytes:
             values = b"".join(NULL if value is None else struct.pack("!ii", 4, value) for value in column)
             pieces += (ARRAY.pack(20 + len(values), 1, 1, INT4, count, 1), values)
         else:
-            pieces += (_array_head(INT4, count), _int4s(column))  # type: ignore[arg-type]  # none of them is None
+            pieces += (_array_head(INT4, count), _int4s(column))
     return b"".join(pieces)
 
 
 def _row_head(node_id: int, at: datetime) -> bytes:
-    return ROW.pack(FIELDS_A_ROW, 8, node_id, 8, (at - POSTGRES_EPOCH) // MICROSECOND)
+    return ROW.pack(FIELDS_A_ROW, 8, node_id, 8, _since_epoch(at))
+
+
+@functools.lru_cache(maxsize=4096)
+def _since_epoch(at: datetime) -> int:
+    return (at - POSTGRES_EPOCH) // MICROSECOND
 
 
 @functools.lru_cache(maxsize=4096)
@@ -144,16 +158,19 @@ def _array_head(kind: int, count: int) -> bytes:
 
 def _int8s(values: Sequence[int]) -> bytes:
     """The elements of an array, each with its length in front."""
-    halves = array("i", _big_endian(array("q", values)))
-    elements = array("i", bytes(12)) * len(values)
-    elements[0::3] = array("i", _big_endian(array("i", [8]))) * len(values)
-    elements[1::3], elements[2::3] = halves[0::2], halves[1::2]
-    return elements.tobytes()
+    halves = array("i", array("q", values).tobytes())
+    elements = array("i", [8, 0, 0]) * len(values)
+    elements[1::3], elements[2::3] = halves[UPPER_HALF::2], halves[1 - UPPER_HALF :: 2]
+    return _big_endian(elements)
 
 
-def _int4s(values: Sequence[int]) -> bytes:
+def _int4s(*columns: Iterable[int | None]) -> bytes:
+    """The elements of an array of all their values, none of which is None."""
+    values = array("i")
+    for column in columns:
+        values.extend(column)  # type: ignore[arg-type]
     elements = array("i", [4, 0]) * len(values)
-    elements[1::2] = array("i", values)
+    elements[1::2] = values
     return _big_endian(elements)
 
 

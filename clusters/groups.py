@@ -39,7 +39,14 @@ from gpufleet.common.wire import Rows, Wire
 logger = structlog.stdlib.get_logger(__name__)
 
 LARGEST_GROUP: Final = 64
+# Where batches come together, a group waits so long for others: it costs PostgreSQL nearly the same with few as with
+# many. A batch that comes alone never waits.
+GATHERED_FOR_S: Final = 0.001
 NEWS_EVERY_S: Final = 1.0
+# Of the time. Where news take longer to write, they rest, so that samples are not kept waiting; but never for long,
+# since a node's heartbeats are among them.
+NEWS_SHARE: Final = 0.1
+LONGEST_REST_S: Final = 4.0
 RETIREMENTS_SHOW_WITHIN: Final = timedelta(hours=1)
 
 
@@ -117,8 +124,8 @@ class GroupWriter:
     def __init__(self) -> None:
         self.inventory = Inventory()
         self._waiting: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
-        # The newest stored frame of each node, and of each set of its GPUs where they are reported apart.
-        self._news: dict[tuple[int, tuple[int, ...]], datetime] = {}
+        # By their GPUs, the newest stored frame of each node, and of each set of its GPUs that is reported apart.
+        self._news: dict[bytes, Run] = {}
         self._requests: Counter[str] = Counter()
         self._over: set[str] = set()
         self._seen = Seen({}, frozenset())
@@ -158,16 +165,15 @@ class GroupWriter:
         with self._noting:
             news, self._news = self._news, {}
         if news:
-            take_news(fresh={(node_id, at) for (node_id, _), at in news.items()}, now=now)
+            take_news(fresh={(run.node_id, run.recorded_at) for run in news.values()}, now=now)
 
     def _note(self, stored: Sequence[Waiting]) -> None:
         with self._noting:
             for waiting in stored:
-                for node_id, at, begin, end in waiting.runs:
-                    frame = (node_id, tuple(waiting.gpu_ids[begin:end]))
-                    known = self._news.get(frame)
-                    if known is None or known < at:
-                        self._news[frame] = at
+                for run in waiting.runs:
+                    known = self._news.get(run.ids)
+                    if known is None or known.recorded_at < run.recorded_at:
+                        self._news[run.ids] = run
 
     def close(self) -> None:
         """Write what is left, and end the threads. Nothing may be stored meanwhile or later."""
@@ -188,7 +194,8 @@ class GroupWriter:
                 self._threads = threads
 
     def _write_for_ever(self) -> None:
-        while group := self._next_group():
+        group: list[Waiting] = []
+        while group := self._next_group(gather=len(group) > 1):
             began = time.perf_counter()
             _guarded(partial(self._write, group))
             stored = [waiting for waiting in group if waiting.stored]
@@ -200,9 +207,11 @@ class GroupWriter:
             logger.info("metric group", batches=len(group), stored=len(stored), samples=samples, ms=ms)
         connections.close_all()
 
-    def _next_group(self) -> list[Waiting]:
+    def _next_group(self, *, gather: bool) -> list[Waiting]:
         """Wait for a batch, and take those that wait behind it. Empty: it is over."""
         first = self._waiting.get()
+        if gather:
+            time.sleep(GATHERED_FOR_S)
         group: list[Waiting] = []
         with contextlib.suppress(queue.Empty):
             while first is not None:
@@ -213,16 +222,17 @@ class GroupWriter:
         return group
 
     def _tell_for_ever(self) -> None:
+        rested = 0.0  # When, by the monotonic clock.
         while not self._closing.wait(NEWS_EVERY_S):
-            _guarded(partial(self._tell, now=timezone.now()))
+            _guarded(partial(self._ask_rates, now=timezone.now()))
+            if (began := time.monotonic()) >= rested:
+                _guarded(partial(self.flush_news, now=timezone.now()))
+                ended = time.monotonic()
+                rested = ended + rest_after(ended - began)
         self._threads[0].join()
-        _guarded(partial(self._tell, now=timezone.now()))
+        _guarded(partial(self._ask_rates, now=timezone.now()))
+        _guarded(partial(self.flush_news, now=timezone.now()))
         connections.close_all()
-
-    def _tell(self, *, now: datetime) -> None:
-        if self._requests or self._over:
-            self._ask_rates(now=now)
-        self.flush_news(now=now)
 
     def _write(self, group: Sequence[Waiting]) -> None:
         now = max(waiting.now for waiting in group)
@@ -300,6 +310,11 @@ class GroupWriter:
             for actor in self._over | requests.keys()
             if is_over_limit(actor=actor, requests=requests[actor], now=now.timestamp())
         }
+
+
+def rest_after(took_s: float) -> float:
+    """How many seconds news rest that took so many to write."""
+    return min(LONGEST_REST_S, took_s / NEWS_SHARE)
 
 
 def _guarded(work: Callable[[], None]) -> None:

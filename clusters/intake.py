@@ -4,7 +4,6 @@ Everything else, and every refusal, is Django's, which gets the request as it ca
 """
 
 import io
-import json
 import uuid
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -43,7 +42,7 @@ class Intake:
         if accepted is None:
             environ["wsgi.input"] = io.BytesIO(body)
             return self._application(environ, start_response)
-        answer = json.dumps({"accepted": accepted}, separators=(",", ":")).encode()
+        answer = b'{"accepted":%d}' % accepted
         headers = [
             ("Content-Type", "application/json"),
             ("Content-Length", str(len(answer))),

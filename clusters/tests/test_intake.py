@@ -1,6 +1,7 @@
 """The door for metric batches: the same answers as Django's, from many threads and one transaction."""
 
 import io
+import itertools
 import json
 import threading
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from apikeys.models import ApiKey
 from apikeys.services import revoke_key
 from apikeys.tests.factories import make_key
 from clusters import groups
-from clusters.frames import Frame, pack_frames, pack_runs, runs_of
+from clusters.frames import Frame, frames_of, pack_frames, pack_runs, runs_of
 from clusters.intake import PATH, Intake
 from clusters.models import GPU, LatestReading, MetricSample, Node
 from clusters.telemetry import BadBatch, Columns, decode, decode_quickly
@@ -127,6 +128,15 @@ def test_what_follows_is_written_within_the_second(door: Door, raw_key: str) -> 
     newest = MetricSample.objects.order_by("-recorded_at").first()
     assert newest is not None
     assert max(Node.objects.values_list("last_heartbeat_at", flat=True)) == newest.recorded_at
+
+
+def test_an_older_frame_does_not_take_the_place_of_a_newer_one_before_they_are_news(door: Door, raw_key: str) -> None:
+    gpu, now = make_gpu(), timezone.now()
+    for figure, age in ((50, 2), (90, 1), (10, 3)):
+        sample = {**one(gpu, utilization_pct=figure), "recorded_at": (now - timedelta(seconds=age)).isoformat()}
+        assert door.post({"metrics": [sample]}, raw_key)[0] == 202
+    door.intake.writer.flush_news(now=timezone.now())
+    assert LatestReading.objects.get().utilization_pct == 90
 
 
 def test_gpus_of_a_node_that_are_reported_apart_each_have_their_reading(door: Door, raw_key: str) -> None:
@@ -251,13 +261,28 @@ def test_a_group_that_fails_is_answered_the_ordinary_way(
     assert (door.handed_on, MetricSample.objects.count()) == (1, 1)
 
 
+def test_batches_that_come_together_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "GATHERED_FOR_S", 0.5)
+    for gather, expected in ((False, 1), (True, 2)):
+        writer: Any = groups.GroupWriter()
+        writer._waiting.put("first")
+        later = threading.Timer(0.1, writer._waiting.put, ["second"])
+        later.start()
+        assert len(writer._next_group(gather=gather)) == expected
+        later.join()
+
+
+def test_news_that_take_long_rest_but_never_for_long() -> None:
+    assert [groups.rest_after(took) for took in (0.0, 0.3, 9)] == [0, pytest.approx(3.0), 4.0]
+
+
 def test_the_rate_limit_holds_within_a_second(door: Door, raw_key: str, settings: LazySettings) -> None:
     settings.API_RATE_PER_KEY = 3
     gpu = make_gpu()
     statuses = []
     for _ in range(6):
         statuses.append(door.post({"metrics": [one(gpu)]}, raw_key)[0])
-        door.intake.writer._tell(now=timezone.now())
+        door.intake.writer._ask_rates(now=timezone.now())
     assert statuses[0] == 202
     assert statuses[-1] == 429
 
@@ -283,8 +308,8 @@ def test_the_quick_way_takes_nothing_that_the_other_refuses(metrics: list[dict[s
     if columns is None:
         return
     samples = decode(json.loads(raw), now=NOW)
-    assert columns.gpu_ids == [sample.gpu_id for sample in samples]
-    assert columns.times == [sample.recorded_at for sample in samples]
+    assert list(columns.gpu_ids) == [sample.gpu_id for sample in samples]
+    assert list(columns.times) == [sample.recorded_at for sample in samples]
     used = columns.figures[1] or [None] * len(samples)
     assert list(used) == [sample.memory_used_mb for sample in samples]
     heat = columns.figures[3] or [None] * len(samples)
@@ -307,6 +332,21 @@ def test_the_quick_way_takes_nothing_that_the_other_refuses(metrics: list[dict[s
 )
 def test_what_the_quick_way_leaves_to_the_other(raw: bytes) -> None:
     assert decode_quickly(raw, now=NOW) is None
+
+
+@pytest.mark.parametrize("power", [0.0005, 0.0015, 0.0025, 0.4999995, 1.0005, 99_999.9995, 100_000, 0])
+@pytest.mark.parametrize("used", [0, 0.5, 1.5, 2.5, 81_559.49999, 2**31 - 1, 2**31 - 1.5])
+def test_figures_are_rounded_as_the_other_way_rounds_them(power: float, used: float) -> None:
+    sent = {"gpu_id": 1, "power_draw_w": power, "memory_used_mb": used, "temperature_c": -power / 1000}
+    raw = json.dumps({"metrics": [sent, {**sent, "gpu_id": 2}]}).encode()
+    columns = decode_quickly(raw, now=NOW)
+    assert columns is not None
+    _, memory, _, heat, watts, _ = columns.figures
+    assert memory is not None
+    assert heat is not None
+    assert watts is not None
+    (frame,) = frames_of(decode(json.loads(raw), now=NOW), {1: 7, 2: 7})
+    assert [list(memory), list(heat), list(watts)] == [list(frame.columns[place] or ()) for place in (1, 3, 4)]
 
 
 def test_the_quick_way_takes_what_agents_send() -> None:
@@ -379,8 +419,10 @@ def test_a_batch_packed_by_column_is_its_frames_packed_one_by_one(samples: list[
     columns = Columns(ids, times, [values, None, values, None, None, None], len(set(times)) == 1)
     runs = runs_of(columns, [node for node, *_ in samples])
     assert [run.begin for run in runs] == [0, *(run.end for run in runs)][:-1]
+    neighbours = itertools.groupby(zip([node for node, *_ in samples], times, strict=True))
+    assert [(*run[:2], run.end - run.begin) for run in runs] == [(*key, len(list(same))) for key, same in neighbours]
     apart = [
         Frame(node, at, ids[begin:end], [values[begin:end], None, values[begin:end], None, None, None])
-        for node, at, begin, end in runs
+        for node, at, begin, end, _ in runs
     ]
     assert pack_runs(columns, runs) == pack_frames(apart)
