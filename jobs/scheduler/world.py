@@ -12,12 +12,23 @@ restored, and when an hour has passed, so that nothing that could go wrong with 
 import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from jobs.models import AS_ITS_KIND
-from jobs.placement import Kind, NodeView, Preempting, Queue, RunningJob, Snapshot, TenantView, WaitingJob, Wish
+from jobs.placement import (
+    Kind,
+    NodeView,
+    Preempting,
+    Queue,
+    Running,
+    RunningJob,
+    Snapshot,
+    TenantView,
+    WaitingJob,
+    Wish,
+)
 from jobs.placement.resting import FAILS_WITHIN, LONGEST_REST, Failure, resting
 from jobs.scheduler.statements import (
     CHANGED_JOBS,
@@ -65,14 +76,6 @@ class Told(NamedTuple):
     figures: Mapping[str, Any]
 
 
-@dataclass(slots=True)
-class Holding:
-    """A running job, and the GPUs that it holds."""
-
-    job: RunningJob
-    gpu_ids: list[int]
-
-
 class World:
     """The queue, what runs, and the hardware, as of the last refresh."""
 
@@ -86,7 +89,8 @@ class World:
         self.queue = Queue()
         self.later: dict[int, WaitingJob] = {}
         self.left_out: dict[int, WaitingJob] = {}
-        self.running: dict[int, Holding] = {}
+        self.running = Running()
+        self.gpus_of: dict[int, list[int]] = {}  # By running job, those that it holds.
         self.gpus: dict[int, GpuView] = {}
         self.holder: dict[int, int] = {}
         self.by_node: dict[int, set[int]] = defaultdict(set)
@@ -169,8 +173,7 @@ class World:
         if changed:
             self._count_hardware()
         for job_id in {self.holder[view.gpu_id] for view in changed if view.gpu_id in self.holder}:
-            holding = self.running[job_id]
-            holding.job = self._running_job(holding.job, holding.gpu_ids)
+            self.running.put(self._running_job(self.running.jobs[job_id], self.gpus_of[job_id]))
 
     def _count_hardware(self) -> None:
         sizes = Counter((view.cluster_id, view.model, view.node_id) for view in self.gpus.values() if view.registered)
@@ -235,10 +238,11 @@ class World:
         self.later.pop(job_id, None)
         self.left_out.pop(job_id, None)
         self.told_jobs.pop(job_id, None)
-        holding = self.running.pop(job_id, None)
-        if holding is not None:
-            self.held[holding.job.tenant_id] -= len(holding.gpu_ids)
-            for gpu_id in holding.gpu_ids:
+        running = self.running.remove(job_id)
+        if running is not None:
+            gpu_ids = self.gpus_of.pop(job_id)
+            self.held[running.tenant_id] -= len(gpu_ids)
+            for gpu_id in gpu_ids:
                 del self.holder[gpu_id]
                 self._file(gpu_id)
 
@@ -280,7 +284,8 @@ class World:
             job.job_id, job.cluster_id, job.tenant_id, model, {}, begun, job.minutes, len(gpu_ids), job.priority,
             job.submitted_at, preempt_at, preempt_for,
         )  # fmt: skip
-        self.running[job.job_id] = Holding(self._running_job(running, gpu_ids), gpu_ids)
+        self.running.put(self._running_job(running, gpu_ids))
+        self.gpus_of[job.job_id] = gpu_ids
         self.held[job.tenant_id] += len(gpu_ids)
         for gpu_id in gpu_ids:
             self.holder[gpu_id] = job.job_id
@@ -309,7 +314,7 @@ class World:
             closed_clusters=frozenset(pk for pk, is_open, *_ in self.clusters if not is_open),
             unassigned_held=self.held[None],
             gpu_total=self.gpu_total,
-            running=[holding.job for holding in self.running.values()],
+            running=self.running,
             preempting={
                 pk: Preempting(timedelta(seconds=grace), timedelta(seconds=min_run))
                 for pk, *_, allowed, grace, min_run in self.clusters
@@ -356,8 +361,7 @@ class World:
 
     def due(self, now: datetime) -> list[RunningJob]:
         """The running jobs whose time of grace is over."""
-        jobs = [holding.job for holding in self.running.values()]
-        return [job for job in jobs if job.preempt_at is not None and job.preempt_at <= now]
+        return [job for job in self.running.noticed.values() if job.preempt_at is not None and job.preempt_at <= now]
 
 
 def take_snapshot(now: datetime) -> Snapshot:

@@ -17,6 +17,7 @@ from jobs.placement import (
     TenantView,
     WaitCode,
     WaitingJob,
+    kind_of,
     matches,
     sentence,
     takes,
@@ -117,6 +118,14 @@ def test_the_figures_say_how_things_stand_after_the_plan() -> None:
 def test_what_stands_behind_a_job_that_waits_may_start() -> None:
     result = plan(world(job(1, 8, priority=1), job(2, 1), nodes=[node(1, 4)]))
     assert list(started(result)) == [2]
+
+
+def test_a_kind_of_which_all_start_is_told_nothing() -> None:
+    result = plan(
+        world(job(1), job(2), job(3, 4), job(4, 2, tenant=7), nodes=[node(1, 5)], tenants={7: TenantView(9, 0)})
+    )
+    assert list(started(result)) == [1, 4, 2]
+    assert list(result.reasons) == [kind_of(job(3, 4))]
 
 
 @pytest.mark.parametrize(
