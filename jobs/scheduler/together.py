@@ -12,10 +12,10 @@ Question = tuple[str, Mapping[str, Any]]
 def ask_together(questions: Sequence[Question]) -> list[list[tuple[Any, ...]]]:
     """The rows that answer each question, which were asked one after the other, in this order, without waiting for
     the answers in between (PostgreSQL's pipeline mode). Outside a transaction each sees all that was committed when it
-    began."""
+    began. The answers come in PostgreSQL's binary format, from which the driver makes an instant in far less time."""
     connection.ensure_connection()
     session = connection.connection
     with connection.wrap_database_errors:
         with session.pipeline():
-            cursors = [psycopg.Cursor(session).execute(*question) for question in questions]
+            cursors = [psycopg.Cursor(session).execute(*question, binary=True) for question in questions]
         return [cursor.fetchall() for cursor in cursors]
