@@ -128,6 +128,15 @@ def test_a_kind_of_which_all_start_is_told_nothing() -> None:
     assert list(result.reasons) == [kind_of(job(3, 4))]
 
 
+def test_a_rule_about_a_tenant_is_said_before_what_others_of_the_wish_wait_for() -> None:
+    tenants = {7: TenantView(quota=9, held=0, active=False), 8: TenantView(quota=4, held=2)}
+    aged = replace(job(3, 3, tenant=8), submitted_at=NOON - timedelta(days=9))
+    jobs = [job(1), job(2, tenant=7), aged, job(4, tenant=8)]
+    result = plan(world(*jobs, nodes=[node(1, 0)], tenants=tenants))
+    quota = WaitCode.QUOTA
+    assert reasons(result) == {1: WaitCode.CAPACITY, 2: WaitCode.TENANT_INACTIVE, 3: quota, 4: quota}
+
+
 @pytest.mark.parametrize(
     ("tenant", "code"),
     [
