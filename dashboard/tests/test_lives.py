@@ -33,11 +33,11 @@ from clusters.tests.factories import make_cluster, make_gpu, make_node
 from gpufleet.common.errors import DomainError
 from jobs import ledger, services
 from jobs.models import Allocation, Job, JobEvent
-from jobs.placement import Snapshot
+from jobs.placement import Snapshot, plan
 from jobs.scheduler import run_cycle
 from jobs.scheduler.world import World, take_snapshot
 from jobs.tests.factories import NOW
-from jobs.tests.world import BREACHES
+from jobs.tests.world import BREACHES, decided
 from tenants.models import Tenant
 from tenants.services import update_tenant
 from tenants.tests.factories import make_tenant
@@ -215,7 +215,9 @@ class Fleet(RuleBasedStateMachine):
             elif event.to_status == "running" and event.from_status != "running":
                 self._take(event.job_id)
         self._check_starts(newest)
-        assert shape(self.world_now()) == shape(take_snapshot(self.now))
+        kept, anew = self.world_now(), take_snapshot(self.now)
+        assert shape(kept) == shape(anew)
+        assert decided(plan(kept, self.now)) == decided(plan(anew, self.now))
 
     @precondition(lambda self: hasattr(self, "nodes"))
     @invariant()

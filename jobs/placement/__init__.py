@@ -33,6 +33,7 @@ job the same reason while nobody holds a reservation, so that a queue in which n
 from jobs.placement.matching import matches, preferences, takes
 from jobs.placement.plans import Plan, plan
 from jobs.placement.queue import Kind, Queue, Wish, kind_of
+from jobs.placement.running import Running
 from jobs.placement.shapes import (
     NodeView,
     Preempting,
@@ -58,6 +59,7 @@ __all__ = [
     "Queue",
     "Reason",
     "Reservation",
+    "Running",
     "RunningJob",
     "Snapshot",
     "Start",

@@ -9,6 +9,7 @@ from jobs.placement.forecasting import forecast
 from jobs.placement.matching import preferences
 from jobs.placement.planner import Planner
 from jobs.placement.plans import plan
+from jobs.placement.reasoning import Reasoning
 from jobs.placement.reserving import NEVER
 from jobs.placement.shapes import Snapshot, Start, WaitCode, WaitingJob, sentence
 
@@ -90,7 +91,7 @@ def _earliest(job: WaitingJob, planner: Planner) -> datetime | None:
 
 
 def _fits_now(job: WaitingJob, planner: Planner) -> bool:
-    return planner.reason(job, None).code is WaitCode.RESERVED
+    return Reasoning(planner).reason(job, None).code is WaitCode.RESERVED
 
 
 def _blockers(job: WaitingJob, planner: Planner) -> tuple[Blocker, ...]:
@@ -104,7 +105,7 @@ def _blockers(job: WaitingJob, planner: Planner) -> tuple[Blocker, ...]:
             found.append(_plain(WaitCode.TENANT_INACTIVE, {}))
         held = planner.quotas.held[job.tenant_id]
         if planner.is_passed_over(job) or not planner.quotas.admits(job):
-            figures = dict(planner.reason(job, WaitCode.QUOTA).figures)
+            figures = dict(Reasoning(planner).reason(job, WaitCode.QUOTA).figures)
             figures["short_by"] = max(0, held + job.gpu_count - tenant.quota)
             found.append(_plain(WaitCode.QUOTA, figures))
     return tuple(found + _of_hardware(job, planner))
@@ -127,7 +128,7 @@ def _of_hardware(job: WaitingJob, planner: Planner) -> list[Blocker]:
 
 def _of_model(job: WaitingJob, model: str, planner: Planner) -> Blocker | None:
     """What is wrong with this model; None where the job would fit."""
-    code = planner.reason(replace(job, gpu_type=model), None).code
+    code = Reasoning(planner).reason(replace(job, gpu_type=model), None).code
     pool = planner.pools[job.cluster_id][model]
     sizes = {node_id: len(gpus) + len(pool.kept.get(node_id, ())) for node_id, gpus in pool.free.items()}
     if code is WaitCode.RESERVED and pool.most_on_one_node() >= job.gpu_count:

@@ -1,11 +1,12 @@
 """The plan, run forward in time: when jobs would start if what runs ended as estimated and nothing else came."""
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 from jobs.placement.plans import Plan, plan
+from jobs.placement.running import Running
 from jobs.placement.shapes import NodeView, RunningJob, Snapshot, Start, WaitingJob
 
 # GPUs by (node, model), as ids; of GPUs that are held now only the number is known, and they get ids below zero.
@@ -43,7 +44,7 @@ class _World:
         for node in snapshot.nodes:
             for model, gpu_ids in node.free.items():
                 self.free[node.node_id, model] = list(gpu_ids)
-        self.running: dict[int, tuple[RunningJob, _Gpus]] = {}
+        self.running, self.gpus = Running(), dict[int, _Gpus]()
         for running in snapshot.running:
             self._take_over(running)
 
@@ -57,7 +58,8 @@ class _World:
             self.clusters[node_id] = running.cluster_id
             first = -1_000_000 * running.job_id
             gpus[node_id, running.model] = [first - node_id * 1_000 - index for index in range(count)]
-        self.running[running.job_id] = (running, gpus)
+        self.running.put(running)
+        self.gpus[running.job_id] = gpus
 
     def snapshot(self) -> Snapshot:
         """The world as it is now."""
@@ -70,7 +72,7 @@ class _World:
             nodes=[NodeView(node_id, self.clusters[node_id], "", by_model) for node_id, by_model in free.items()],
             tenants={pk: replace(tenant, held=self.held[pk]) for pk, tenant in self.first.tenants.items()},
             unassigned_held=self.unassigned_held,
-            running=[running for running, _ in self.running.values()],
+            running=self.running,
         )
 
     def start(self, start: Start) -> None:
@@ -85,7 +87,8 @@ class _World:
             here = self.free[node_id, start.model]
             gpus[node_id, start.model] = [gpu for gpu in here if gpu in taken]
             self.free[node_id, start.model] = [gpu for gpu in here if gpu not in taken]
-        self.running[job.job_id] = (running, gpus)
+        self.running.put(running)
+        self.gpus[job.job_id] = gpus
         self._hold(job.tenant_id, job.gpu_count)
 
     def preempt(self, decided: Plan) -> None:
@@ -100,23 +103,23 @@ class _World:
                 self._mark(victim.job_id, one.at, one.job.job_id)
 
     def _mark(self, job_id: int, at: datetime | None, for_job: int | None) -> None:
-        running, gpus = self.running[job_id]
-        self.running[job_id] = replace(running, preempt_at=at, preempt_for=for_job), gpus
+        self.running.put(replace(self.running.jobs[job_id], preempt_at=at, preempt_for=for_job))
 
     def go_on(self) -> bool:
         """To the next end of what runs, with all that ends then. False when there is none."""
-        ends = {job_id: running.ends_at(self.now) for job_id, (running, _) in self.running.items()}
-        coming = [end for end in ends.values() if end is not None]
+        ends = [(running, running.ends_at(self.now)) for running in self.running]
+        coming = [end for _, end in ends if end is not None]
         if not coming:
             return False
         self.now = min(coming)
-        for job_id, end in ends.items():
+        for running, end in ends:
             if end == self.now:
-                self._end(*self.running.pop(job_id))
+                self._end(running)
         return True
 
-    def _end(self, running: RunningJob, gpus: Mapping[tuple[int, str], list[int]]) -> None:
-        for place, gpu_ids in gpus.items():
+    def _end(self, running: RunningJob) -> None:
+        self.running.remove(running.job_id)
+        for place, gpu_ids in self.gpus.pop(running.job_id).items():
             self.free[place] += gpu_ids
         self._hold(running.tenant_id, -running.held)
         if running.preempt_at is not None and running.preempt_at <= self.now and running.submitted_at is not None:

@@ -1,22 +1,21 @@
 """The plan: the queue in its order, each job given its GPUs, a reservation or a reason."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from datetime import datetime, timedelta
-from functools import cached_property
 from itertools import chain
 
 from jobs.placement.matching import matches, preferences
 from jobs.placement.ordering import Turns
 from jobs.placement.pools import Pool, Taken
 from jobs.placement.preempting import Preemptor
-from jobs.placement.queue import Group, Kind, Line, Wish, queue_of, wish_of
+from jobs.placement.queue import Group, Line, Wish, queue_of, wish_of
 from jobs.placement.quotas import Quotas
 from jobs.placement.reserving import NEVER, End, Shadow, shadow
+from jobs.placement.running import running_of
 from jobs.placement.shapes import (
     AGES_IN,
     Preemption,
-    Reason,
     Reservation,
     RunningJob,
     Snapshot,
@@ -53,7 +52,8 @@ class Planner:
         # Waiting jobs that others are preempted for, with who they are.
         self.claims: dict[int, tuple[RunningJob, ...]] = {}
         self.unclaimed: list[int] = []
-        for running in snapshot.running:
+        self.running = running_of(snapshot.running)
+        for running in self.running.noticed.values():
             if running.preempt_for is not None:
                 self.pending[running.preempt_for].append(running)
         for (cluster_id, model), size in snapshot.largest_node.items():
@@ -244,23 +244,15 @@ class Planner:
         ends = self.ends(job.cluster_id, model, known=known)
         return shadow(free, ends, job.gpu_count, one_node=job.gpu_count <= pool.largest_node)
 
-    @cached_property
-    def running_on(self) -> Mapping[tuple[int, str], Sequence[RunningJob]]:
-        """What runs, and may go on, by cluster and model."""
-        found = defaultdict(list)
-        for running in self.snapshot.running:
-            if running.preempt_for is None:
-                found[running.cluster_id, running.model].append(running)
-        return found
-
     def ends(self, cluster_id: int, model: str, *, known: bool = False) -> list[End]:
         """When what runs, and what this plan has started, gives its GPUs of the cluster's model back; those alone of
         which it is ``known``. What is being preempted gives them to another."""
         ends = []
-        for running in self.running_on.get((cluster_id, model), ()):
-            at = running.ends_at(self.now)
-            if at is not None or not known:
-                ends += [End(at or NEVER, *node) for node in running.nodes.items()]
+        for running in self.running.ending(cluster_id, model):
+            at = running.ends_at(self.now) or NEVER
+            ends += [End(at, *node) for node in running.nodes.items()]
+        for running in () if known else self.running.lasting(cluster_id, model):
+            ends += [End(NEVER, *node) for node in running.nodes.items()]
         for start in self.starts:
             minutes = start.job.minutes
             if start.job.cluster_id == cluster_id and start.model == model and not (known and minutes is None):
@@ -287,80 +279,11 @@ class Planner:
     def models(self, job: WaitingJob) -> list[str]:
         """The models the job takes, the preferred one first; see the package's text for equals."""
         pools = self.pools[job.cluster_id]
-        by_merit = sorted(
-            pools, key=lambda model: (pools[model].largest_node < job.gpu_count, -pools[model].total, model)
-        )
+        by_merit = list(pools)
+        if len(by_merit) > 1:
+            by_merit.sort(key=lambda model: (pools[model].largest_node < job.gpu_count, -pools[model].total, model))
         entries = preferences(job.gpu_type)
         if not entries:
             return by_merit
         wanted = [model for entry in entries for model in by_merit if matches(entry, model)]
         return list(dict.fromkeys(wanted))
-
-    def reasons(self) -> Mapping[Kind, Reason]:
-        """Why these kinds of jobs wait, as things stand now that everything is given; those with one reason share it.
-        A few jobs have another one of their own: see ``exceptions``."""
-        known: dict[tuple[object, ...], Reason] = {}
-        found = {}
-        for kind, lines in self.queue.by_kind.items():
-            job = self._one_that_waits(lines)
-            if job is None:
-                continue
-            code = self.barred(job)
-            quota = code is WaitCode.QUOTA
-            key = (code, kind.tenant_id, kind.wish.gpu_count, kind.wish.cluster_id) if quota else (code, kind.wish)
-            if key not in known:
-                known[key] = self.reason(job, code)
-            found[kind] = known[key]
-        return found
-
-    def _one_that_waits(self, lines: Iterable[Line]) -> WaitingJob | None:
-        """Any job of the lines that waits for what all of its kind do."""
-        savers = self.savers.values()
-        for line in lines:
-            for job in self.turns.rest_of(line):
-                if job.job_id not in self.claims and (not savers or job.job_id not in savers):
-                    return job
-        return None
-
-    def exceptions(self) -> Mapping[int, Reason]:
-        """Why those jobs wait that wait for something of their own."""
-        found = {}
-        for job_id in self.savers.values():
-            job = self.queue.jobs[job_id]
-            found[job_id] = self.reason(job, self.barred(job))
-        for job_id, victims in self.claims.items():
-            reason = self._misfit(self.queue.jobs[job_id])
-            at = min((one.preempt_at for one in victims if one.preempt_at is not None), default=None)
-            at = at or self.now + self.snapshot.preempting[victims[0].cluster_id].grace
-            figures = {**reason.figures, "preempting": len(victims), "preempt_at": f"{at:%Y-%m-%d %H:%M:%S}"}
-            found[job_id] = Reason(reason.code, figures)
-        return found
-
-    def reason(self, job: WaitingJob, code: WaitCode | None) -> Reason:
-        """Why the job waits: by this rule, or for hardware."""
-        if code is None:
-            return self._misfit(job)
-        if code is not WaitCode.QUOTA or job.tenant_id is None:
-            return Reason(code, {})
-        held, tenant = self.quotas.held[job.tenant_id], self.snapshot.tenants[job.tenant_id]
-        figures = {"needs": job.gpu_count, "held": held, "quota": tenant.quota}
-        if tenant.borrow_limit and job.cluster_id in self.snapshot.preempting:
-            figures["borrowable"] = self.quotas.borrowable(job)
-        if self.is_passed_over(job):
-            figures["kept_for"] = self.savers[job.tenant_id]
-        return Reason(code, figures)
-
-    def _misfit(self, job: WaitingJob) -> Reason:
-        pools = [self.pools[job.cluster_id][model] for model in self.models(job)]
-        free = max((pool.total_with_kept for pool in pools), default=0)
-        best = max((pool.most_with_kept() for pool in pools), default=0)
-        wants = " or ".join(preferences(job.gpu_type)) or "one model"
-        figures = {"needs": job.gpu_count, "wants": wants, "free": free, "best": best}
-        if free < job.gpu_count:
-            return Reason(WaitCode.CAPACITY, figures)
-        fits = any(_fits_with_kept(pool, job.gpu_count) for pool in pools)
-        return Reason(WaitCode.RESERVED if fits else WaitCode.FRAGMENTED, figures)
-
-
-def _fits_with_kept(pool: Pool, count: int) -> bool:
-    return count <= (pool.most_with_kept() if count <= pool.largest_node else pool.total_with_kept)

@@ -7,6 +7,7 @@ from itertools import islice
 
 from jobs.placement.planner import Planner
 from jobs.placement.queue import Kind, kind_of
+from jobs.placement.reasoning import Reasoning
 from jobs.placement.shapes import Preemption, Reason, Reservation, Snapshot, Start, Wait, WaitingJob
 
 
@@ -26,7 +27,7 @@ class Plan:
     """
 
     def __init__(self, planner: Planner) -> None:
-        self._planner = planner
+        self._planner, self._reasoning = planner, Reasoning(planner)
         self.starts: Sequence[Start] = planner.starts
         self.reservations: Mapping[int, Reservation] = planner.reservations
         self.preemptions: Sequence[Preemption] = planner.preemptions
@@ -37,12 +38,12 @@ class Plan:
     @cached_property
     def reasons(self) -> Mapping[Kind, Reason]:
         """Why the jobs of each kind wait, but for the ``exceptions``."""
-        return self._planner.reasons()
+        return self._reasoning.of_kinds()
 
     @cached_property
     def exceptions(self) -> Mapping[int, Reason]:
         """Why these jobs wait, by id."""
-        return self._planner.exceptions()
+        return self._reasoning.of_jobs()
 
     def jobs_of(self, kind: Kind) -> Iterator[int]:
         """The jobs of this kind that wait for what their kind does."""

@@ -6,8 +6,9 @@ its cost follows how many kinds of jobs wait, not how many jobs.
 
 from bisect import bisect_left, insort
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
+from itertools import chain
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -51,6 +52,52 @@ class Line:
 
 
 _LineKey = tuple[Kind, int, int | None, datetime | None]
+# A line and its head's age, such that of two the one sorts first whose head is the older.
+Head = tuple[datetime, int, Line]
+
+
+class Lines(Collection[Line]):
+    """The lines of one tenant and priority. Their order by the age of their heads is made when it is first asked for,
+    and kept from then on, so that a plan that comes back to the queue finds it made."""
+
+    __slots__ = ("_by_age", "_lines")
+
+    def __init__(self) -> None:
+        self._lines: set[Line] = set()
+        self._by_age: list[Head] | None = None
+
+    def __iter__(self) -> Iterator[Line]:
+        return iter(self._lines)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __contains__(self, line: object) -> bool:
+        return line in self._lines
+
+    def by_age(self) -> Sequence[Head]:
+        """Each with its head's age, the oldest first, until the queue changes."""
+        if self._by_age is None:
+            self._by_age = sorted(map(_head_of, self._lines))
+        return self._by_age
+
+    def set_head(self, line: Line, before: WaitingJob | None) -> None:
+        """The line has another head than ``before``, or the first or none at all."""
+        if before is None:
+            self._lines.add(line)
+        elif not line.jobs:
+            self._lines.remove(line)
+        if self._by_age is None:
+            return
+        if before is not None:
+            del self._by_age[bisect_left(self._by_age, by_age(before))]  # What is shorter sorts first.
+        if line.jobs:
+            insort(self._by_age, _head_of(line))
+
+
+def _head_of(line: Line) -> Head:
+    job = line.jobs[0]
+    return job.submitted_at, job.job_id, line
 
 
 class Queue(Collection[WaitingJob]):
@@ -59,7 +106,7 @@ class Queue(Collection[WaitingJob]):
     def __init__(self, jobs: Iterable[WaitingJob] = ()) -> None:
         self.jobs: dict[int, WaitingJob] = {}
         self.lines: dict[_LineKey, Line] = {}
-        self.by_priority: dict[int, set[Line]] = defaultdict(set)
+        self.by_priority: dict[int, dict[int | None, Lines]] = defaultdict(lambda: defaultdict(Lines))
         self.by_kind: dict[Kind, set[Line]] = defaultdict(set)
         self.groups: Counter[Group] = Counter()
         self.claims: dict[int, WaitingJob] = {}
@@ -87,12 +134,13 @@ class Queue(Collection[WaitingJob]):
             line = self.lines[key] = Line(job)
             self.by_kind[line.kind].add(line)
             self.groups[line.group] += 1
-            if job.claimed_at is None:
-                self.by_priority[job.priority].add(line)
+        head = line.jobs[0] if line.jobs else None
         if line.jobs and by_age(line.jobs[-1]) > by_age(job):
             insort(line.jobs, job, key=by_age)
         else:
             line.jobs.append(job)
+        if line.jobs[0] is job and job.claimed_at is None:
+            self.by_priority[job.priority][job.tenant_id].set_head(line, head)
         self.jobs[job.job_id] = job
         self.wanted[job.tenant_id] += job.gpu_count
         if job.claimed_at is not None:
@@ -106,7 +154,10 @@ class Queue(Collection[WaitingJob]):
             return None
         key = _key(job)
         line = self.lines[key]
-        del line.jobs[bisect_left(line.jobs, by_age(job), key=by_age)]
+        place = bisect_left(line.jobs, by_age(job), key=by_age)
+        del line.jobs[place]
+        if place == 0 and job.claimed_at is None:
+            self.by_priority[job.priority][job.tenant_id].set_head(line, job)
         self.wanted[job.tenant_id] -= job.gpu_count
         self.claims.pop(job_id, None)
         if not line.jobs:
@@ -122,10 +173,11 @@ class Queue(Collection[WaitingJob]):
         self.groups[line.group] -= 1
         if not self.groups[line.group]:
             del self.groups[line.group]
-        self.by_priority[line.priority].discard(line)
         self.by_kind[line.kind].discard(line)
         if not self.by_kind[line.kind]:
             del self.by_kind[line.kind]
+        if not self.by_priority[line.priority][line.tenant_id]:
+            del self.by_priority[line.priority][line.tenant_id]
         if not self.by_priority[line.priority]:
             del self.by_priority[line.priority]
             self.oldest.pop(line.priority, None)
@@ -133,9 +185,10 @@ class Queue(Collection[WaitingJob]):
     def aged(self, now: datetime) -> list[Line]:
         """The lines whose oldest job has aged."""
         found = []
-        for priority, lines in self.by_priority.items():
+        for priority, by_tenant in self.by_priority.items():
             limit = now - priority * AGES_IN
             if self.oldest[priority] <= limit:
+                lines = list(chain.from_iterable(by_tenant.values()))
                 self.oldest[priority] = min(line.jobs[0].submitted_at for line in lines)
                 found += [line for line in lines if line.jobs[0].submitted_at <= limit]
         return found

@@ -38,19 +38,20 @@ def shadow(free: Mapping[int, int], ends: Iterable[End], count: int, *, one_node
 
 
 def _on_one(free: Mapping[int, int], ends: Iterable[End], count: int) -> Shadow | None:
-    by_node: dict[int, list[End]] = defaultdict(list)
-    for end in ends:
-        by_node[end.node_id].append(end)
-    found = []
-    for node_id in free.keys() | by_node.keys():
-        at = _enough_at(free.get(node_id, 0), by_node[node_id], count)
-        if at is not None:
-            size = free.get(node_id, 0) + sum(end.gpus for end in by_node[node_id] if end.at <= at)
-            found.append((at, size, node_id))
+    sizes: dict[int, int] = defaultdict(int, free)
+    found: set[int] = set()
+    first = NEVER
+    for at, node_id, gpus in ends:
+        if found and at > first:
+            break
+        sizes[node_id] += gpus
+        if sizes[node_id] >= count:
+            found.add(node_id)
+            first = at
     if not found:
         return None
-    at, size, node_id = min(found)
-    return Shadow(at, {node_id: count}, {node_id: size - count})
+    size, node_id = min((sizes[node_id], node_id) for node_id in found)
+    return Shadow(first, {node_id: count}, {node_id: size - count})
 
 
 def _enough_at(free: int, ends: Iterable[End], count: int) -> datetime | None:

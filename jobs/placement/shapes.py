@@ -108,8 +108,8 @@ class Snapshot:
     """The world at one instant. ``largest_node``: the most GPUs of a model that one node of the cluster has, free or
     not, by (cluster id, model); ``registered``: all of them. ``unassigned_held``: GPUs held by jobs without a tenant;
     ``gpu_total``: all GPUs. ``preempting``: the terms of the clusters that allow it. ``resting``: nodes on which
-    everything fails, and until when they are not among the ``nodes``. ``jobs`` may be a ``Queue``, which a plan reads
-    fastest."""
+    everything fails, and until when they are not among the ``nodes``. ``jobs`` may be a ``Queue`` and ``running`` what
+    is ``Running``, which a plan reads fastest."""
 
     jobs: Collection[WaitingJob]
     nodes: Sequence[NodeView]

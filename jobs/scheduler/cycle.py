@@ -17,7 +17,7 @@ from jobs.models import EstimateSource
 from jobs.placement import Plan, plan
 from jobs.scheduler.reaping import preempt, preempt_due, reap
 from jobs.scheduler.starting import start_jobs
-from jobs.scheduler.waits import write_waits
+from jobs.scheduler.waits import Telling, write_waits
 from jobs.scheduler.world import World
 from jobs.services import ESTIMATES_DIFFER_BY, announce_preemption, keep_estimates, spare_jobs, withdraw_claims
 
@@ -59,8 +59,9 @@ def _run(world: World, now: datetime) -> CycleResult:
     failed = reap(world, now)
     if failed + preempt_due(world, now):
         world.refresh(now)
-    started, decided = _start_what_can(world, now)
-    write_waits(decided, world, now, up_to_date=FIGURES_UP_TO_DATE)
+    started, telling = _start_what_can(world, now)
+    decided = telling.decided
+    write_waits(telling, now)
     _keep_estimates(decided, world, now)
     _write_cycle(now, (time.monotonic() - began) * 1000, started, decided.waiting_count)
     return CycleResult(started=started, waiting=decided.waiting_count, failed=failed)
@@ -99,20 +100,22 @@ def run_cycle_of_process(*, now: datetime) -> CycleResult:
 _worlds: list[World] = []
 
 
-def _start_what_can(world: World, now: datetime) -> tuple[int, Plan]:
-    """Plan and start until a plan was written whole. Returns how many jobs started, and the last plan."""
+def _start_what_can(world: World, now: datetime) -> tuple[int, Telling]:
+    """Plan and start until a plan was written whole. Returns how many jobs started, and what the last plan says to the
+    others, which is made while the database writes down the starts."""
     started, faulty = 0, frozenset[int]()
     for attempt in range(MOST_PLANS):
         if attempt:
             world.refresh(now)
         decided = plan(world.snapshot(now, without=faulty), now)
-        outcome = start_jobs(decided.starts, now)
+        telling = Telling(decided, world, up_to_date=FIGURES_UP_TO_DATE)
+        outcome = start_jobs(decided.starts, now, meanwhile=telling.make)
         started += outcome.started
         faulty |= outcome.faulty
         freed = _write_preemptions(decided, now)
         if outcome.started == len(decided.starts) and not freed:
             break
-    return started, decided
+    return started, telling
 
 
 def _write_preemptions(decided: Plan, now: datetime) -> int:

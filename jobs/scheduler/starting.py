@@ -1,7 +1,7 @@
 """Writing a plan's starts down, each checked again under the locks: tenants, GPUs, then jobs."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ from jobs.models import JobStatus
 from jobs.placement import Start
 from jobs.queries import LockedRate, rate_book
 from jobs.scheduler.pieces import in_lanes, write_in_pieces
+from jobs.scheduler.together import ask_together
 from jobs.services import take_from_queue
 from jobs.states import scheduler_sources
 from tenants.models import Tenant
@@ -67,16 +68,20 @@ class Outcome:
     faulty: frozenset[int]
 
 
-def start_jobs(starts: Sequence[Start], now: datetime) -> Outcome:
-    """Start these jobs, where tenant, GPUs and job still are what the plan saw; the others are left as they are."""
+def start_jobs(starts: Sequence[Start], now: datetime, meanwhile: Callable[[], object] | None = None) -> Outcome:
+    """Start these jobs, where tenant, GPUs and job still are what the plan saw; the others are left as they are.
+    ``meanwhile`` is done, by this thread, while the database writes, once or more often or not at all."""
     if not starts:
         return Outcome(0, frozenset())
     rates = rate_book.ask({(start.job.tenant_id, start.model) for start in starts}, now=now)
 
-    def write(lane: Sequence[Start]) -> tuple[int, list[Start]]:
-        return write_in_pieces(lane, JOBS_IN_ONE_TRANSACTION, lambda piece: _start(piece, rates, now))
+    lanes = _lanes(starts)
 
-    done = in_lanes(_lanes(starts), write)
+    def write(lane: Sequence[Start]) -> tuple[int, list[Start]]:
+        beside = meanwhile if lane is lanes[0] else None
+        return write_in_pieces(lane, JOBS_IN_ONE_TRANSACTION, lambda piece: _start(piece, rates, now, beside))
+
+    done = in_lanes(lanes, write)
     return Outcome(
         sum(started for started, _ in done), frozenset(start.job.job_id for _, refused in done for start in refused)
     )
@@ -99,7 +104,7 @@ def _lanes(starts: Sequence[Start]) -> list[Sequence[Start]]:
 
 
 @transaction.atomic
-def _start(starts: Sequence[Start], rates: Rates, now: datetime) -> int:
+def _start(starts: Sequence[Start], rates: Rates, now: datetime, meanwhile: Callable[[], object] | None) -> int:
     good = _still_possible(starts)
     startable = scheduler_sources(JobStatus.RUNNING)
     waiting = take_from_queue([start.job.job_id for start in good], now=now, statuses=startable)
@@ -107,8 +112,7 @@ def _start(starts: Sequence[Start], rates: Rates, now: datetime) -> int:
     if good:
         _allocate(good, rates, now)
         jobs, reasons = [start.job.job_id for start in good], list(map(_reason, good))
-        with connection.cursor() as cursor:
-            cursor.execute(RUN, {"jobs": jobs, "reasons": reasons, "now": now})
+        ask_together([(RUN, {"jobs": jobs, "reasons": reasons, "now": now})], meanwhile)
     return len(good)
 
 

@@ -4,6 +4,7 @@ set-based, in short transactions."""
 import json
 from collections.abc import Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import Any, TypeVar
 
 from django.db import connection, transaction
@@ -93,18 +94,33 @@ RETURNING told
 _Key = TypeVar("_Key", Kind, int)
 
 
-def write_waits(decided: Plan, world: World, now: datetime, *, up_to_date: int) -> None:
-    """Give every job its reason from ``now`` on. A kind whose reason is on record as it is costs nothing, and so do its
-    jobs.
+class Telling:
+    """What a plan says to those who wait that is not on record, made when it is first asked for.
 
     A kind that waits for the same reason with other figures gets them only if one of its jobs is among the first
     ``up_to_date`` of the queue: a GPU that comes free changes the figures of a whole queue.
     """
-    kinds = _news_of_kinds(decided, world, {kind_of(job) for job in decided.waiting(up_to_date)})
+
+    def __init__(self, decided: Plan, world: World, *, up_to_date: int) -> None:
+        self.decided, self.world, self._up_to_date = decided, world, up_to_date
+
+    def make(self) -> tuple[Sequence[tuple[Kind, Reason | None]], Sequence[tuple[int, Reason | None]]]:
+        """Of the kinds, and of the jobs that wait apart from theirs."""
+        return self._news
+
+    @cached_property
+    def _news(self) -> tuple[Sequence[tuple[Kind, Reason | None]], Sequence[tuple[int, Reason | None]]]:
+        head = {kind_of(job) for job in self.decided.waiting(self._up_to_date)}
+        return _news_of_kinds(self.decided, self.world, head), _news_of_jobs(self.decided, self.world)
+
+
+def write_waits(telling: Telling, now: datetime) -> None:
+    """Give every job its reason from ``now`` on. A kind whose reason is on record as it is costs nothing, and so do its
+    jobs."""
+    world, (kinds, jobs) = telling.world, telling.make()
     if kinds:
         _, refused = write_in_pieces(kinds, ROWS_IN_ONE_TRANSACTION, lambda piece: _write_kinds(piece, world, now))
         _remember(world.told_kinds, kinds, refused)
-    jobs = _news_of_jobs(decided, world)
     if jobs:
         _, faulty = write_in_pieces(jobs, JOBS_IN_ONE_TRANSACTION, lambda piece: _write_jobs(piece, world, now))
         _remember(world.told_jobs, jobs, faulty)

@@ -12,27 +12,38 @@ restored, and when an hour has passed, so that nothing that could go wrong with 
 import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from jobs.models import AS_ITS_KIND
-from jobs.placement import Kind, NodeView, Preempting, Queue, RunningJob, Snapshot, TenantView, WaitingJob, Wish
+from jobs.placement import (
+    Kind,
+    NodeView,
+    Preempting,
+    Queue,
+    Running,
+    RunningJob,
+    Snapshot,
+    TenantView,
+    WaitingJob,
+    Wish,
+)
 from jobs.placement.resting import FAILS_WITHIN, LONGEST_REST, Failure, resting
 from jobs.scheduler.statements import (
     CHANGED_JOBS,
     CLUSTERS,
     ENDED,
-    ENDED_LATELY,
     GPU_CHANGED,
     GPU_MATTERS,
     GPUS,
     HELD,
-    HELD_LATER,
     HELD_UNTIL,
     HORIZON,
     JOBS,
     SILENT_NODES,
+    SOME_HELD,
+    SOME_JOBS,
     TENANTS,
     TOLD_JOBS,
     TOLD_KINDS,
@@ -40,6 +51,8 @@ from jobs.scheduler.statements import (
 from jobs.scheduler.together import Question, ask_together
 
 FORGOTTEN_AFTER = timedelta(hours=1)
+
+ENDED_ITSELF = ("failed", "completed")
 
 Rows = Sequence[tuple[Any, ...]]
 
@@ -65,14 +78,6 @@ class Told(NamedTuple):
     figures: Mapping[str, Any]
 
 
-@dataclass(slots=True)
-class Holding:
-    """A running job, and the GPUs that it holds."""
-
-    job: RunningJob
-    gpu_ids: list[int]
-
-
 class World:
     """The queue, what runs, and the hardware, as of the last refresh."""
 
@@ -86,7 +91,8 @@ class World:
         self.queue = Queue()
         self.later: dict[int, WaitingJob] = {}
         self.left_out: dict[int, WaitingJob] = {}
-        self.running: dict[int, Holding] = {}
+        self.running = Running()
+        self.gpus_of: dict[int, list[int]] = {}  # By running job, those that it holds.
         self.gpus: dict[int, GpuView] = {}
         self.holder: dict[int, int] = {}
         self.by_node: dict[int, set[int]] = defaultdict(set)
@@ -117,19 +123,17 @@ class World:
             self._forget()
             self.identity, self.loaded_at, self.since = tuple(identity), now, None
         ids = None if self.since is None else [job_id for (job_id,) in changed]
-        clusters, silent, tenants, gpus, told_kinds, told_jobs, *jobs = ask_together(
-            [
-                (CLUSTERS, {}),
-                (SILENT_NODES, {}),
-                (TENANTS, {}),
-                self._about_gpus(now),
-                *self._about_reasons(count),
-                *self._about_jobs(ids, now),
-            ]
+        # What all were told is read where another process has run a cycle, or this one is new.
+        told: list[Question] = [(TOLD_KINDS, {}), (TOLD_JOBS, {})] if ids is None or count != self.count else []
+        of_jobs = self._about_jobs(ids, now)
+        clusters, silent, tenants, gpus, *rest = ask_together(
+            [(CLUSTERS, {}), (SILENT_NODES, {}), (TENANTS, {}), self._about_gpus(now), *told, *of_jobs]
         )
         self.clusters, self.silent = clusters, [node_id for (node_id,) in silent]
-        self._learn_reasons(count, told_kinds, told_jobs)
+        if told:
+            self._learn_reasons(count, *rest[:2])
         self._learn_gpus(gpus)
+        jobs = rest[len(told) :]
         self._learn_jobs(ids, jobs, now)
         self.tenants = {pk: TenantView(quota, self.held[pk], *terms) for pk, quota, *terms in tenants}
         self.since = horizon
@@ -139,14 +143,7 @@ class World:
             return True
         return not self.loaded_at <= now < self.loaded_at + FORGOTTEN_AFTER
 
-    def _about_reasons(self, count: int | None) -> list[Question]:
-        """They are read where another process has run a cycle, or this one is new."""
-        news = {"new": self.since is None or count != self.count}
-        return [(TOLD_KINDS, news), (TOLD_JOBS, news)]
-
     def _learn_reasons(self, count: int | None, kinds: Rows, jobs: Rows) -> None:
-        if self.since is not None and count == self.count:
-            return
         self.count = count
         self.told_kinds = {
             Kind(Wish(cluster_id, gpu_type, gpu_count), tenant_id): Told(code, json.loads(figures))
@@ -169,8 +166,7 @@ class World:
         if changed:
             self._count_hardware()
         for job_id in {self.holder[view.gpu_id] for view in changed if view.gpu_id in self.holder}:
-            holding = self.running[job_id]
-            holding.job = self._running_job(holding.job, holding.gpu_ids)
+            self.running.put(self._running_job(self.running.jobs[job_id], self.gpus_of[job_id]))
 
     def _count_hardware(self) -> None:
         sizes = Counter((view.cluster_id, view.model, view.node_id) for view in self.gpus.values() if view.registered)
@@ -195,17 +191,10 @@ class World:
     def _about_jobs(self, ids: list[int] | None, now: datetime) -> list[Question]:
         """Of these jobs, or of all. In this order: what is given back between ``HELD`` and ``HELD_UNTIL`` is held by
         the first, and not forgotten by both."""
-        if ids == []:
-            return []
-        which, which_held = ("true", "true") if ids is None else ("job.id = ANY(%(ids)s)", "job_id = ANY(%(ids)s)")
-        ended, lasting = (ENDED_LATELY, HELD_LATER) if ids is None else (which, which_held)
         parameters = {"now": now, "within": FAILS_WITHIN, "ids": ids}
-        return [
-            (ENDED.format(which=ended), parameters),
-            (JOBS.format(which=which), parameters),
-            (HELD.format(which=which_held), parameters),
-            (HELD_UNTIL.format(which=lasting), parameters),
-        ]
+        if ids is None:
+            return [(statement, parameters) for statement in (ENDED, JOBS, HELD, HELD_UNTIL)]
+        return [(statement, parameters) for statement in (SOME_JOBS, SOME_HELD)] if ids else []
 
     def _learn_jobs(self, ids: Iterable[int] | None, answers: Sequence[Rows], now: datetime) -> None:
         self.held_until = {gpu_id: until for gpu_id, until in self.held_until.items() if until > now}
@@ -213,10 +202,33 @@ class World:
             self._leave(job_id)
         self._readmit(now)
         if answers:
-            ended, rows, held, held_until = answers
+            ended, rows, held, held_until = answers if ids is None else self._sorted_out(answers, now)
             self._learn(ended)
             self.held_until.update(held_until)
             self._enter(rows, held, now)
+
+    def _sorted_out(self, answers: Sequence[Rows], now: datetime) -> Sequence[Rows]:
+        """What ``SOME_JOBS`` and ``SOME_HELD`` say, as ``ENDED``, ``JOBS``, ``HELD`` and ``HELD_UNTIL`` say it.
+
+        A GPU that is not known was retired and given back before this world began, which knows how that job ended.
+        """
+        jobs, allocations = answers
+        until: dict[int, datetime] = {}
+        nodes: dict[int, set[int]] = defaultdict(set)
+        started = {row[3]: row[2] for row in jobs}
+        for job_id, gpu_id, start, end in allocations:
+            if end is not None and end > now:
+                until[gpu_id] = max(until.get(gpu_id, end), end)
+            since = started.get(job_id)
+            if since is not None and start >= since and gpu_id in self.gpus:
+                nodes[job_id].add(self.gpus[gpu_id].node_id)
+        over = [(ended_at, job[0], at_once, job[2]) for at_once, ended_at, _, *job in jobs if job[9] in ENDED_ITSELF]
+        return (
+            [(at_once, at, tenant_id, list(nodes[job_id])) for at, job_id, at_once, tenant_id in sorted(over)],
+            [row[3:] for row in jobs if row[12] in ("queued", "running")],
+            [(job_id, gpu_id, start) for job_id, gpu_id, start, end in allocations if end is None],
+            list(until.items()),
+        )
 
     def _learn(self, ended: Iterable[tuple[bool, datetime, int | None, list[int]]]) -> None:
         """An end that is read once more is known by its time."""
@@ -235,10 +247,11 @@ class World:
         self.later.pop(job_id, None)
         self.left_out.pop(job_id, None)
         self.told_jobs.pop(job_id, None)
-        holding = self.running.pop(job_id, None)
-        if holding is not None:
-            self.held[holding.job.tenant_id] -= len(holding.gpu_ids)
-            for gpu_id in holding.gpu_ids:
+        running = self.running.remove(job_id)
+        if running is not None:
+            gpu_ids = self.gpus_of.pop(job_id)
+            self.held[running.tenant_id] -= len(gpu_ids)
+            for gpu_id in gpu_ids:
                 del self.holder[gpu_id]
                 self._file(gpu_id)
 
@@ -280,7 +293,8 @@ class World:
             job.job_id, job.cluster_id, job.tenant_id, model, {}, begun, job.minutes, len(gpu_ids), job.priority,
             job.submitted_at, preempt_at, preempt_for,
         )  # fmt: skip
-        self.running[job.job_id] = Holding(self._running_job(running, gpu_ids), gpu_ids)
+        self.running.put(self._running_job(running, gpu_ids))
+        self.gpus_of[job.job_id] = gpu_ids
         self.held[job.tenant_id] += len(gpu_ids)
         for gpu_id in gpu_ids:
             self.holder[gpu_id] = job.job_id
@@ -309,7 +323,7 @@ class World:
             closed_clusters=frozenset(pk for pk, is_open, *_ in self.clusters if not is_open),
             unassigned_held=self.held[None],
             gpu_total=self.gpu_total,
-            running=[holding.job for holding in self.running.values()],
+            running=self.running,
             preempting={
                 pk: Preempting(timedelta(seconds=grace), timedelta(seconds=min_run))
                 for pk, *_, allowed, grace, min_run in self.clusters
@@ -356,8 +370,7 @@ class World:
 
     def due(self, now: datetime) -> list[RunningJob]:
         """The running jobs whose time of grace is over."""
-        jobs = [holding.job for holding in self.running.values()]
-        return [job for job in jobs if job.preempt_at is not None and job.preempt_at <= now]
+        return [job for job in self.running.noticed.values() if job.preempt_at is not None and job.preempt_at <= now]
 
 
 def take_snapshot(now: datetime) -> Snapshot:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import count
 
-from jobs.placement import NodeView, Plan, Queue, RunningJob, Snapshot, Start, WaitingJob
+from jobs.placement import NodeView, Plan, Queue, Running, RunningJob, Snapshot, Start, WaitingJob
 from jobs.simulation.shapes import Holding, Length, Lengths
 
 # GPUs by (node, model), as ids. Of GPUs that are held at the beginning only the number is known: theirs are below zero.
@@ -29,7 +29,7 @@ class World:
         for node in snapshot.nodes:
             for model, gpu_ids in node.free.items():
                 self._give_back({(node.node_id, model): list(gpu_ids)})
-        self.running: dict[int, tuple[RunningJob, _Gpus, Holding]] = {}
+        self.running, self.taken = Running(), dict[int, tuple[_Gpus, Holding]]()
         # When each job that runs ends, and all such instants that were ever expected, of which some have moved.
         self.ends_at: dict[int, datetime] = {}
         self.ends: list[tuple[datetime, int]] = []
@@ -54,7 +54,7 @@ class World:
             nodes=[NodeView(node_id, *self.nodes[node_id], by_model) for node_id, by_model in self.free.items()],
             tenants={pk: replace(tenant, held=self.held[pk]) for pk, tenant in self.first.tenants.items()},
             unassigned_held=self.unassigned_held,
-            running=[running for running, _, _ in self.running.values()],
+            running=self.running,
         )
 
     def start(self, start: Start) -> None:
@@ -90,7 +90,8 @@ class World:
             ran_before=ran_before,
             source=length.source,
         )
-        self.running[running.job_id] = (running, gpus, holding)
+        self.running.put(running)
+        self.taken[running.job_id] = gpus, holding
         self.holdings.append(holding)
         end = self._end_of(running, length)
         if running.preempt_at is not None:
@@ -119,9 +120,8 @@ class World:
             self.queue.add(replace(job, claimed_at=at))
 
     def _notify(self, job_id: int, at: datetime | None, for_job: int | None) -> None:
-        running, gpus, holding = self.running[job_id]
-        running = replace(running, preempt_at=at, preempt_for=for_job)
-        self.running[job_id] = running, gpus, holding
+        running = replace(self.running.jobs[job_id], preempt_at=at, preempt_for=for_job)
+        self.running.put(running)
         end = self._end_of(running, self.lengths(running))
         known = [one for one in (end, at) if one is not None]
         self.ends_at.pop(job_id, None)
@@ -153,12 +153,14 @@ class World:
             while self.ends and self.ends[0][0] <= event:
                 end, job_id = heapq.heappop(self.ends)
                 if self.ends_at.get(job_id) == end:
-                    self._end(*self.running.pop(job_id))
+                    self._end(self.running.jobs[job_id])
             while self.coming and self.coming[-1].submitted_at <= event:
                 self.queue.add(self.coming.pop())
             event = self.next_event()
 
-    def _end(self, running: RunningJob, gpus: _Gpus, holding: Holding) -> None:
+    def _end(self, running: RunningJob) -> None:
+        self.running.remove(running.job_id)
+        gpus, holding = self.taken.pop(running.job_id)
         holding.end = self.now
         del self.ends_at[running.job_id]
         self._give_back(gpus)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from jobs.placement import NodeView, Plan, RunningJob, Snapshot, TenantView, WaitCode, WaitingJob, plan
 from jobs.placement.forecasting import forecast
+from jobs.placement.reserving import End, Shadow, shadow
 from jobs.tests.test_placement import H100, NOON, after, nodes_of, reasons, said, started
 
 HOUR = timedelta(hours=1)
@@ -191,3 +192,8 @@ def test_the_clusters_keep_their_own_reservations() -> None:
     running = [runs(91, {1: 7}, 60), RunningJob(92, 2, None, H100, {2: 7}, NOON, 90, 7)]
     result = decide(Snapshot([waits(1, 8), far], nodes, {}, largest, running=running))
     assert {cluster: kept.job.job_id for cluster, kept in result.reservations.items()} == {1: 1, 2: 2}
+
+
+def test_of_nodes_that_have_enough_at_the_same_instant_the_tightest_is_kept() -> None:
+    found = shadow({}, [End(NOON, 1, 8), End(NOON, 2, 4), End(NOON + timedelta(minutes=1), 3, 4)], 4, one_node=True)
+    assert found == Shadow(NOON, {2: 4}, {2: 0})

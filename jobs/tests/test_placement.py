@@ -17,6 +17,7 @@ from jobs.placement import (
     TenantView,
     WaitCode,
     WaitingJob,
+    kind_of,
     matches,
     sentence,
     takes,
@@ -117,6 +118,23 @@ def test_the_figures_say_how_things_stand_after_the_plan() -> None:
 def test_what_stands_behind_a_job_that_waits_may_start() -> None:
     result = plan(world(job(1, 8, priority=1), job(2, 1), nodes=[node(1, 4)]))
     assert list(started(result)) == [2]
+
+
+def test_a_kind_of_which_all_start_is_told_nothing() -> None:
+    result = plan(
+        world(job(1), job(2), job(3, 4), job(4, 2, tenant=7), nodes=[node(1, 5)], tenants={7: TenantView(9, 0)})
+    )
+    assert list(started(result)) == [1, 4, 2]
+    assert list(result.reasons) == [kind_of(job(3, 4))]
+
+
+def test_a_rule_about_a_tenant_is_said_before_what_others_of_the_wish_wait_for() -> None:
+    tenants = {7: TenantView(quota=9, held=0, active=False), 8: TenantView(quota=4, held=2)}
+    aged = replace(job(3, 3, tenant=8), submitted_at=NOON - timedelta(days=9))
+    jobs = [job(1), job(2, tenant=7), aged, job(4, tenant=8)]
+    result = plan(world(*jobs, nodes=[node(1, 0)], tenants=tenants))
+    quota = WaitCode.QUOTA
+    assert reasons(result) == {1: WaitCode.CAPACITY, 2: WaitCode.TENANT_INACTIVE, 3: quota, 4: quota}
 
 
 @pytest.mark.parametrize(

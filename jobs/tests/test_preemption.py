@@ -121,6 +121,13 @@ def test_a_victim_stays_when_its_job_is_gone_or_starts_elsewhere() -> None:
     assert (list(started(elsewhere)), elsewhere.spared) == ([1], [91])
 
 
+def test_nobody_reserves_what_a_victim_gives_back_to_another() -> None:
+    marked = replace(runs(91, {1: 4}), preempt_at=NOON + MINUTE, preempt_for=1)
+    claims = waits(1, 4, claimed_at=NOON - MINUTE)
+    assert decide(world(claims, waits(2, 4), free={}, running=[marked])).reservations == {}
+    assert list(decide(world(waits(2, 4), free={}, running=[replace(marked, preempt_for=None)])).reservations) == [1]
+
+
 def test_a_claim_ends_when_its_tenant_may_not_start_it_any_more() -> None:
     marked = replace(runs(91, {1: 8}), preempt_at=NOON + MINUTE, preempt_for=1)
     claims = waits(1, 4, tenant=7, claimed_at=NOON)

@@ -5,6 +5,7 @@ from django.db import connection
 from clusters.models import GPU, Cluster
 from clusters.tests.factories import make_cluster, make_gpu, make_node
 from jobs.models import Job
+from jobs.placement import Plan
 from tenants.models import Tenant
 from tenants.tests.factories import make_tenant
 
@@ -54,3 +55,18 @@ def leaked_gpus() -> int:
     """GPUs that are held although every job has ended."""
     alive = Job.objects.filter(ended_at__isnull=True).exists()
     return 0 if alive else GPU.objects.filter(allocations__during__upper_inf=True).count()
+
+
+def decided(result: Plan) -> object:
+    """All that a plan says."""
+    return (
+        result.starts,
+        result.reservations,
+        result.preemptions,
+        sorted(result.spared),
+        result.unclaimed,
+        result.reasons,
+        result.exceptions,
+        result.waiting(),
+        result.waiting_count,
+    )
