@@ -29,7 +29,7 @@ from billing.models import (
     StripeDifference,
     StripeEvent,
 )
-from billing.moves_admin import EventInline, MovesAdmin
+from billing.moves_admin import SEND, EventInline, MovesAdmin
 from billing.papers_admin import PapersAdmin
 from billing.queries import describe_invoices
 from billing.serializers import grouped_money
@@ -39,7 +39,6 @@ from gpufleet.common.admin import (
     action_on,
     actor_of,
     asked_once,
-    counted,
     report,
     shown_during,
     silently,
@@ -271,11 +270,9 @@ class InvoiceAdmin(PapersAdmin, DraftsAdmin, MovesAdmin):
         return self.ask_to_move(request, invoices.values_list("pk", flat=True), InvoiceStatus.OPEN)
 
     @admin.action(description="Send through Stripe", permissions=["move"])
-    def send(self, request: HttpRequest, invoices: QuerySet[Invoice]) -> None:
+    def send(self, request: HttpRequest, invoices: QuerySet[Invoice]) -> HttpResponse:
         """For those that were finalised while Stripe could not take them."""
-        ids = [invoice.pk for invoice in invoices]
-        queued = services.send_invoices(invoice_ids=ids, actor=actor_of(request), now=timezone.now())
-        report(request, f"{counted(len(queued.invoices), 'invoice')} on the way to Stripe.", queued.refusals.values())
+        return self.ask_to_move(request, invoices.values_list("pk", flat=True), SEND)
 
     @admin.action(description="Mark as paid", permissions=["move"])
     def mark_paid(self, request: HttpRequest, invoices: QuerySet[Invoice]) -> HttpResponse:
@@ -293,7 +290,7 @@ class InvoiceAdmin(PapersAdmin, DraftsAdmin, MovesAdmin):
         return self.ask_to_move(request, invoices.values_list("pk", flat=True), InvoiceStatus.VOID)
 
 
-@action_on(Tenant, description="Create invoices for the last days or the last month", permission="billing.add_invoice")
+@action_on(Tenant, description="Create invoices", permission="billing.add_invoice")
 def create_invoices(tenants_admin: Any, request: HttpRequest, tenants: QuerySet[Tenant]) -> HttpResponse:
     """To the question which days, with these tenants chosen."""
     invoices = cast(InvoiceAdmin, admin.site.get_model_admin(Invoice))

@@ -69,6 +69,7 @@ SIDEBAR: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("apikeys.ApiKey", "key"),
         ("auth.User", "person"),
         ("auth.Group", "shield_person"),
+        ("common.BulkRun", "checklist"),
         ("common.AuditEntry", "policy"),
         ("common.IdempotentResponse", "content_copy"),
     ),
