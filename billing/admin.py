@@ -41,6 +41,7 @@ from gpufleet.common.admin import (
     asked_once,
     report,
     shown_during,
+    shown_price,
     silently,
 )
 from gpufleet.common.errors import DomainError
@@ -63,7 +64,7 @@ class RateAdmin(ServiceAdmin):
         "valid_from",
         "reason",
     ]
-    list_display = ["gpu_model", "price_per_gpu_hour", "currency", "plan_tier", "tenant", "valid_from", "recorded_by"]
+    list_display = ["gpu_model", shown_price, "plan_tier", "tenant", "valid_from", "recorded_by"]
     list_filter = ["gpu_model", "plan_tier", "currency"]
     list_select_related = ["tenant"]
     search_fields = ["gpu_model", "tenant__name"]
@@ -94,7 +95,7 @@ class LineInline(TabularInline):  # type: ignore[misc]  # unfold is untyped
     """The invoice's lines. A draft is voided and made again, so nobody edits one."""
 
     model = InvoiceLine
-    fields = ["gpu_model", "price_per_gpu_hour", "shown_period", "held_seconds", "billed_seconds", "shown_amount"]
+    fields = ["gpu_model", shown_price, "shown_period", "held_seconds", "billed_seconds", "shown_amount"]
     readonly_fields = fields
     extra = 0
     can_delete = False
@@ -314,9 +315,19 @@ def _sums_table(sums: Iterable[ListSum]) -> dict[str, Any]:
 class InvoiceLineAdmin(ReadOnlyAdmin):
     """GPU time of one model at one rate."""
 
-    list_display = ["invoice", "gpu_model", "price_per_gpu_hour", "billed_seconds", "amount"]
+    list_display = ["invoice", "gpu_model", shown_price, "shown_hours", "shown_amount"]
     list_filter = ["gpu_model"]
     list_select_related = ["invoice"]
+
+    @admin.display(description="GPU-hours billed", ordering="billed_seconds")
+    def shown_hours(self, line: InvoiceLine) -> str:
+        """As the preview has them."""
+        return f"{line.billed_seconds / 3600:,.4f}"
+
+    @admin.display(description="Amount", ordering="amount")
+    def shown_amount(self, line: InvoiceLine) -> str:
+        """With the currency's decimals."""
+        return f"{grouped_money(line.amount, line.invoice.currency)} {line.invoice.currency}"
 
 
 @admin.register(InvoiceEvent)

@@ -237,7 +237,7 @@ def _rows(preview: services.Preview) -> list[list[str]]:
             preview.tenant.name,
             line.gpu_model,
             _hours(line.price.billed_seconds),
-            f"{line.terms.price_per_gpu_hour.normalize():f}",
+            f"{line.terms.price_per_gpu_hour.normalize():f} {preview.currency}",
             f"{grouped_money(line.price.amount, preview.currency)} {preview.currency}",
         ]
         for line in preview.lines

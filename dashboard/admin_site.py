@@ -76,9 +76,7 @@ SIDEBAR: Mapping[str, tuple[tuple[str, str], ...]] = {
 }
 # Where the plural of a model's name says too little.
 TITLES = {
-    "clusters.NodeWatch": "Heartbeat watch",
     "jobs.SchedulerCycle": "Last cycle",
-    "alerts.AlertEvent": "Incidents",
     "alerts.RuleEvaluation": "What rules see",
 }
 

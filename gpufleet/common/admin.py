@@ -41,6 +41,7 @@ __all__ = [
     "counted",
     "report",
     "shown_during",
+    "shown_price",
     "silently",
 ]
 
@@ -104,6 +105,14 @@ class ConsoleAdmin(ModelAdmin):  # type: ignore[misc]  # unfold is untyped
 class ReadOnlyAdmin(ConsoleAdmin):
     """Rows that only services write: ledger, events, outboxes. People look; actions go through services."""
 
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        """The model's, but the time of a ledger's row for reading."""
+        return [shown_during if name == "during" else name for name in super().get_fields(request, obj)]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        """All, so that what is computed is found."""
+        return [*super().get_readonly_fields(request, obj), shown_during]
+
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Nobody adds one by hand."""
         return False
@@ -149,6 +158,14 @@ def shown_during(row: Any) -> str:
     begin, end = row.during.lower, row.during.upper
     until = "now" if end is None else f"{end:%Y-%m-%d %H:%M:%S}"
     return f"{begin:%Y-%m-%d %H:%M:%S} – {until}"
+
+
+@admin.display(description="Price of a GPU-hour", ordering="price_per_gpu_hour")
+def shown_price(row: Any) -> str:
+    """A rate, with its currency and without zeros that say nothing."""
+    price = row.price_per_gpu_hour
+    currency = getattr(row, "currency", None) or getattr(getattr(row, "invoice", None), "currency", "")
+    return "-" if price is None else f"{price.normalize():f} {currency}"
 
 
 def asked_once(show: Callable[[Any, Any], str]) -> Callable[[Any, Any], str]:

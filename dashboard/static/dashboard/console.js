@@ -94,6 +94,11 @@
     if (event.target.matches(".gf-cluster[open]")) fetchCells(`#${event.target.id}`);
   }, true);
   document.addEventListener("DOMContentLoaded", () => showTimes(document));
+  // Django's two lists give their hints as the names of spans, which only images may have.
+  const nameHints = () => {
+    for (const hint of document.querySelectorAll("span.help-tooltip[aria-label]")) hint.setAttribute("role", "img");
+  };
+  addEventListener("load", () => setTimeout(nameHints)); // The lists are made when the page is there, too.
   document.addEventListener("htmx:load", (event) => showTimes(event.target));
   // A part that could not be fetched says so until it comes after all.
   for (const lost of ["htmx:sendError", "htmx:responseError", "htmx:timeout"]) {
