@@ -316,8 +316,24 @@ class InvoiceLineAdmin(ReadOnlyAdmin):
     """GPU time of one model at one rate."""
 
     list_display = ["invoice", "gpu_model", shown_price, "shown_hours", "shown_amount"]
+    fields = [
+        "invoice",
+        "gpu_model",
+        "rate",
+        shown_price,
+        "shown_period",
+        "held_seconds",
+        "billed_seconds",
+        "shown_amount",
+    ]
+    readonly_fields = [shown_price, "shown_period", "shown_amount"]
     list_filter = ["gpu_model"]
     list_select_related = ["invoice"]
+
+    @admin.display(description="From – to (UTC)")
+    def shown_period(self, line: InvoiceLine) -> str:
+        """To the second."""
+        return _shown_range(line.period)
 
     @admin.display(description="GPU-hours billed", ordering="billed_seconds")
     def shown_hours(self, line: InvoiceLine) -> str:

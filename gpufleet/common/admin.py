@@ -107,11 +107,14 @@ class ReadOnlyAdmin(ConsoleAdmin):
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         """The model's, but the time of a ledger's row for reading."""
-        return [shown_during if name == "during" else name for name in super().get_fields(request, obj)]
+        names = super().get_fields(request, obj)
+        return list(dict.fromkeys(shown_during if name == "during" else name for name in names))
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        """All, so that what is computed is found."""
-        return [*super().get_readonly_fields(request, obj), shown_during]
+        """With that time, where there is one."""
+        known = super().get_readonly_fields(request, obj)
+        has_time = any(field.name == "during" for field in self.model._meta.fields)
+        return [*known, shown_during] if has_time else known
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Nobody adds one by hand."""
