@@ -12,7 +12,7 @@ from django.utils import timezone
 from unfold.admin import TabularInline
 from unfold.decorators import display
 
-from billing import credit_admin, services  # noqa: F401  # Django looks for admin.py alone, so it brings the other.
+from billing import credit_admin, services, stripe_admin  # noqa: F401  # Django looks for admin.py alone.
 from billing.drafts_admin import DraftsAdmin
 from billing.figures import ListSum, sum_up
 from billing.models import (
@@ -22,12 +22,7 @@ from billing.models import (
     InvoiceEvent,
     InvoiceLine,
     InvoiceStatus,
-    OutboxMessage,
-    OutboxStatus,
     Rate,
-    StripeCustomer,
-    StripeDifference,
-    StripeEvent,
 )
 from billing.moves_admin import SEND, EventInline, MovesAdmin
 from billing.papers_admin import PapersAdmin
@@ -39,12 +34,9 @@ from gpufleet.common.admin import (
     action_on,
     actor_of,
     asked_once,
-    report,
     shown_during,
     shown_price,
-    silently,
 )
-from gpufleet.common.errors import DomainError
 from gpufleet.common.query import LARGEST_ID
 from tenants.models import Tenant
 
@@ -363,61 +355,3 @@ class BilledRangeAdmin(ReadOnlyAdmin):
     list_display = ["allocation", "line", shown_during, "released_at"]
     list_select_related = ["allocation", "line"]
     show_full_result_count = False
-
-
-@admin.register(StripeEvent)
-class StripeEventAdmin(ReadOnlyAdmin):
-    """What Stripe told us."""
-
-    list_display = ["stripe_id", "type", "invoice", "outcome", "created_at", "received_at"]
-    list_select_related = ["invoice"]
-    list_filter = ["type"]
-    search_fields = ["stripe_id"]
-
-
-@admin.register(OutboxMessage)
-class OutboxMessageAdmin(ReadOnlyAdmin):
-    """What Stripe must hear of. A dead letter says why, and can be tried again."""
-
-    list_display = ["__str__", "status", "attempts", "next_attempt_at", "last_error", "result"]
-    list_filter = ["status", "step"]
-    list_select_related = ["invoice"]
-    search_fields = ["invoice__number", "invoice__stripe_invoice_id"]
-    actions = ["retry"]
-
-    def has_retry_permission(self, request: HttpRequest) -> bool:
-        """Whoever may change steps may try them again."""
-        return request.user.has_perm("billing.change_outboxmessage")
-
-    def applies(self, action: str, row: OutboxMessage) -> bool:
-        """To what is dead."""
-        return row.status == OutboxStatus.DEAD
-
-    @silently(["status", "attempts"], description="Try dead letters again", permission="retry")
-    def retry(self, request: HttpRequest, messages: QuerySet[OutboxMessage]) -> None:
-        """After what they were refused for is mended."""
-        ids = [message.pk for message in messages]
-        try:
-            revived = services.retry_steps(message_ids=ids, actor=actor_of(request), now=timezone.now())
-            report(request, f"{revived} steps will be tried again.", [])
-        except DomainError as refusal:
-            report(request, "Nothing was changed.", [refusal])
-
-
-@admin.register(StripeCustomer)
-class StripeCustomerAdmin(ReadOnlyAdmin):
-    """Who each tenant is at Stripe."""
-
-    list_display = ["tenant", "stripe_id", "created_at"]
-    list_select_related = ["tenant"]
-    search_fields = ["tenant__name", "stripe_id"]
-
-
-@admin.register(StripeDifference)
-class StripeDifferenceAdmin(ReadOnlyAdmin):
-    """What Stripe and we do not agree on. Nothing mends it silently."""
-
-    list_display = ["invoice", "stripe_invoice_id", "what", "ours", "theirs", "found_at", "last_seen_at", "gone_at"]
-    list_filter = ["what", ("gone_at", admin.EmptyFieldListFilter)]
-    list_select_related = ["invoice"]
-    search_fields = ["stripe_invoice_id", "invoice__number"]
