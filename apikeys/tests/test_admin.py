@@ -25,9 +25,7 @@ def test_a_key_made_in_the_console_is_shown_once(admin_client: Client) -> None:
     assert (key.label, key.tenant, key.created_by) == ("ops", acme, "user:admin")
     assert "no-store" in answer["Cache-Control"]
     assert raw not in admin_client.get(LIST).content.decode()
-    page = admin_client.get(f"{LIST}{key.pk}/change/").content.decode()
-    assert raw not in page
-    assert "field-digest" not in page
+    assert raw not in admin_client.get(f"{LIST}{key.pk}/change/").content.decode()
 
 
 def test_a_refused_key_is_a_message_and_no_row(admin_client: Client) -> None:
