@@ -12,7 +12,7 @@ from django.utils import timezone
 from unfold.admin import TabularInline
 from unfold.decorators import display
 
-from billing import credit_admin, services  # noqa: F401  # Django looks for admin.py alone, so it brings the other.
+from billing import credit_admin, services, stripe_admin  # noqa: F401  # Django looks for admin.py alone.
 from billing.drafts_admin import DraftsAdmin
 from billing.figures import ListSum, sum_up
 from billing.models import (
@@ -22,14 +22,9 @@ from billing.models import (
     InvoiceEvent,
     InvoiceLine,
     InvoiceStatus,
-    OutboxMessage,
-    OutboxStatus,
     Rate,
-    StripeCustomer,
-    StripeDifference,
-    StripeEvent,
 )
-from billing.moves_admin import EventInline, MovesAdmin
+from billing.moves_admin import SEND, EventInline, MovesAdmin
 from billing.papers_admin import PapersAdmin
 from billing.queries import describe_invoices
 from billing.serializers import grouped_money
@@ -39,12 +34,9 @@ from gpufleet.common.admin import (
     action_on,
     actor_of,
     asked_once,
-    counted,
-    report,
     shown_during,
-    silently,
+    shown_price,
 )
-from gpufleet.common.errors import DomainError
 from gpufleet.common.query import LARGEST_ID
 from tenants.models import Tenant
 
@@ -64,7 +56,7 @@ class RateAdmin(ServiceAdmin):
         "valid_from",
         "reason",
     ]
-    list_display = ["gpu_model", "price_per_gpu_hour", "currency", "plan_tier", "tenant", "valid_from", "recorded_by"]
+    list_display = ["gpu_model", shown_price, "plan_tier", "tenant", "valid_from", "recorded_by"]
     list_filter = ["gpu_model", "plan_tier", "currency"]
     list_select_related = ["tenant"]
     search_fields = ["gpu_model", "tenant__name"]
@@ -95,7 +87,7 @@ class LineInline(TabularInline):  # type: ignore[misc]  # unfold is untyped
     """The invoice's lines. A draft is voided and made again, so nobody edits one."""
 
     model = InvoiceLine
-    fields = ["gpu_model", "price_per_gpu_hour", "shown_period", "held_seconds", "billed_seconds", "shown_amount"]
+    fields = ["gpu_model", shown_price, "shown_period", "held_seconds", "billed_seconds", "shown_amount"]
     readonly_fields = fields
     extra = 0
     can_delete = False
@@ -271,11 +263,9 @@ class InvoiceAdmin(PapersAdmin, DraftsAdmin, MovesAdmin):
         return self.ask_to_move(request, invoices.values_list("pk", flat=True), InvoiceStatus.OPEN)
 
     @admin.action(description="Send through Stripe", permissions=["move"])
-    def send(self, request: HttpRequest, invoices: QuerySet[Invoice]) -> None:
+    def send(self, request: HttpRequest, invoices: QuerySet[Invoice]) -> HttpResponse:
         """For those that were finalised while Stripe could not take them."""
-        ids = [invoice.pk for invoice in invoices]
-        queued = services.send_invoices(invoice_ids=ids, actor=actor_of(request), now=timezone.now())
-        report(request, f"{counted(len(queued.invoices), 'invoice')} on the way to Stripe.", queued.refusals.values())
+        return self.ask_to_move(request, invoices.values_list("pk", flat=True), SEND)
 
     @admin.action(description="Mark as paid", permissions=["move"])
     def mark_paid(self, request: HttpRequest, invoices: QuerySet[Invoice]) -> HttpResponse:
@@ -293,7 +283,7 @@ class InvoiceAdmin(PapersAdmin, DraftsAdmin, MovesAdmin):
         return self.ask_to_move(request, invoices.values_list("pk", flat=True), InvoiceStatus.VOID)
 
 
-@action_on(Tenant, description="Create invoices for the last days or the last month", permission="billing.add_invoice")
+@action_on(Tenant, description="Create invoices", permission="billing.add_invoice")
 def create_invoices(tenants_admin: Any, request: HttpRequest, tenants: QuerySet[Tenant]) -> HttpResponse:
     """To the question which days, with these tenants chosen."""
     invoices = cast(InvoiceAdmin, admin.site.get_model_admin(Invoice))
@@ -317,9 +307,35 @@ def _sums_table(sums: Iterable[ListSum]) -> dict[str, Any]:
 class InvoiceLineAdmin(ReadOnlyAdmin):
     """GPU time of one model at one rate."""
 
-    list_display = ["invoice", "gpu_model", "price_per_gpu_hour", "billed_seconds", "amount"]
+    list_display = ["invoice", "gpu_model", shown_price, "shown_hours", "shown_amount"]
+    fields = [
+        "invoice",
+        "gpu_model",
+        "rate",
+        shown_price,
+        "shown_period",
+        "held_seconds",
+        "billed_seconds",
+        "shown_amount",
+    ]
+    readonly_fields = [shown_price, "shown_period", "shown_amount"]
     list_filter = ["gpu_model"]
     list_select_related = ["invoice"]
+
+    @admin.display(description="From – to (UTC)")
+    def shown_period(self, line: InvoiceLine) -> str:
+        """To the second."""
+        return _shown_range(line.period)
+
+    @admin.display(description="GPU-hours billed", ordering="billed_seconds")
+    def shown_hours(self, line: InvoiceLine) -> str:
+        """As the preview has them."""
+        return f"{line.billed_seconds / 3600:,.4f}"
+
+    @admin.display(description="Amount", ordering="amount")
+    def shown_amount(self, line: InvoiceLine) -> str:
+        """With the currency's decimals."""
+        return f"{grouped_money(line.amount, line.invoice.currency)} {line.invoice.currency}"
 
 
 @admin.register(InvoiceEvent)
@@ -339,61 +355,3 @@ class BilledRangeAdmin(ReadOnlyAdmin):
     list_display = ["allocation", "line", shown_during, "released_at"]
     list_select_related = ["allocation", "line"]
     show_full_result_count = False
-
-
-@admin.register(StripeEvent)
-class StripeEventAdmin(ReadOnlyAdmin):
-    """What Stripe told us."""
-
-    list_display = ["stripe_id", "type", "invoice", "outcome", "created_at", "received_at"]
-    list_select_related = ["invoice"]
-    list_filter = ["type"]
-    search_fields = ["stripe_id"]
-
-
-@admin.register(OutboxMessage)
-class OutboxMessageAdmin(ReadOnlyAdmin):
-    """What Stripe must hear of. A dead letter says why, and can be tried again."""
-
-    list_display = ["__str__", "status", "attempts", "next_attempt_at", "last_error", "result"]
-    list_filter = ["status", "step"]
-    list_select_related = ["invoice"]
-    search_fields = ["invoice__number", "invoice__stripe_invoice_id"]
-    actions = ["retry"]
-
-    def has_retry_permission(self, request: HttpRequest) -> bool:
-        """Whoever may change steps may try them again."""
-        return request.user.has_perm("billing.change_outboxmessage")
-
-    def applies(self, action: str, row: OutboxMessage) -> bool:
-        """To what is dead."""
-        return row.status == OutboxStatus.DEAD
-
-    @silently(["status", "attempts"], description="Try dead letters again", permission="retry")
-    def retry(self, request: HttpRequest, messages: QuerySet[OutboxMessage]) -> None:
-        """After what they were refused for is mended."""
-        ids = [message.pk for message in messages]
-        try:
-            revived = services.retry_steps(message_ids=ids, actor=actor_of(request), now=timezone.now())
-            report(request, f"{revived} steps will be tried again.", [])
-        except DomainError as refusal:
-            report(request, "Nothing was changed.", [refusal])
-
-
-@admin.register(StripeCustomer)
-class StripeCustomerAdmin(ReadOnlyAdmin):
-    """Who each tenant is at Stripe."""
-
-    list_display = ["tenant", "stripe_id", "created_at"]
-    list_select_related = ["tenant"]
-    search_fields = ["tenant__name", "stripe_id"]
-
-
-@admin.register(StripeDifference)
-class StripeDifferenceAdmin(ReadOnlyAdmin):
-    """What Stripe and we do not agree on. Nothing mends it silently."""
-
-    list_display = ["invoice", "stripe_invoice_id", "what", "ours", "theirs", "found_at", "last_seen_at", "gone_at"]
-    list_filter = ["what", ("gone_at", admin.EmptyFieldListFilter)]
-    list_select_related = ["invoice"]
-    search_fields = ["stripe_invoice_id", "invoice__number"]

@@ -1,6 +1,7 @@
 """Credit and debit notes, and the service-level rules that raise them, in the operator's console."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from decimal import Decimal
 from typing import Any
 
 from django import forms
@@ -9,24 +10,61 @@ from django.db.models import QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest
 from django.utils import timezone
-from unfold.forms import ActionForm
-from unfold.widgets import UnfoldAdminTextInputWidget
 
 from billing import services
-from billing.models import FAULT_STATES, CreditedRange, CreditNote, ServiceLevel
-from billing.serializers import money
-from gpufleet.common.admin import ReadOnlyAdmin, ServiceAdmin, actor_of, report, shown_during
-from gpufleet.common.errors import DomainError
+from billing.models import FAULT_STATES, CreditedRange, CreditNote, CreditNoteStatus, NoteKind, ServiceLevel
+from billing.serializers import grouped_money, money
+from gpufleet.common import bulk
+from gpufleet.common.admin import (
+    AgreeForm,
+    MayReasonForm,
+    Question,
+    ReadOnlyAdmin,
+    ServiceAdmin,
+    actor_of,
+    asks_in_bulk,
+    counted,
+    report,
+    shown_during,
+    silently,
+)
 
 
-class DecisionForm(ActionForm):  # type: ignore[misc]  # unfold is untyped
-    """The action, and why."""
+def _deciding(service: Callable[..., CreditNote], *, with_reason: bool) -> Callable[[bulk.Doing], CreditNote]:
+    def decide(step: bulk.Doing) -> CreditNote:
+        why = {"reason": step.reason} if with_reason else {}
+        return service(credit_note_id=step.object_id, actor=step.actor, now=step.now, **why)
 
-    reason = forms.CharField(
-        max_length=500,
-        required=False,
-        widget=UnfoldAdminTextInputWidget(attrs={"placeholder": "Reason (needed to decline)", "aria-label": "Reason"}),
+    return decide
+
+
+def _seen(note: CreditNote) -> dict[str, Any]:
+    return {"status": note.status, "number": note.number, "decision_reason": note.decision_reason}
+
+
+def _decides(
+    name: str, words: str, outcome: str, do: Callable[[bulk.Doing], CreditNote], meaning: str, **asked: Any
+) -> Any:
+    """An action that decides notes, each in a step of its own."""
+    work = bulk.Work(
+        name=f"billing.{name}",
+        words=words,
+        outcome=outcome,
+        model=CreditNote,
+        permission="billing.change_creditnote",
+        do=do,
+        seen=_seen,
     )
+
+    def say(notes: Sequence[CreditNote]) -> list[str]:
+        sums: dict[str, Decimal] = {}
+        for note in notes:
+            sums[note.invoice.currency] = sums.get(note.invoice.currency, Decimal(0)) + note.amount
+        shown = " and ".join(f"{grouped_money(amount, one)} {one}" for one, amount in sorted(sums.items()))
+        return [f"{counted(len(notes), 'note')} of {shown}. {meaning}"]
+
+    question = Question(words, say, [], **asked)
+    return asks_in_bulk(question, work, description=words, permission="decide")
 
 
 @admin.register(CreditNote)
@@ -36,13 +74,18 @@ class CreditNoteAdmin(ServiceAdmin):
     list_display = ["__str__", "invoice", "status", "shown_amount", "origin", "reason", "created_at"]
     list_filter = ["status", "kind", "origin"]
     list_select_related = ["invoice"]
-    action_form = DecisionForm
     actions = ["issue", "decline", "settle"]
 
     @admin.display(description="Amount", ordering="amount")
     def shown_amount(self, note: CreditNote) -> str:
         """With the currency's decimals."""
         return f"{money(note.amount, note.invoice.currency)} {note.invoice.currency}"
+
+    def applies(self, action: str, row: CreditNote) -> bool:
+        """Deciding, of drafts; settling, of debit notes that are owed."""
+        if action == "settle":
+            return (row.kind, row.status, row.settled_at) == (NoteKind.DEBIT, CreditNoteStatus.ISSUED, None)
+        return row.status == CreditNoteStatus.DRAFT
 
     def get_fields(self, request: HttpRequest, obj: CreditNote | None = None) -> list[str]:
         """What a person says of a new note; everything about one that is looked at."""
@@ -71,41 +114,29 @@ class CreditNoteAdmin(ServiceAdmin):
         )
         obj.pk = note.pk
 
-    @admin.action(description="Issue", permissions=["decide"])
-    def issue(self, request: HttpRequest, notes: QuerySet[CreditNote]) -> None:
-        """Make it count: give the money back, or ask for it."""
-        self._each(request, notes, services.issue_credit_note, "issued", reason=_reason(request))
-
-    @admin.action(description="Decline, for the reason given", permissions=["decide"])
-    def decline(self, request: HttpRequest, notes: QuerySet[CreditNote]) -> None:
-        """Decide against it."""
-        self._each(request, notes, services.decline_credit_note, "declined", reason=_reason(request))
-
-    @admin.action(description="Mark debit notes as paid", permissions=["decide"])
-    def settle(self, request: HttpRequest, notes: QuerySet[CreditNote]) -> None:
-        """The money has come."""
-        self._each(request, notes, services.settle_debit_note, "paid")
-
-    def _each(
-        self,
-        request: HttpRequest,
-        notes: QuerySet[CreditNote],
-        service: Callable[..., CreditNote],
-        word: str,
-        **values: str,
-    ) -> None:
-        refusals: list[DomainError] = []
-        ids = [note.pk for note in notes.order_by("pk")]
-        for pk in ids:
-            try:
-                service(credit_note_id=pk, actor=actor_of(request), now=timezone.now(), **values)
-            except DomainError as refusal:
-                refusals.append(refusal)
-        report(request, f"{len(ids) - len(refusals)} notes are {word}.", refusals)
-
-
-def _reason(request: HttpRequest) -> str:
-    return request.POST.get("reason", "").strip()[:500]
+    issue = _decides(
+        "issue",
+        "Issue",
+        "now issued",
+        _deciding(services.issue_credit_note, with_reason=True),
+        "What is credited is owed no more; what is debited is owed. An issued note is for good.",
+        form=MayReasonForm,
+    )
+    decline = _decides(
+        "decline",
+        "Decline",
+        "now declined",
+        _deciding(services.decline_credit_note, with_reason=True),
+        "They count for nothing, and the reason stands on them.",
+    )
+    settle = _decides(
+        "settle",
+        "Mark debit notes as paid",
+        "now paid",
+        _deciding(services.settle_debit_note, with_reason=False),
+        "The money has come.",
+        form=AgreeForm,
+    )
 
 
 @admin.register(CreditedRange)
@@ -170,12 +201,12 @@ class ServiceLevelAdmin(ServiceAdmin):
         )
         obj.pk = rule.pk
 
-    @admin.action(description="Turn on", permissions=["switch"])
+    @silently(["enabled"], description="Turn on", permission="switch")
     def enable(self, request: HttpRequest, rules: QuerySet[ServiceLevel]) -> None:
         """Faults raise notes again."""
         self._switch(request, rules, enabled=True)
 
-    @admin.action(description="Turn off", permissions=["switch"])
+    @silently(["enabled"], description="Turn off", permission="switch")
     def disable(self, request: HttpRequest, rules: QuerySet[ServiceLevel]) -> None:
         """Faults raise no notes; those that were raised stay."""
         self._switch(request, rules, enabled=False)

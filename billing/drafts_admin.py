@@ -1,9 +1,10 @@
 """From the question whose time to bill, over the preview of what each invoice would say, to the drafts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from uuid import uuid4
 
 from django import forms
 from django.core.exceptions import PermissionDenied
@@ -20,9 +21,9 @@ from unfold.widgets import (
 
 from billing import services
 from billing.models import Invoice
-from billing.serializers import grouped_money
-from gpufleet.common.admin import ServiceAdmin, actor_of
-from gpufleet.common.errors import DomainError
+from billing.serializers import grouped_money, money
+from gpufleet.common import bulk
+from gpufleet.common.admin import ServiceAdmin, begin
 from gpufleet.common.query import LARGEST_ID
 from gpufleet.common.times import parse_instant
 from tenants.models import Tenant
@@ -36,6 +37,37 @@ def last_month(now: datetime) -> tuple[datetime, datetime]:
     """The whole month before this one, in UTC, half-open."""
     end = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     return (end - timedelta(days=1)).replace(day=1), end
+
+
+def _draft_one(step: bulk.Doing) -> Invoice:
+    """The draft that the preview showed, or none."""
+    return services.create_invoice(
+        tenant_id=step.object_id,
+        start=parse_instant(step.terms["start"]),
+        end=parse_instant(step.terms["end"]),
+        created_by=step.actor,
+        now=step.now,
+        expected_total=Decimal(step.agreed),
+    )
+
+
+def _seen(row: Invoice | Tenant) -> dict[str, Any]:
+    """Of a tenant nothing changes."""
+    if isinstance(row, Tenant):
+        return {}
+    return {"tenant": row.tenant.name, "total": f"{money(row.total, row.currency)} {row.currency}"}
+
+
+DRAFT = bulk.Work(
+    name="billing.draft",
+    words="Create invoices",
+    outcome="with a draft now",
+    model=Tenant,
+    permission="billing.add_invoice",
+    do=_draft_one,
+    seen=_seen,
+)
+bulk.register(DRAFT)
 
 
 class ManyIds(forms.HiddenInput):
@@ -85,6 +117,7 @@ class AgreedForm(forms.Form):
     start = forms.CharField(widget=forms.HiddenInput)
     end = forms.CharField(widget=forms.HiddenInput)
     totals = forms.JSONField(widget=forms.HiddenInput)
+    token = forms.UUIDField(widget=forms.HiddenInput)
 
     def clean_start(self) -> datetime:
         """The instant."""
@@ -146,7 +179,7 @@ class DraftsAdmin(ServiceAdmin):
         tenants = list(form.cleaned_data["tenants"].order_by("name"))
         previews = services.preview_invoices(tenants, start=start, end=end, now=now)
         billable = {preview.tenant.pk: str(preview.total) for preview in previews if preview.lines}
-        agreed = {"start": start.isoformat(), "end": end.isoformat(), "totals": billable}
+        agreed = {"start": start.isoformat(), "end": end.isoformat(), "totals": billable, "token": uuid4()}
         window = f"{start:%Y-%m-%d %H:%M:%S} – {end:%Y-%m-%d %H:%M:%S} UTC"
         said = [f"Sold and priced GPU time that no invoice holds yet, {window}.", _together(previews)]
         return self._draft_page(
@@ -163,18 +196,11 @@ class DraftsAdmin(ServiceAdmin):
         if not form.is_valid():
             return self._draft_page(request, "Nothing was created", ["That was not what a preview had said."])
         agreed = form.cleaned_data
-        drafts = services.create_invoices(
-            expected_totals=agreed["totals"],
-            start=agreed["start"],
-            end=agreed["end"],
-            created_by=actor_of(request),
-            now=timezone.now(),
-        )
-        made = f"{len(drafts.invoices)} of {len(agreed['totals'])} drafts were created."
-        rows = [*(_made(invoice) for invoice in drafts.invoices), *_refused(drafts.refusals)]
-        return self._draft_page(
-            request, "Drafts", [made], table={"headers": ["Tenant", "Draft", "Amount"], "rows": rows}
-        )
+        totals: dict[int, Decimal] = agreed["totals"]
+        names = dict(Tenant.objects.filter(pk__in=totals).values_list("pk", "name"))
+        rows = {pk: bulk.Row(names.get(pk, f"Tenant {pk}"), str(total)) for pk, total in totals.items()}
+        terms = {"start": agreed["start"].isoformat(), "end": agreed["end"].isoformat()}
+        return begin(request, work=DRAFT.name, token=agreed["token"], rows=rows, terms=terms)
 
     def _draft_page(self, request: HttpRequest, title: str, said: list[str], **context: Any) -> HttpResponse:
         return TemplateResponse(
@@ -211,7 +237,7 @@ def _rows(preview: services.Preview) -> list[list[str]]:
             preview.tenant.name,
             line.gpu_model,
             _hours(line.price.billed_seconds),
-            f"{line.terms.price_per_gpu_hour.normalize():f}",
+            f"{line.terms.price_per_gpu_hour.normalize():f} {preview.currency}",
             f"{grouped_money(line.price.amount, preview.currency)} {preview.currency}",
         ]
         for line in preview.lines
@@ -223,17 +249,3 @@ def _rows(preview: services.Preview) -> list[list[str]]:
 
 def _hours(seconds: int) -> str:
     return f"{seconds / Decimal(3600):,.4f}"
-
-
-def _made(invoice: Invoice) -> list[str]:
-    link = format_html(
-        '<a class="underline" href="{}">Draft {}</a>',
-        reverse("admin:billing_invoice_change", args=[invoice.pk]),
-        invoice.pk,
-    )
-    return [invoice.tenant.name, link, f"{grouped_money(invoice.total, invoice.currency)} {invoice.currency}"]
-
-
-def _refused(refusals: Mapping[int, DomainError]) -> list[list[str]]:
-    names = dict(Tenant.objects.filter(pk__in=refusals).values_list("pk", "name"))
-    return [[names.get(pk, f"Tenant {pk}"), "None", refusal.detail] for pk, refusal in refusals.items()]

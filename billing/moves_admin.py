@@ -1,15 +1,14 @@
 """Moving invoices in the console: what a move means, what it is about, and why, are on a page before it."""
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final
+from uuid import uuid4
 
 from django import forms
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
-from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from unfold.admin import TabularInline
 from unfold.decorators import display
@@ -18,23 +17,81 @@ from unfold.widgets import UnfoldAdminTextInputWidget
 from billing import services
 from billing.models import Invoice, InvoiceEvent, InvoiceStatus
 from billing.serializers import grouped_money
-from gpufleet.common.admin import ServiceAdmin, actor_of, counted, report
+from gpufleet.common import bulk
+from gpufleet.common.admin import ServiceAdmin, begin, counted
 from gpufleet.common.query import LARGEST_ID
 
-# What a person reads before it is done; the first word is on the buttons.
-MOVES = {
-    InvoiceStatus.OPEN: (
+SEND = "send"
+# What a person reads before it is done, and how the sentence of what was done ends; the first word is on the buttons.
+MOVES: Final = {
+    InvoiceStatus.OPEN.value: (
         "Finalise",
         "Each gets the next number, its rows freeze, its proof is hashed, and it is sent through Stripe if it can be. "
         "What is wrong after that is corrected by credit notes.",
+        "now open",
     ),
-    InvoiceStatus.PAID: ("Mark as paid", "The money has come. A paid invoice moves no more."),
-    InvoiceStatus.UNCOLLECTIBLE: ("Mark as uncollectible", "The money will not come. It may still be paid or voided."),
-    InvoiceStatus.VOID: ("Void", "Nothing is owed, for good. Its seconds may be billed again."),
+    SEND: (
+        "Send through Stripe",
+        "Stripe makes each an invoice of its own and mails it to the tenant's contact. What is on its way stays so.",
+        "on the way to Stripe",
+    ),
+    InvoiceStatus.PAID.value: ("Mark as paid", "The money has come. A paid invoice moves no more.", "now paid"),
+    InvoiceStatus.UNCOLLECTIBLE.value: (
+        "Mark as uncollectible",
+        "The money will not come. It may still be paid or voided.",
+        "now uncollectible",
+    ),
+    InvoiceStatus.VOID.value: (
+        "Void",
+        "Nothing is owed, for good. Its seconds may be billed again.",
+        "now void",
+    ),
 }
-# So many in one request; a page between two requests says how far it has come.
-AT_ONCE = 10
-NEED_A_REASON = (InvoiceStatus.UNCOLLECTIBLE, InvoiceStatus.VOID)
+NEED_A_REASON: Final = (InvoiceStatus.UNCOLLECTIBLE, InvoiceStatus.VOID)
+# How they are called in the audit log.
+NAMES: Final = {InvoiceStatus.OPEN.value: "finalise", InvoiceStatus.PAID.value: "mark_paid"} | {
+    InvoiceStatus.UNCOLLECTIBLE.value: "mark_uncollectible"
+}
+SHOWN_INVOICES: Final = 100
+
+
+def _work(to: str) -> str:
+    return f"billing.{NAMES.get(to, to)}"
+
+
+def _moving(to: str) -> Callable[[bulk.Doing], Invoice]:
+    def move(step: bulk.Doing) -> Invoice:
+        return services.move_invoice(
+            invoice_id=step.object_id, to=to, actor=step.actor, now=step.now, reason=step.reason
+        )
+
+    return move
+
+
+def _send(step: bulk.Doing) -> Invoice:
+    return services.send_invoice(invoice_id=step.object_id, actor=step.actor, now=step.now)
+
+
+def _seen(invoice: Invoice) -> dict[str, Any]:
+    return {"status": invoice.status, "number": invoice.number}
+
+
+def _seen_sending(invoice: Invoice) -> dict[str, Any]:
+    return {"sending": services.sending_in_words(invoice)}
+
+
+for _to, (_words, _, _outcome) in MOVES.items():
+    bulk.register(
+        bulk.Work(
+            name=_work(_to),
+            words=_words,
+            outcome=_outcome,
+            model=Invoice,
+            permission="billing.change_invoice",
+            do=_send if _to == SEND else _moving(_to),
+            seen=_seen_sending if _to == SEND else _seen,
+        )
+    )
 
 
 class MoveForm(forms.Form):
@@ -42,11 +99,9 @@ class MoveForm(forms.Form):
 
     ids = forms.RegexField(r"^\d{1,19}(,\d{1,19})*$", widget=forms.HiddenInput)
     reason = forms.CharField(max_length=500, widget=UnfoldAdminTextInputWidget)
-    # Of a move that is under way: how many it is about in all, and how many are moved.
-    total = forms.IntegerField(min_value=0, required=False, widget=forms.HiddenInput)
-    moved = forms.IntegerField(min_value=0, required=False, widget=forms.HiddenInput)
+    token = forms.UUIDField(widget=forms.HiddenInput)
 
-    def __init__(self, *args: Any, to: InvoiceStatus, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, to: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["reason"].required = to in NEED_A_REASON
 
@@ -90,79 +145,51 @@ class MovesAdmin(ServiceAdmin):
     @display(description="Next")  # type: ignore[untyped-decorator]  # unfold is untyped
     def shown_moves(self, invoice: Invoice) -> str:
         """A link to each legal move."""
-        legal = [InvoiceStatus(to) for to in services.INVOICE_MOVES[invoice.status]]
+        legal = services.INVOICE_MOVES[invoice.status]
         links = [(reverse("admin:billing_invoice_move", args=[to]), invoice.pk, MOVES[to][0]) for to in legal]
         if not links:
             return "Nothing: it moves no more."
         return format_html_join(" · ", '<a class="underline" href="{}?ids={}">{}</a>', links)
 
-    def ask_to_move(self, request: HttpRequest, invoice_ids: Collection[int], to: InvoiceStatus) -> HttpResponse:
+    def ask_to_move(self, request: HttpRequest, invoice_ids: Collection[int], to: str) -> HttpResponse:
         """The page that asks."""
-        ids = ",".join(map(str, sorted(invoice_ids)))
-        return self._ask_why(request, MoveForm(to=to, initial={"ids": ids}), invoice_ids, to)
+        initial = {"ids": ",".join(map(str, sorted(invoice_ids))), "token": uuid4()}
+        return self._ask_why(request, MoveForm(to=to, initial=initial), invoice_ids, to)
 
     def _move_page(self, request: HttpRequest, to: str) -> HttpResponse:
         if not self.has_move_permission(request):
             raise PermissionDenied
         if to not in MOVES:
             raise Http404
-        status = InvoiceStatus(to)
-        form = MoveForm(request.POST or request.GET, to=status)
+        form = MoveForm(request.POST or request.GET, to=to)
         form.is_valid()
         ids: list[int] = form.cleaned_data.get("ids", [])
         if not ids:
             raise Http404
         if request.method != "POST":
-            return self.ask_to_move(request, ids, status)
+            return self.ask_to_move(request, ids, to)
         if not form.is_valid():
-            return self._ask_why(request, form, ids, status)
-        return self._move(request, ids, status, form.cleaned_data)
+            return self._ask_why(request, form, ids, to)
+        return self._move(request, ids, to, form.cleaned_data)
 
-    def _move(
-        self, request: HttpRequest, ids: Sequence[int], to: InvoiceStatus, said: Mapping[str, Any]
-    ) -> HttpResponse:
-        """Some of them; what is left is for the next request, which the page of the progress makes."""
-        some, rest = ids[:AT_ONCE], ids[AT_ONCE:]
-        outcome = services.move_invoices(
-            invoice_ids=some, to=to, actor=actor_of(request), now=timezone.now(), reason=said["reason"]
-        )
-        moved, total = (said["moved"] or 0) + len(outcome.invoices), said["total"] or len(ids)
-        if rest:
-            report(request, "", outcome.refusals.values())
-            left = {"ids": ",".join(map(str, rest)), "reason": said["reason"], "total": total, "moved": moved}
-            return self._progress(request, to, left, done=total - len(rest))
-        report(request, f"{moved} of {counted(total, 'invoice')} now {to.label.lower()}.", outcome.refusals.values())
-        if moved == total == 1:
-            return _go(request, reverse("admin:billing_invoice_change", args=[outcome.invoices[0].pk]))
-        return _go(request, reverse("admin:billing_invoice_changelist"))
+    def _move(self, request: HttpRequest, ids: Collection[int], to: str, said: Mapping[str, Any]) -> HttpResponse:
+        """Each of them, in steps whose page says how far they have come."""
+        invoices = Invoice.objects.filter(pk__in=ids).select_related("tenant")
+        names = {invoice.pk: f"{str(invoice).capitalize()}, {invoice.tenant.name}" for invoice in invoices}
+        rows = {pk: bulk.Row(names.get(pk, f"Invoice {pk}")) for pk in ids}
+        return begin(request, work=_work(to), token=said["token"], rows=rows, reason=said["reason"])
 
-    def _progress(self, request: HttpRequest, to: InvoiceStatus, left: dict[str, Any], *, done: int) -> HttpResponse:
-        context = {
-            "word": MOVES[to][0],
-            "action": reverse("admin:billing_invoice_move", args=[to]),
-            "left": left,
-            "done": done,
-            "total": left["total"],
-        }
-        if "HX-Request" in request.headers:
-            return TemplateResponse(request, "admin/billing/invoice/progress.html", context)
-        page = {
-            **self.admin_site.each_context(request),
-            "opts": self.opts,
-            "title": context["word"],
-            "progress": context,
-        }
-        return TemplateResponse(request, "admin/billing/invoice/form.html", page)
-
-    def _ask_why(self, request: HttpRequest, form: MoveForm, ids: Collection[int], to: InvoiceStatus) -> HttpResponse:
-        word, meaning = MOVES[to]
+    def _ask_why(self, request: HttpRequest, form: MoveForm, ids: Collection[int], to: str) -> HttpResponse:
+        word, meaning, _ = MOVES[to]
         invoices = Invoice.objects.filter(pk__in=ids).select_related("tenant").order_by("pk")
+        shown = invoices[:SHOWN_INVOICES]
+        more = [f"The first {SHOWN_INVOICES} of them:"] if len(ids) > SHOWN_INVOICES else []
         context = {
             **self.admin_site.each_context(request),
             "opts": self.opts,
             "title": word,
-            "paragraphs": [meaning],
-            "table": {"headers": ["Invoice", "Tenant", "Status", "Total"], "rows": [_row(one) for one in invoices]},
+            "paragraphs": [f"{counted(len(ids), 'invoice')}. {meaning}", *more],
+            "table": {"headers": ["Invoice", "Tenant", "Status", "Total"], "rows": [_row(one) for one in shown]},
             "form": form,
             "action": reverse("admin:billing_invoice_move", args=[to]),
             "button": word,
@@ -171,13 +198,6 @@ class MovesAdmin(ServiceAdmin):
             "back_label": "No, back to the list",
         }
         return TemplateResponse(request, "admin/billing/invoice/form.html", context)
-
-
-def _go(request: HttpRequest, address: str) -> HttpResponse:
-    """To another page, also out of a part of this one."""
-    if "HX-Request" in request.headers:
-        return HttpResponse(status=204, headers={"HX-Redirect": address})
-    return redirect(address)
 
 
 def _row(invoice: Invoice) -> list[str]:

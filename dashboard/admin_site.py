@@ -69,15 +69,14 @@ SIDEBAR: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("apikeys.ApiKey", "key"),
         ("auth.User", "person"),
         ("auth.Group", "shield_person"),
+        ("common.BulkRun", "checklist"),
         ("common.AuditEntry", "policy"),
         ("common.IdempotentResponse", "content_copy"),
     ),
 }
 # Where the plural of a model's name says too little.
 TITLES = {
-    "clusters.NodeWatch": "Heartbeat watch",
     "jobs.SchedulerCycle": "Last cycle",
-    "alerts.AlertEvent": "Incidents",
     "alerts.RuleEvaluation": "What rules see",
 }
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db.models import QuerySet
@@ -12,7 +12,11 @@ from alerts.models import AlertEvent, Delivery, DeliveryStatus, EventStatus
 from billing.models import CreditNote, CreditNoteStatus, Invoice, InvoiceStatus, OutboxMessage, OutboxStatus
 from billing.models import StripeDifference as Difference
 from clusters.models import GPU, GPUState, Node, NodeStatus
+from gpufleet.common.models import BulkRun
 from jobs.models import Job, JobStatus
+
+# Whoever sees to it is done with most work in bulk by then.
+LEFT_AFTER = timedelta(minutes=2)
 
 Rows = Callable[[datetime], QuerySet[Any]]
 
@@ -90,6 +94,11 @@ KINDS: Sequence[Kind] = (
         ("credit note awaits a decision", "credit notes await a decision"),
         "status__exact=draft",
         lambda now: CreditNote.objects.filter(status=CreditNoteStatus.DRAFT),
+    ),
+    Kind(
+        ("piece of work in bulk was left in the middle", "pieces of work in bulk were left in the middle"),
+        "finished_at__isempty=1",
+        lambda now: BulkRun.objects.filter(finished_at=None, started_at__lt=now - LEFT_AFTER),
     ),
     Kind(
         ("job is on hold", "jobs are on hold"),

@@ -40,6 +40,11 @@ NAMED: Final = {
     ("jobs.Job", "preempt_at"): "preempted at",
     ("jobs.Job", "preempt_for"): "preempted for",
 }
+# Models whose rows people call otherwise: one, and several.
+CALLED: Final = {
+    "alerts.AlertEvent": ("incident", "incidents"),
+    "clusters.NodeWatch": ("heartbeat watch", "heartbeat watches"),
+}
 OURS: Final = ("common", "tenants", "apikeys", "clusters", "jobs", "billing", "alerts")
 
 
@@ -52,9 +57,11 @@ def as_written(name: str) -> str:
 
 
 def use_words() -> None:
-    """Give our models' fields their words in this process; what migrations know of them stays as it is."""
+    """Give our models and their fields their words in this process; what migrations know of them stays as it is."""
     for label in OURS:
         for model in apps.get_app_config(label).get_models():
+            if model._meta.label in CALLED:
+                model._meta.verbose_name, model._meta.verbose_name_plural = CALLED[model._meta.label]
             for field in model._meta.get_fields():
                 said = getattr(field, "verbose_name", None)
                 if isinstance(said, str) and re.fullmatch(r"[a-z0-9 ]+", said):

@@ -13,7 +13,17 @@ from unfold.admin import TabularInline
 from unfold.decorators import display
 from unfold.widgets import UnfoldAdminIntegerFieldWidget
 
-from gpufleet.common.admin import Answers, Question, ReadOnlyAdmin, actor_of, asks, counted, report, shown_during
+from gpufleet.common.admin import (
+    Answers,
+    Question,
+    ReadOnlyAdmin,
+    actor_of,
+    asks,
+    counted,
+    report,
+    shown_during,
+    shown_price,
+)
 from gpufleet.common.asking import ReasonForm
 from gpufleet.common.errors import DomainError
 from jobs import services
@@ -124,7 +134,7 @@ class AllocationInline(LedgerInline):
     """The GPUs the job held, and when."""
 
     model = Allocation
-    fields = readonly_fields = ["gpu", shown_during, "price_per_gpu_hour", "currency"]
+    fields = readonly_fields = ["gpu", shown_during, shown_price]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Allocation]:
         """With the GPUs, which are links."""
@@ -236,7 +246,7 @@ class JobAdmin(ReadOnlyAdmin):
 class AllocationAdmin(ReadOnlyAdmin):
     """The ledger: who held which GPU when, at what price."""
 
-    list_display = ["gpu", "job", "tenant", shown_during, "price_per_gpu_hour", "currency"]
+    list_display = ["gpu", "job", "tenant", shown_during, shown_price]
     list_filter = ["tenant", "currency"]
     search_fields = ["=job__id", "=gpu__id", "job__name"]
     list_select_related = ["gpu", "job", "tenant"]

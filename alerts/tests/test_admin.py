@@ -7,6 +7,7 @@ from django.test import Client
 from django.utils import timezone
 
 from alerts.models import AlertEvent, AlertRule
+from gpufleet.common.models import AuditEntry
 from gpufleet.common.tests.factories import staff
 
 pytestmark = pytest.mark.django_db
@@ -81,6 +82,11 @@ def test_an_acknowledgement_names_the_person(event: AlertEvent) -> None:
     assert run(client, EVENTS, "acknowledge", event.pk) == 200
     event.refresh_from_db()
     assert event.acknowledged_by == "user:eve"
+    entry = AuditEntry.objects.get()
+    assert (entry.actor, entry.action, entry.object_id) == ("user:eve", "acknowledge", event.pk)
+    assert entry.before == {"acknowledged_at": None, "acknowledged_by": ""}
+    assert entry.after is not None
+    assert entry.after["acknowledged_by"] == "user:eve"
 
 
 def test_a_rule_is_added_and_edited_through_the_services() -> None:

@@ -112,7 +112,7 @@ class InvoiceLine(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.gpu_model} at {self.price_per_gpu_hour}"
+        return f"{self.gpu_model} at {self.price_per_gpu_hour.normalize():f}"
 
 
 class BilledRange(models.Model):

@@ -29,7 +29,6 @@ from billing.services.invoices import (
     move_invoices,
     preview_invoice,
     preview_invoices,
-    send_invoices,
 )
 from billing.services.outbox import send_next
 from billing.services.rates import add_rate
@@ -75,7 +74,6 @@ __all__ = [
     "raise_service_level_credits",
     "retry_steps",
     "send_invoice",
-    "send_invoices",
     "send_next",
     "sending_in_words",
     "settle_debit_note",

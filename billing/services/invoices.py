@@ -17,7 +17,7 @@ from billing.proofs import proof_of
 from billing.queries import number_of, particulars_of
 from billing.services.corrections import refresh_notes
 from billing.services.notes import withdraw
-from billing.services.sending import queue_invoice, queue_status, send_invoice, why_not_sendable
+from billing.services.sending import queue_invoice, queue_status, why_not_sendable
 from gpufleet.common.errors import Conflict, DomainError, NotFound
 from gpufleet.common.failpoints import reach
 from gpufleet.common.locks import lock_name, lock_rows
@@ -174,17 +174,6 @@ def move_invoices(*, invoice_ids: Collection[int], to: str, actor: str, now: dat
         except DomainError as refusal:
             moved.refusals[invoice_id] = refusal
     return moved
-
-
-def send_invoices(*, invoice_ids: Collection[int], actor: str, now: datetime) -> Outcome:
-    """Put each of these invoices on its way to Stripe, as ``send_invoice`` does; one that is refused stops no other."""
-    sent = Outcome()
-    for invoice_id in sorted(invoice_ids):
-        try:
-            sent.invoices.append(send_invoice(invoice_id=invoice_id, actor=actor, now=now))
-        except DomainError as refusal:
-            sent.refusals[invoice_id] = refusal
-    return sent
 
 
 @transaction.atomic

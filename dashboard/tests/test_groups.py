@@ -69,6 +69,13 @@ def test_the_server_lets_only_operators_drain_a_node(group: str, status: str) ->
     assert Node.objects.get(pk=node.pk).status == status
 
 
+@pytest.mark.parametrize(("group", "status"), [("operator", 200), ("viewer", 403), ("finance", 403)])
+def test_an_action_that_a_person_may_not_run_is_refused_and_not_just_ignored(group: str, status: int) -> None:
+    node = make_node()
+    form = {"action": "drain", "_selected_action": [node.pk], "index": 0}
+    assert staff(group).post(reverse("admin:clusters_node_changelist"), form).status_code == status
+
+
 @pytest.mark.parametrize(("group", "status"), [("finance", 200), ("operator", 403), ("viewer", 403)])
 def test_only_finance_adds_rates(group: str, status: int) -> None:
     assert staff(group).get(reverse("admin:billing_rate_add")).status_code == status

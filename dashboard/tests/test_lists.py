@@ -1,7 +1,9 @@
 """Each list of the console takes as many queries for thirty rows as for two, and not many."""
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
 
 import pytest
 from django.contrib.admin import site
@@ -18,8 +20,9 @@ from billing.tests.factories import LONG_AGO, make_rate, sell
 from clusters.models import LatestReading
 from clusters.tests.factories import NOW, make_cluster, make_gpu, make_node
 from gpufleet.common.models import AuditEntry
+from gpufleet.common.tests.factories import staff
 from gpufleet.tests.authorisation_world import make_world
-from jobs.models import JobEvent, WaitPeriod
+from jobs.models import Allocation, JobEvent, WaitPeriod
 from jobs.tests.factories import allocate, make_job
 from tenants.tests.factories import make_tenant
 
@@ -102,3 +105,22 @@ def test_no_list_takes_many_queries(charlie: Client) -> None:
     labels = [model._meta.label for model in site._registry]
     queries_of(charlie, labels[0])
     assert {label: count for label in labels if (count := queries_of(charlie, label)) > MOST} == {}
+
+
+def test_ledger_rows_are_written_for_people_on_their_own_pages_too() -> None:
+    job, gpu = make_job("fold", status="running"), make_gpu(make_node())
+    rate = make_rate(gpu.model, "2.500000")
+    price: dict[str, Any] = {"rate_id": rate.pk, "price_per_gpu_hour": Decimal("2.500000"), "currency": "USD"}
+    allocate(job, [gpu], start=datetime(2026, 5, 4, 22, 30, 15, tzinfo=UTC), **price)
+    client = staff("view_allocation", name="otto")
+    row = Allocation.objects.get()
+    page = client.get(f"/admin/jobs/allocation/{row.pk}/change/").content.decode()
+    assert page.count("2026-05-04 22:30:15 – now") == 1
+    assert "2.5 USD" in client.get("/admin/jobs/allocation/").content.decode()
+
+
+@pytest.mark.parametrize(("query", "said"), [("", "There are no jobs yet"), ("?q=x", "No jobs fit these filters")])
+def test_an_empty_list_says_why_it_is_empty(query: str, said: str) -> None:
+    page = staff("view_job", name="otto").get(f"/admin/jobs/job/{query}").content.decode()
+    assert said in page
+    assert ("Reset filters" in page) == bool(query)

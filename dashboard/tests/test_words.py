@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from django.contrib.admin.utils import label_for_field
 
-from clusters.models import GPU, Node
+from alerts.models import AlertEvent
+from clusters.models import GPU, Node, NodeWatch
 from dashboard.words import as_written
 from jobs.models import Job
 
@@ -34,6 +35,11 @@ def test_fields_have_their_words_and_migrations_the_old_ones() -> None:
     assert str(label_for_field("ip_address", Node)) == "IP address"
     assert str(label_for_field("estimated_duration_min", Job)) == "estimated duration, minutes"
     assert "verbose_name" not in GPU._meta.get_field("vram_mb").deconstruct()[3]
+
+
+def test_models_have_their_words_too() -> None:
+    assert (AlertEvent._meta.verbose_name, AlertEvent._meta.verbose_name_plural) == ("incident", "incidents")
+    assert NodeWatch._meta.verbose_name_plural == "heartbeat watches"
 
 
 @pytest.mark.parametrize("sums", sorted(VENDORED.rglob("SHA256SUMS")), ids=lambda file: file.parent.name)

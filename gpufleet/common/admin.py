@@ -3,20 +3,24 @@
 from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
+from urllib.parse import urlencode
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
-from django.db.models import Model
+from django.db.models import Count, Model, Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import reverse
+from django.shortcuts import get_object_or_404, redirect
+from django.template.response import TemplateResponse
+from django.urls import path, reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from unfold.admin import ModelAdmin
 
-from gpufleet.common import audit
-from gpufleet.common.asking import AgreeForm, Answers, Question, asks, counted, silently
+from gpufleet.common import audit, bulk
+from gpufleet.common.asking import AgreeForm, Answers, MayReasonForm, Question, asks, asks_in_bulk, counted, silently
+from gpufleet.common.bulk_pages import begin, progress_of, row_page
 from gpufleet.common.errors import DomainError
-from gpufleet.common.models import AuditEntry, IdempotentResponse
+from gpufleet.common.models import AuditEntry, BulkRun, IdempotentResponse, StepStatus
 from gpufleet.common.panels import panels_of
 from gpufleet.common.senders import person_of as actor_of
 
@@ -24,6 +28,7 @@ __all__ = [
     "AgreeForm",
     "Answers",
     "ConsoleAdmin",
+    "MayReasonForm",
     "Question",
     "ReadOnlyAdmin",
     "ServiceAdmin",
@@ -31,9 +36,12 @@ __all__ = [
     "actor_of",
     "asked_once",
     "asks",
+    "asks_in_bulk",
+    "begin",
     "counted",
     "report",
     "shown_during",
+    "shown_price",
     "silently",
 ]
 
@@ -97,6 +105,17 @@ class ConsoleAdmin(ModelAdmin):  # type: ignore[misc]  # unfold is untyped
 class ReadOnlyAdmin(ConsoleAdmin):
     """Rows that only services write: ledger, events, outboxes. People look; actions go through services."""
 
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        """The model's, but the time of a ledger's row for reading."""
+        names = super().get_fields(request, obj)
+        return list(dict.fromkeys(shown_during if name == "during" else name for name in names))
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        """With that time, where there is one."""
+        known = super().get_readonly_fields(request, obj)
+        has_time = any(field.name == "during" for field in self.model._meta.fields)
+        return [*known, shown_during] if has_time else known
+
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Nobody adds one by hand."""
         return False
@@ -142,6 +161,14 @@ def shown_during(row: Any) -> str:
     begin, end = row.during.lower, row.during.upper
     until = "now" if end is None else f"{end:%Y-%m-%d %H:%M:%S}"
     return f"{begin:%Y-%m-%d %H:%M:%S} – {until}"
+
+
+@admin.display(description="Price of a GPU-hour", ordering="price_per_gpu_hour")
+def shown_price(row: Any) -> str:
+    """A rate, with its currency and without zeros that say nothing."""
+    price = row.price_per_gpu_hour
+    currency = getattr(row, "currency", None) or getattr(getattr(row, "invoice", None), "currency", "")
+    return "-" if price is None else f"{price.normalize():f} {currency}"
 
 
 def asked_once(show: Callable[[Any, Any], str]) -> Callable[[Any, Any], str]:
@@ -199,3 +226,75 @@ class AuditEntryAdmin(ReadOnlyAdmin):
         changed = [name for name in entry.after if entry.before.get(name) != entry.after[name]]
         parts = [f"{name}: {entry.before.get(name, '')} → {entry.after[name]}" for name in changed]
         return "; ".join(parts) or "nothing changed"
+
+
+@admin.register(BulkRun)
+class BulkRunAdmin(ReadOnlyAdmin):
+    """Work on many rows: how far it has come, and what is left of it."""
+
+    list_display = ["started_at", "shown_work", "shown_progress", "actor", "reason", "finished_at"]
+    list_display_links = ["started_at", "shown_work"]
+    list_filter = ["work", ("finished_at", admin.EmptyFieldListFilter), "started_at"]
+    search_fields = ["actor", "reason"]
+    fields = ["started_at", "actor", "reason", "finished_at"]
+
+    def has_view_permission(self, request: HttpRequest, obj: BulkRun | None = None) -> bool:
+        """Of one run, also whoever may carry it on."""
+        mine = obj is not None and request.user.has_perm(bulk.work_of(obj).permission)
+        return mine or bool(super().has_view_permission(request, obj))
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[BulkRun]:
+        """With how far each has come."""
+        rows: QuerySet[BulkRun] = super().get_queryset(request)
+        status = {f"n_{name}": Count("steps", filter=Q(steps__status=name)) for name in StepStatus.values}
+        return rows.annotate(n_total=Count("steps"), **status)
+
+    @admin.display(description="What", ordering="work")
+    def shown_work(self, run: BulkRun) -> str:
+        """In words."""
+        return bulk.work_of(run).words
+
+    @admin.display(description="Done")
+    def shown_progress(self, run: Any) -> str:
+        """Of how many, and what became of the others."""
+        others = [(run.n_refused, "refused"), (run.n_stopped, "stopped"), (run.n_waiting, "left")]
+        said = [f"{run.n_done} of {run.n_total}", *(f"{number} {word}" for number, word in others if number)]
+        return ", ".join(said)
+
+    def get_urls(self) -> list[Any]:
+        """The next steps, and no more steps, before the rest, whose last pattern takes everything."""
+        return [
+            path("<int:pk>/go/", self._go, name="common_bulkrun_go"),
+            path("<int:pk>/stop/", self._stop, name="common_bulkrun_stop"),
+            *super().get_urls(),
+        ]
+
+    def _go(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """Some more steps, and the part of the page that says how far it has come."""
+        run, elsewhere = self._run_for(request, pk)
+        if elsewhere is not None:
+            return elsewhere
+        bulk.carry_on(run, actor=actor_of(request), now=timezone.now())
+        if "HX-Request" not in request.headers:
+            return redirect(row_page("common.bulkrun", pk))
+        shown = {"p": progress_of(request, run, going=True)}
+        return TemplateResponse(request, "admin/bulk.html", shown, headers={"Cache-Control": "no-store"})
+
+    def _stop(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """Leave the rest undone."""
+        run, elsewhere = self._run_for(request, pk)
+        if elsewhere is not None:
+            return elsewhere
+        bulk.stop_run(run, actor=actor_of(request), now=timezone.now())
+        return redirect(row_page("common.bulkrun", pk))
+
+    def _run_for(self, request: HttpRequest, pk: int) -> tuple[BulkRun, HttpResponse | None]:
+        """The run that this person may carry on, or the way to the login of whose session has ended."""
+        if not self.admin_site.has_permission(request):
+            login = f"{reverse('admin:login')}?{urlencode({'next': row_page('common.bulkrun', pk)})}"
+            part = "HX-Request" in request.headers
+            return BulkRun(), HttpResponse(status=204, headers={"HX-Redirect": login}) if part else redirect(login)
+        run = get_object_or_404(BulkRun, pk=pk)
+        if request.method != "POST" or not request.user.has_perm(bulk.work_of(run).permission):
+            raise PermissionDenied
+        return run, None

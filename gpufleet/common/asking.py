@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
+from uuid import UUID, uuid4
 
 from django import forms
 from django.contrib import admin
@@ -17,11 +18,14 @@ from django.utils import timezone
 from django.utils.http import url_has_allowed_host_and_scheme
 from unfold.widgets import UnfoldAdminTextInputWidget
 
+from gpufleet.common import bulk
 from gpufleet.common.audit import audited
+from gpufleet.common.bulk_pages import begin
 from gpufleet.common.senders import person_of
 
 AGREED = "agreed"
 BACK = "back_to"
+ONCE = "once"
 SHOWN = 20
 
 Answers = dict[str, Any]
@@ -35,6 +39,17 @@ class ReasonForm(forms.Form):
 
     reason = forms.CharField(
         max_length=400, widget=UnfoldAdminTextInputWidget, help_text="It stands in the audit log, and on the rows."
+    )
+
+
+class MayReasonForm(forms.Form):
+    """Why, for whoever wants to say it."""
+
+    reason = forms.CharField(
+        max_length=400,
+        required=False,
+        widget=UnfoldAdminTextInputWidget,
+        help_text="It stands in the audit log, and on the rows.",
     )
 
 
@@ -84,6 +99,30 @@ def asks(question: Question, *, description: str, permission: str) -> Callable[[
     return make
 
 
+def asks_in_bulk(question: Question, work: bulk.Work, *, description: str, permission: str) -> Any:
+    """An action that first shows its question, and then does its work a row at a time, in steps that can be resumed."""
+    bulk.register(work)
+
+    def action(self: Any, request: HttpRequest, rows: QuerySet[Any]) -> HttpResponse:
+        form = question.form(request.POST if AGREED in request.POST else None)
+        token = _token(request)
+        if not form.is_valid() or token is None:
+            return _ask(self, request, rows, question, form, action.__name__)
+        chosen = {row.pk: bulk.Row(str(row)) for row in rows}
+        return begin(request, work=work.name, token=token, rows=chosen, reason=form.cleaned_data.get("reason", ""))
+
+    action.__name__ = work.action
+    return admin.action(description=description, permissions=[permission])(action)
+
+
+def _token(request: HttpRequest) -> UUID | None:
+    """Of the page that asked."""
+    try:
+        return UUID(request.POST.get(ONCE, ""))
+    except ValueError:
+        return None
+
+
 def silently(fields: Sequence[str], *, description: str, permission: str) -> Callable[[Any], Any]:
     """For an action that takes nothing from anybody: it does not ask, and is in the audit log all the same."""
 
@@ -105,6 +144,7 @@ def _ask(
 ) -> HttpResponse:
     chosen: list[Model] = list(rows)
     kept = {"action": action, "index": "0", AGREED: "yes", BACK: request.POST.get(BACK, "")}
+    kept[ONCE] = str(_token(request) or uuid4())
     if request.POST.get("select_across") == "1":
         kept["select_across"] = "1"
     context = {

@@ -31,10 +31,18 @@ def audited(
 
 
 def record_edit(
-    row: Model, *, action: str, before: Mapping[str, Any], after: Mapping[str, Any], actor: str, now: datetime
+    row: Model,
+    *,
+    action: str,
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    actor: str,
+    now: datetime,
+    reason: str = "",
 ) -> None:
-    """Write down that a form has made or changed a row."""
-    _entry(row, at=now, actor=actor, action=action, before=plain(before), after=plain(after)).save()
+    """Write down that a row was made or changed, in the transaction in which it was."""
+    values = {"before": plain(before), "after": plain(after), "reason": reason[:500]}
+    _entry(row, at=now, actor=actor, action=action, **values).save()
 
 
 def _entry(row: Model, **values: Any) -> AuditEntry:

@@ -205,6 +205,7 @@ class ModelRow:
 CONSOLE = [
     ModelRow("common.IdempotentResponse"),
     ModelRow("common.AuditEntry"),
+    ModelRow("common.BulkRun"),
     ModelRow("tenants.Tenant", add=OPERATORS, change=OPERATORS),
     ModelRow("apikeys.ApiKey", add="administrator"),
     ModelRow("clusters.Cluster", add="administrator", change="administrator"),
@@ -261,6 +262,8 @@ CONSOLE_PAGES = {
     "password_change_done",
     "auth_user_password_change",
     "billing_invoice_move",
+    "common_bulkrun_go",
+    "common_bulkrun_stop",
     "billing_invoice_pdf",
     "billing_invoice_proof",
     "billing_invoice_proof_csv",

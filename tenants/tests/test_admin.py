@@ -1,6 +1,7 @@
 import pytest
 from django.test import Client
 
+from gpufleet.common.models import AuditEntry
 from tenants.models import Tenant, TenantStatus
 from tenants.tests.factories import alice, bob
 
@@ -31,6 +32,19 @@ def test_a_tenant_is_changed_in_the_console(admin_client: Client) -> None:
     admin_client.post(f"{LIST}{tenant.pk}/change/", {**FORM, "gpu_quota": 2, "status": "inactive"})
     tenant.refresh_from_db()
     assert (tenant.gpu_quota, tenant.status) == (2, TenantStatus.INACTIVE)
+
+
+def test_forms_are_in_the_audit_log_with_who_before_and_after(admin_client: Client) -> None:
+    admin_client.post(f"{LIST}add/", FORM)
+    tenant = Tenant.objects.get()
+    admin_client.post(f"{LIST}{tenant.pk}/change/", {**FORM, "gpu_quota": 2})
+    added, edited = AuditEntry.objects.order_by("pk")
+    assert {(one.actor, one.model, one.object_id) for one in (added, edited)} == {
+        ("user:admin", "tenants.tenant", tenant.pk)
+    }
+    assert added.after is not None
+    assert (added.action, added.before, added.after["gpu_quota"]) == ("add", {}, 8)
+    assert (edited.action, edited.before, edited.after) == ("edit", {"gpu_quota": 8}, {"gpu_quota": 2})
 
 
 @pytest.mark.parametrize("fault", [{"gpu_quota": 0}, {"name": "bluefin"}, {"plan_tier": "gold"}, {"currency": "XXX"}])

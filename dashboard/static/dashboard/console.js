@@ -51,10 +51,19 @@
     }
   }
 
+  // unfold's shortcuts are keys alone, which also act while somebody types in a choice or speaks to the computer.
+  function withCtrl(key) {
+    return function (event) {
+      if (!(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== key) return;
+      event.preventDefault();
+      this.$refs.searchInput.focus();
+    };
+  }
+
   // What unfold's pages ask Alpine for. Its build for strict policies knows no globals and takes one step an attribute.
   document.addEventListener("alpine:init", () => {
     Alpine.data("theme", theme);
-    Alpine.data("searchForm", searchForm);
+    Alpine.data("searchForm", () => ({ ...searchForm(), applyShortcut: withCtrl("/") }));
     Alpine.data("shell", (tab = "") => ({
       activeTab: tab,
       sidebarMobileOpen: false,
@@ -67,6 +76,7 @@
     }));
     Alpine.data("searchDropdown", () => ({
       ...searchDropdown(),
+      applyShortcut: withCtrl("k"),
       openResults() {
         this.openSearchResults = true;
         this.currentIndex = 0;
@@ -84,7 +94,16 @@
     if (event.target.matches(".gf-cluster[open]")) fetchCells(`#${event.target.id}`);
   }, true);
   document.addEventListener("DOMContentLoaded", () => showTimes(document));
+  // Django's two lists give their hints as the names of spans, which only images may have.
+  const nameHints = () => {
+    for (const hint of document.querySelectorAll("span.help-tooltip[aria-label]")) hint.setAttribute("role", "img");
+  };
+  addEventListener("load", () => setTimeout(nameHints)); // The lists are made when the page is there, too.
   document.addEventListener("htmx:load", (event) => showTimes(event.target));
+  // A part that could not be fetched says so until it comes after all.
+  for (const lost of ["htmx:sendError", "htmx:responseError", "htmx:timeout"]) {
+    document.addEventListener(lost, (event) => event.target.closest("section")?.querySelector("[data-lost]")?.removeAttribute("hidden"));
+  }
   document.addEventListener("click", (event) => {
     const button = event.target.closest("[data-copy]");
     if (button) copy(button);
