@@ -74,7 +74,7 @@ class GpuTemperature(AlertType):
     scopes = frozenset({"cluster", "gpu_model"})
     sentence = "{name} is at {value:.0f} °C (limit {threshold:g} °C)."
     figure = ("Temperature", "°C")
-    remedy = "Check the node's fans and the room; drain the node, or the GPU is out of service until it has cooled down."
+    remedy = "Check the node's fans and the room; drain the node, or the GPU is out of service until it cools down."
 
     def read(self, now: datetime) -> list[Reading]:
         """All GPUs in service. Three queries."""
