@@ -1,7 +1,7 @@
 """Group commit: batches that come while another group is being written go into the next one, in one transaction.
 
 One writer thread for each process checks the keys, the GPUs and the idempotency keys of all waiting batches together,
-writes their samples in one COPY, and answers after the commit. It judges nothing that is not plain: a batch that it
+writes their samples in one COPY, and says so after the commit. It judges nothing that is not plain: a batch that it
 declines goes the ordinary way, which says why. What follows from the samples (latest readings, heartbeats, the counts
 of the rate limit) is gathered and written once a second by another thread; a batch that may move a GPU's health never
 comes here.
@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from typing import Final
@@ -52,7 +52,7 @@ RETIREMENTS_SHOW_WITHIN: Final = timedelta(hours=1)
 
 @dataclass(slots=True)
 class Waiting:
-    """A batch that waits for its group, and the thread that waits with it."""
+    """A batch that waits for its group, and whom to tell whether it was stored."""
 
     raw_key: str
     accepted: int
@@ -65,7 +65,7 @@ class Waiting:
     cluster_keys: set[int]
     idempotency: tuple[str, str] | None
     now: datetime
-    done: threading.Lock = field(default_factory=threading.Lock)
+    then: Callable[[bool], None]
     stored: bool = False
 
 
@@ -135,8 +135,17 @@ class GroupWriter:
         self._starting = threading.Lock()
         self._closing = threading.Event()
 
-    def store(self, columns: Columns, *, raw_key: str, idempotency: tuple[str, str] | None, now: datetime) -> bool:
-        """Wait until the batch is durable, or declined. ``idempotency``: its key and fingerprint."""
+    def submit(
+        self,
+        columns: Columns,
+        *,
+        raw_key: str,
+        idempotency: tuple[str, str] | None,
+        now: datetime,
+        then: Callable[[bool], None],
+    ) -> bool:
+        """Take a batch; the writer's thread tells ``then`` that it is durable, or declined. False: it is declined at
+        once, and nothing is told. ``idempotency``: its key and fingerprint."""
         node_ids = self.inventory.nodes_of(columns.gpu_ids)
         if node_ids is None:
             return False
@@ -153,12 +162,11 @@ class GroupWriter:
             cluster_keys=self.inventory.keys_of({run.node_id for run in runs}),
             idempotency=idempotency,
             now=now,
+            then=then,
         )
         self._start()
-        waiting.done.acquire()
         self._waiting.put(waiting)
-        waiting.done.acquire()  # Released by the writer.
-        return waiting.stored
+        return True
 
     def flush_news(self, *, now: datetime) -> None:
         """Write what follows from the batches so far. What can't be written now is superseded by the next samples."""
@@ -201,7 +209,7 @@ class GroupWriter:
             stored = [waiting for waiting in group if waiting.stored]
             self._note(stored)
             for waiting in group:
-                waiting.done.release()
+                _tell(waiting)
             samples = sum(waiting.accepted for waiting in stored)
             ms = round(1000 * (time.perf_counter() - began), 1)
             logger.info("metric group", batches=len(group), stored=len(stored), samples=samples, ms=ms)
@@ -324,6 +332,13 @@ def _guarded(work: Callable[[], None]) -> None:
         logger.exception("metric batches could not be written together")
         with contextlib.suppress(Exception):
             connections.close_all()
+
+
+def _tell(waiting: Waiting) -> None:
+    try:
+        waiting.then(waiting.stored)
+    except Exception:  # Who can't be told is gone; the others of the group are not.
+        logger.exception("a metric batch could not be answered")
 
 
 def _may_report(key: FleetKey | None, cluster_keys: set[int]) -> bool:

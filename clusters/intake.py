@@ -6,6 +6,7 @@ Everything else, and every refusal, is Django's, which gets the request as it ca
 import io
 import uuid
 from collections.abc import Callable, Iterable
+from queue import SimpleQueue
 from typing import Any, Final
 
 import structlog
@@ -24,62 +25,72 @@ PATH: Final = "/api/clusters/metrics"
 BEARER: Final = "Bearer "
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+# The headers and the body of a 202.
+Answer = tuple[list[tuple[str, str]], bytes]
 
 
 class Intake:
     """A WSGI application round another one."""
 
     def __init__(self, application: Application) -> None:
-        self._application = application
+        self.application = application
         self.writer = GroupWriter()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Store a plain batch and answer 202; hand on anything else."""
-        if not _is_for_us(environ):
-            return self._application(environ, start_response)
-        body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
-        accepted = self._store(environ, body)
-        if accepted is None:
-            environ["wsgi.input"] = io.BytesIO(body)
-            return self._application(environ, start_response)
-        answer = b'{"accepted":%d}' % accepted
-        headers = [
-            ("Content-Type", "application/json"),
-            ("Content-Length", str(len(answer))),
-            ("X-Request-Id", uuid.uuid4().hex),
-            ("Allow", "POST, OPTIONS"),
-            ("X-Content-Type-Options", "nosniff"),
-            ("Referrer-Policy", "same-origin"),
-            ("Cross-Origin-Opener-Policy", "same-origin"),
-            ("X-Frame-Options", "DENY"),
-        ]
+        told: SimpleQueue[Answer | None] = SimpleQueue()
+        answer = told.get() if self.take(environ, told.put) else None
+        if answer is None:
+            return self.application(environ, start_response)
+        headers, body = answer
         start_response("202 Accepted", headers)
-        return [answer]
+        return [body]
 
-    def _store(self, environ: dict[str, Any], body: bytes) -> int | None:
-        """How many samples are durable, or None where this is for Django."""
+    def take(self, environ: dict[str, Any], then: Callable[[Answer | None], None]) -> bool:
+        """Take a plain batch, and tell ``then`` its answer when it is durable, on another thread; None where it is the
+        other application's after all. False: it is the other's, and nothing is told. ``environ`` is left as it came.
+        """
+        if not _is_for_us(environ):
+            return False
+        body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
+        environ["wsgi.input"] = io.BytesIO(body)
         now = timezone.now()
         try:
             raw = unpack(body, environ.get("HTTP_CONTENT_ENCODING", ""), limit=settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
         except ValueError:
-            return None
+            return False
         columns = decode_quickly(raw, now=now)
         key = environ.get("HTTP_IDEMPOTENCY_KEY")
         if columns is None or (key is not None and not is_acceptable(key)):
-            return None
-        idempotency = None if key is None else (key, fingerprint_of_bytes("POST", PATH, raw))
+            return False
+        accepted = len(columns.gpu_ids)
         try:
-            stored = self.writer.store(
+            return self.writer.submit(
                 columns,
                 raw_key=environ["HTTP_AUTHORIZATION"].removeprefix(BEARER).strip(),
-                idempotency=idempotency,
+                idempotency=None if key is None else (key, fingerprint_of_bytes("POST", PATH, raw)),
                 now=now,
+                then=lambda stored: then(_answer(accepted) if stored else None),
             )
         except Exception:
             logger.exception("a metric batch goes the ordinary way")
             close_old_connections()
-            return None
-        return len(columns.gpu_ids) if stored else None
+            return False
+
+
+def _answer(accepted: int) -> Answer:
+    body = b'{"accepted":%d}' % accepted
+    headers = [
+        ("Content-Type", "application/json"),
+        ("Content-Length", str(len(body))),
+        ("X-Request-Id", uuid.uuid4().hex),
+        ("Allow", "POST, OPTIONS"),
+        ("X-Content-Type-Options", "nosniff"),
+        ("Referrer-Policy", "same-origin"),
+        ("Cross-Origin-Opener-Policy", "same-origin"),
+        ("X-Frame-Options", "DENY"),
+    ]
+    return headers, body
 
 
 def _is_for_us(environ: dict[str, Any]) -> bool:

@@ -14,9 +14,11 @@ application: Any = get_wsgi_application()
 from django.conf import settings  # noqa: E402
 
 from clusters.intake import Intake  # noqa: E402
+from gpufleet.answering import answer_from_any_thread  # noqa: E402
 
 if settings.METRICS_GROUP_COMMIT:
     application = Intake(application)
+    answer_from_any_thread(application)
 
 # What was loaded stays for good, so no collection need look at it; and a metric batch makes thousands of short-lived
 # tuples, in which there is nothing to find.

@@ -13,6 +13,7 @@ import sys
 import termios
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +159,10 @@ def test_a_reader_that_leaves_is_no_failure() -> None:
 def test_who_stops_waiting_is_told_that_the_job_goes_on(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
     job_id = submitted(capsys, fleet, "--", "true")["id"]
     command = [sys.executable, "-m", "gpufleet_agent.cli", "jobs", "watch", str(job_id)]
-    with subprocess.Popen(command, cwd=AGENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    # A shell's background jobs ignore the signal, and so would this child of such a job.
+    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=AGENT, preexec_fn=heeds, **pipes) as process:
         assert process.stdout is not None
         assert process.stdout.readline()
         process.send_signal(signal.SIGINT)

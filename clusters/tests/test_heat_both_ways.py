@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -52,7 +53,9 @@ def batch(gpu: GPU, samples: list[tuple[datetime, float | None]]) -> dict[str, A
 def send(writer: GroupWriter, raw_key: str, body: dict[str, Any], now: datetime) -> bool:
     """As the door does. Returns whether it was stored with its group."""
     columns = decode_quickly(json.dumps(body, separators=(",", ":")).encode(), now=now)
-    if columns is not None and writer.store(columns, raw_key=raw_key, idempotency=None, now=now):
+    told: SimpleQueue[bool] = SimpleQueue()
+    taken = columns and writer.submit(columns, raw_key=raw_key, idempotency=None, now=now, then=told.put)
+    if taken and told.get(timeout=30):
         return True
     services.record_batch(body=body, now=now)
     return False
