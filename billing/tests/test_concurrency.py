@@ -66,8 +66,8 @@ def test_two_who_agree_to_the_same_preview_at_once_make_one_draft() -> None:
     people = [staff("view_invoice", "add_invoice", name=name) for name in ("fred", "fay")]
     previews = [preview(person, acme) for person in people]
     answers = at_once([partial(agree, person, page) for person, page in zip(people, previews, strict=True)])
-    assert sorted("1 of 1 drafts were created." in answer for answer in answers) == [False, True]
-    assert sum("0 of 1 drafts were created." in answer for answer in answers) == 1
+    assert sorted("1 of 1 tenant with a draft now." in answer for answer in answers) == [False, True]
+    assert sum("0 of 1 tenant with a draft now." in answer for answer in answers) == 1
     assert Invoice.objects.count() == 1
     assert sorted(BilledRange.objects.values_list("allocation_id", flat=True)) == [running.pk, ended.pk]
 

@@ -10,6 +10,7 @@ from apikeys.tests.factories import client_with, make_admin_key, make_key
 from billing import services
 from billing.models import CreditNote, Invoice, ServiceLevel
 from billing.tests.factories import NOW, hours, make_rate, sell
+from billing.tests.test_admin import decide
 from billing.tests.test_service_levels import make_rule
 from gpufleet.common.tests.factories import staff
 from tenants.models import Tenant
@@ -166,9 +167,7 @@ def test_finance_settles_a_debit_note_in_the_console() -> None:
     invoice = bill(alice())
     make_rate(price="3.00", valid_from=hours(24), now=NOW)
     note = CreditNote.objects.get(kind="debit")
-    page = "/admin/billing/creditnote/"
     for action in ("issue", "settle"):
-        finance.post(page, {"action": action, "_selected_action": [note.pk]}, follow=True)
+        decide(finance, action, note.pk)
     note.refresh_from_db()
     assert (note.status, note.settled_at is not None, note.invoice) == ("issued", True, invoice)
-    assert "Reason (needed to decline)" in finance.get(page).content.decode()
