@@ -64,7 +64,8 @@ class Visit:
     def assert_usable(self) -> None:
         """For people who see, hear or point otherwise: axe finds nothing, and the page is as wide as the screen."""
         root = "document.documentElement"
-        assert self.page.evaluate(f"{root}.scrollWidth - {root}.clientWidth") <= 0, self.page.url
+        # Waited for: what slides in may be beside the screen for a moment.
+        self.page.wait_for_function(f"{root}.scrollWidth <= {root}.clientWidth", timeout=10_000)
         found = Axe().run(self.page, options=RULES).response["violations"]
         told = [(one["id"], [(node["target"], node["failureSummary"]) for node in one["nodes"][:3]]) for one in found]
         assert not told, f"{self.page.url}: {told}"
