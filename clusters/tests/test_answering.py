@@ -3,11 +3,9 @@
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 
 import httpx
 import pytest
@@ -18,7 +16,7 @@ from apikeys.models import ApiKey
 from apikeys.tests.factories import make_key
 from clusters.models import GPU, MetricSample
 from clusters.tests.factories import make_gpu
-from clusters.tests.test_past_one_machine import answers, free_port
+from clusters.tests.test_past_one_machine import answers, free_port, granian
 from gpufleet.common.tests.processes import database_url, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -55,9 +53,6 @@ def web() -> Iterator[Web]:
         cursor.execute("TRUNCATE clusters_metricframe, clusters_metriclate")
     raw_key, port = make_key().raw, free_port()
     ApiKey.objects.update(last_used_at=timezone.now())
-    binary = str(Path(sys.executable).parent / "granian")
-    size = ["--workers", "1", "--blocking-threads", "1", "--no-ws", "--log-level", "critical"]
-    command = [binary, "--interface", "wsgi", "--port", str(port), *size, "gpufleet.wsgi:application"]
     env = {
         **os.environ,
         "DATABASE_URL": database_url(),
@@ -65,7 +60,7 @@ def web() -> Iterator[Web]:
         "METRICS_GROUP_COMMIT": "1",
         "LOG_LEVEL": "CRITICAL",
     }
-    process = subprocess.Popen(command, env=env, start_new_session=True)
+    process = subprocess.Popen(granian(port, threads=1), env=env, start_new_session=True)
     try:
         wait_until(lambda: answers(port), "the web server answers")
         yield Web(port, raw_key)

@@ -86,9 +86,9 @@ class Machines:
         )
 
 
-def granian(port: int) -> list[str]:
+def granian(port: int, threads: int = 8) -> list[str]:
     binary = str(Path(sys.executable).parent / "granian")
-    size = ["--workers", "1", "--blocking-threads", "8", "--no-ws", "--log-level", "critical"]
+    size = ["--workers", "1", "--blocking-threads", str(threads), "--no-ws", "--log-level", "critical"]
     return [binary, "--interface", "wsgi", "--port", str(port), *size, "gpufleet.wsgi:application"]
 
 
