@@ -8,6 +8,7 @@ from operator import attrgetter
 
 from dashboard.queries.causes import UNSOLD
 from dashboard.queries.prices import SegmentPrices, in_millionths, list_prices
+from gpufleet.common.snapshots import snapshot
 from jobs import ledger
 from jobs.ledger import By, Scope, Sold
 
@@ -22,7 +23,7 @@ class Day:
 
 def daily(currency: str, *, start: datetime, end: datetime) -> Mapping[date, Day]:
     """The days of ``[start, end)`` in one currency, each of them present. A fixed number of queries, of one instant."""
-    with ledger.snapshot():
+    with snapshot():
         prices = list_prices(currency, start=start, end=end)
         scope, by_segment = Scope(start, end, cuts=prices.cuts), prices.by_segment()
         by = [By.DAY, By.SEGMENT, By.MODEL]

@@ -9,7 +9,7 @@ from django.db import connection
 from clusters.models import GPU
 from dashboard.queries.leakage import lost_in
 from dashboard.queries.prices import amount_of, in_millionths, per_hour
-from jobs import ledger
+from gpufleet.common.snapshots import snapshot
 from jobs.ledger import Account
 
 # Nearest rank, so that each figure is a wait that a job really had.
@@ -72,7 +72,7 @@ class Kpis:
 
 def kpis(currency: str, *, start: datetime, end: datetime) -> Kpis:
     """The figures of ``[start, end)`` in one currency; ``end`` is now. A fixed number of queries, of one instant."""
-    with ledger.snapshot():
+    with snapshot():
         return Kpis(
             currency=currency,
             gpus=GPU.objects.filter(retired_at__isnull=True).count(),

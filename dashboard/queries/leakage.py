@@ -15,6 +15,7 @@ from dashboard.queries.late import failed_syncs, overdue, unbilled
 from dashboard.queries.losses import ROWS_SHOWN, Behind, Bucket, Buckets, Loss, loss_of, named
 from dashboard.queries.prices import SegmentPrices, Tally, amount_of, in_millionths, list_prices
 from dashboard.queries.reclaimable import UNDERUSED_BELOW_PCT, underused
+from gpufleet.common.snapshots import snapshot
 from jobs import ledger
 from jobs.ledger import Account, By, Scope, Sold, Unsold
 
@@ -50,7 +51,7 @@ def leakage(
     currency: str, *, start: datetime, end: datetime, underused_below_pct: int = UNDERUSED_BELOW_PCT
 ) -> Leakage:
     """The leakage of ``[start, end)`` in one currency; ``end`` is now. A fixed number of queries, of one instant."""
-    with ledger.snapshot():
+    with snapshot():
         lost = lost_in(currency, start=start, end=end)
         return report_of(lost, currency, start=start, end=end, underused_below_pct=underused_below_pct)
 

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from dashboard.queries.leakage import Leakage, lost_in, report_of
 from dashboard.queries.revenue import Revenue, earned_from
-from jobs import ledger
+from gpufleet.common.snapshots import snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Money:
 
 def money(currency: str, *, start: datetime, end: datetime) -> Money:
     """Both reports of ``[start, end)`` in one currency; ``end`` is now. A fixed number of queries."""
-    with ledger.snapshot():
+    with snapshot():
         lost = lost_in(currency, start=start, end=end, ranked=False)
         return Money(
             report_of(lost, currency, start=start, end=end), earned_from(lost.sold, currency, start=start, end=end)

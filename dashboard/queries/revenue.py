@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from dashboard.queries.billed import Billed, billed_time
 from dashboard.queries.prices import in_millionths
+from gpufleet.common.snapshots import snapshot
 from jobs import ledger
 from jobs.ledger import By, Scope
 from tenants.models import Tenant
@@ -56,7 +57,7 @@ class Revenue:
 
 def revenue(currency: str, *, start: datetime, end: datetime) -> Revenue:
     """What ``[start, end)`` earned in one currency; time without a price has none, and is shown in each."""
-    with ledger.snapshot():
+    with snapshot():
         report = _by_all(currency, start, end)
         _add_previous(report, start - (end - start), start)
         return report

@@ -26,6 +26,7 @@ from dashboard.tests.test_identity import (
     windows,
     write,
 )
+from gpufleet.common.snapshots import snapshot
 from jobs import ledger
 from jobs.ledger import By, Group, Scope
 from jobs.models import Allocation, Job
@@ -91,7 +92,7 @@ def sell_all_of_it() -> None:
 def test_a_snapshot_says_the_same_instant_whoever_writes_meanwhile() -> None:
     write(HISTORY)
     scope = Scope(at(0), at(60))
-    with ledger.snapshot():
+    with snapshot():
         before = ledger.account(scope)
         writer = Thread(target=sell_all_of_it)
         writer.start()
@@ -103,5 +104,5 @@ def test_a_snapshot_says_the_same_instant_whoever_writes_meanwhile() -> None:
 
 def test_inside_a_transaction_a_snapshot_sees_what_the_transaction_sees() -> None:
     write(HISTORY)
-    with ledger.snapshot():
+    with snapshot():
         assert as_counts(ledger.account(Scope(at(0), at(60)))) == {"registered": 60, "no_demand": 60}

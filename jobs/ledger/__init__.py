@@ -20,7 +20,6 @@ Whole past days may be read from a rollup (``jobs.ledger.rollups``) that says ex
 tell. A change of the past drops the days it touches from the rollup in its own transaction.
 """
 
-from gpufleet.common.snapshots import snapshot
 from jobs.ledger.reading import account, accounts, sales, slots, unsold
 from jobs.ledger.shapes import Account, By, Costly, Group, Ranking, Scope, Slot, Sold, Unsold
 
@@ -38,6 +37,5 @@ __all__ = [
     "accounts",
     "sales",
     "slots",
-    "snapshot",
     "unsold",
 ]

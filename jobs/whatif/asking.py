@@ -10,7 +10,7 @@ from django.db.models import Count
 
 from clusters.models import GPU, Cluster, Node
 from gpufleet.common.errors import Conflict, FieldProblem, Forbidden, InvalidInput, Unavailable
-from jobs.ledger import snapshot as one_instant
+from gpufleet.common.snapshots import snapshot as one_instant
 from jobs.models import EstimateSource, JobStatus
 from jobs.placement import Snapshot, WaitingJob
 from jobs.queries import get_job
