@@ -251,7 +251,11 @@ def _hold(job: Job, *, actor: str, reason: str, now: datetime) -> Job:
     if not reason:
         detail = "block_reason says why the job is held; it is required when status is blocked."
         raise InvalidInput(FieldProblem("#/block_reason", "required", detail))
-    return _wait_on(job, JobStatus.BLOCKED, actor=actor, reason=reason, now=now)
+    claimed = job.claimed_at is not None
+    job = _wait_on(job, JobStatus.BLOCKED, actor=actor, reason=reason, now=now)
+    if claimed:  # Those that were to be preempted for it may stay, and hear of it at once.
+        ring_doorbell()
+    return job
 
 
 def _release(job: Job, *, actor: str, reason: str, now: datetime) -> Job:

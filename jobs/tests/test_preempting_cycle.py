@@ -1,6 +1,7 @@
 """Preemption, written down: notice, end of the grace, and the start of whom it was for."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,7 @@ from jobs.models import Job
 from jobs.queries import waits_of
 from jobs.scheduler import run_cycle
 from jobs.scheduler.world import World
-from jobs.services import submit_job
+from jobs.services import change_status, doorbell, submit_job
 from jobs.tests.factories import NOW
 
 pytestmark = pytest.mark.django_db
@@ -58,6 +59,22 @@ def test_without_grace_one_cycle_does_it_all() -> None:
     urgent = submit(cluster_id, 1, 1)
     run_cycle(now=NOW + MINUTE)
     assert (status(low), status(urgent)) == ("queued", "running")
+
+
+def test_a_claimant_that_is_held_rings_and_who_was_to_go_for_it_stays(
+    monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks: Any
+) -> None:
+    cluster_id = make_node_of_two(grace_s=60)
+    low = submit(cluster_id, 9, 0)
+    run_cycle(now=NOW)
+    urgent = submit(cluster_id, 1, 1)
+    run_cycle(now=NOW + MINUTE)
+    later = NOW + MINUTE + timedelta(seconds=30)
+    monkeypatch.setattr(doorbell, "_answer", lambda: run_cycle(now=later))
+    with django_capture_on_commit_callbacks(execute=True):
+        change_status(job_id=urgent.pk, status="blocked", reason="waits for data", actor="test", now=later)
+    low.refresh_from_db()
+    assert (low.status, low.preempt_at, low.preempt_for) == ("running", None, None)
 
 
 @pytest.mark.django_db(transaction=True)
