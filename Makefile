@@ -42,7 +42,7 @@ manage: install  ## Run a management command on what `make up` runs: make manage
 	@$(RUN) -m gpufleet.up run -- $(RUN) manage.py $(CMD)
 
 test: install-dev  ## Run all tests, on a PostgreSQL and a Valkey of their own
-	@$(DEV) -m pytest -n $(WORKERS) --dist loadgroup -q -rs $(TESTS)
+	@$(DEV) -m pytest -n $(WORKERS) --dist loadgroup -q -rfEs $(TESTS)
 
 coverage: install-dev  ## Run all tests and show which lines they do not reach
 	@$(DEV) -m pytest -n $(WORKERS) --dist loadgroup -q --cov --cov-report=term-missing:skip-covered $(TESTS)

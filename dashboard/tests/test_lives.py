@@ -184,6 +184,13 @@ class Fleet(RuleBasedStateMachine):
             services.change_priority(job_id=job_id, priority=priority, actor="test", now=self.now)
         self._pass()
 
+    @rule(status=st.sampled_from(["blocked", "cancelled"]), ticks=st.booleans())
+    def lose_interest(self, status: str, ticks: bool) -> None:
+        """A job that others are to be preempted for is held or cancelled while they still run."""
+        for job_id in Job.objects.filter(claimed_at__isnull=False).order_by("pk").values_list("pk", flat=True)[:1]:
+            services.change_status(job_id=job_id, status=status, actor="test", now=self.now, reason="asked")
+        self._pass(5, ticks=ticks)
+
     @rule(tenant=st.integers(0, 2), quota=st.integers(3, 8))
     def change_quota(self, tenant: int, quota: int) -> None:
         update_tenant(tenant_id=self.tenants[tenant].pk, changes={"gpu_quota": quota})
