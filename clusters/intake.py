@@ -4,7 +4,7 @@ Everything else, and every refusal, is Django's, which gets the request as it ca
 """
 
 import io
-import uuid
+import secrets
 from collections.abc import Callable, Iterable
 from queue import SimpleQueue
 from typing import Any, Final
@@ -83,7 +83,7 @@ def _answer(accepted: int) -> Answer:
     headers = [
         ("Content-Type", "application/json"),
         ("Content-Length", str(len(body))),
-        ("X-Request-Id", uuid.uuid4().hex),
+        ("X-Request-Id", secrets.token_hex(16)),
         ("Allow", "POST, OPTIONS"),
         ("X-Content-Type-Options", "nosniff"),
         ("Referrer-Policy", "same-origin"),
