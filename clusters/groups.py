@@ -33,6 +33,7 @@ from clusters.sampledb import are_together, samples_connection
 from clusters.services import take_news
 from clusters.telemetry import Columns
 from gpufleet.common.idempotency import Answer, remember_first
+from gpufleet.common.threads import LateThreads
 from gpufleet.common.throttling import is_over_limit
 from gpufleet.common.wire import Rows, Wire
 
@@ -48,6 +49,7 @@ NEWS_EVERY_S: Final = 1.0
 NEWS_SHARE: Final = 0.1
 LONGEST_REST_S: Final = 4.0
 RETIREMENTS_SHOW_WITHIN: Final = timedelta(hours=1)
+_WRITER: Final = "metric-writer"
 
 
 @dataclass(slots=True)
@@ -131,9 +133,8 @@ class GroupWriter:
         self._seen = Seen({}, frozenset())
         self._noting = threading.Lock()
         self._days: set[date] = set()
-        self._threads: list[threading.Thread] = []
-        self._starting = threading.Lock()
         self._closing = threading.Event()
+        self._threads = LateThreads({_WRITER: self._write_for_ever, "metric-news": self._tell_for_ever})
 
     def submit(
         self,
@@ -164,7 +165,7 @@ class GroupWriter:
             now=now,
             then=then,
         )
-        self._start()
+        self._threads.start()
         self._waiting.put(waiting)
         return True
 
@@ -187,19 +188,7 @@ class GroupWriter:
         """Write what is left, and end the threads. Nothing may be stored meanwhile or later."""
         self._closing.set()
         self._waiting.put(None)
-        for thread in self._threads:
-            thread.join()
-
-    def _start(self) -> None:
-        if self._threads:
-            return
-        with self._starting:
-            if not self._threads:
-                works = {"metric-writer": self._write_for_ever, "metric-news": self._tell_for_ever}
-                threads = [threading.Thread(target=work, name=name, daemon=True) for name, work in works.items()]
-                for thread in threads:
-                    thread.start()
-                self._threads = threads
+        self._threads.join()
 
     def _write_for_ever(self) -> None:
         group: list[Waiting] = []
@@ -237,7 +226,7 @@ class GroupWriter:
                 _guarded(partial(self.flush_news, now=timezone.now()))
                 ended = time.monotonic()
                 rested = ended + rest_after(ended - began)
-        self._threads[0].join()
+        self._threads.join(_WRITER)
         _guarded(partial(self._ask_rates, now=timezone.now()))
         _guarded(partial(self.flush_news, now=timezone.now()))
         connections.close_all()

@@ -6,18 +6,21 @@ Everything else, and every refusal, is Django's, which gets the request as it ca
 import io
 import secrets
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
 from queue import SimpleQueue
 from typing import Any, Final
 
 import structlog
 from django.conf import settings
-from django.db import close_old_connections
+from django.db import close_old_connections, connections
 from django.utils import timezone
 
 from clusters.groups import GroupWriter
 from clusters.telemetry import decode_quickly
 from gpufleet.common.idempotency import fingerprint_of_bytes, is_acceptable
 from gpufleet.common.packing import unpack
+from gpufleet.common.threads import LateThreads
 
 logger = structlog.stdlib.get_logger(__name__)
 
@@ -29,12 +32,28 @@ Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 Answer = tuple[list[tuple[str, str]], bytes]
 
 
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A batch as it came, and when, and whom to tell its answer."""
+
+    environ: dict[str, Any]
+    body: bytes
+    now: datetime
+    then: Callable[[Answer | None], None]
+
+
 class Intake:
-    """A WSGI application round another one."""
+    """A WSGI application round another one.
+
+    One thread decodes all batches: many that did would spend a tenth of their time on handing the interpreter's lock to
+    each other.
+    """
 
     def __init__(self, application: Application) -> None:
         self.application = application
         self.writer = GroupWriter()
+        self._sent: SimpleQueue[Sent | None] = SimpleQueue()
+        self._threads = LateThreads({"metric-decoder": self._decode_for_ever})
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Store a plain batch and answer 202; hand on anything else."""
@@ -47,29 +66,51 @@ class Intake:
         return [body]
 
     def take(self, environ: dict[str, Any], then: Callable[[Answer | None], None]) -> bool:
-        """Take a plain batch, and tell ``then`` its answer when it is durable, on another thread; None where it is the
-        other application's after all. False: it is the other's, and nothing is told. ``environ`` is left as it came.
+        """Take a batch, and tell ``then`` its answer when it is durable, on another thread; None where it is the other
+        application's after all. False: it is the other's, and nothing is told. ``environ`` is left as it came.
         """
         if not _is_for_us(environ):
             return False
         body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
         environ["wsgi.input"] = io.BytesIO(body)
-        now = timezone.now()
+        self._threads.start()
+        self._sent.put(Sent(environ, body, timezone.now(), then))
+        return True
+
+    def close(self) -> None:
+        """Write what is left, and end the threads. Nothing may come meanwhile or later."""
+        self._sent.put(None)
+        self._threads.join()
+        self.writer.close()
+
+    def _decode_for_ever(self) -> None:
+        while (sent := self._sent.get()) is not None:
+            try:
+                if not self._hand_over(sent):
+                    sent.then(None)
+            except Exception:  # A thread that dies would leave every request waiting.
+                logger.exception("a metric batch could not be handed on")
+        connections.close_all()
+
+    def _hand_over(self, sent: Sent) -> bool:
+        """Let a plain batch be stored; False where it is the other application's."""
+        environ = sent.environ
         try:
-            raw = unpack(body, environ.get("HTTP_CONTENT_ENCODING", ""), limit=settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
+            packing = environ.get("HTTP_CONTENT_ENCODING", "")
+            raw = unpack(sent.body, packing, limit=settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
         except ValueError:
             return False
-        columns = decode_quickly(raw, now=now)
+        columns = decode_quickly(raw, now=sent.now)
         key = environ.get("HTTP_IDEMPOTENCY_KEY")
         if columns is None or (key is not None and not is_acceptable(key)):
             return False
-        accepted = len(columns.gpu_ids)
+        accepted, then = len(columns.gpu_ids), sent.then
         try:
             return self.writer.submit(
                 columns,
                 raw_key=environ["HTTP_AUTHORIZATION"].removeprefix(BEARER).strip(),
                 idempotency=None if key is None else (key, fingerprint_of_bytes("POST", PATH, raw)),
-                now=now,
+                now=sent.now,
                 then=lambda stored: then(_answer(accepted) if stored else None),
             )
         except Exception:

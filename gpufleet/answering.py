@@ -13,7 +13,7 @@ from typing import Any
 
 from clusters.intake import Answer, Intake
 
-# Batches that their group declined, and that Django refuses or stores meanwhile.
+# Batches that are not plain, or that their group declined: Django refuses or stores so many of them at once.
 DECLINED_AT_ONCE = 4
 
 Run = Callable[[Any, dict[str, Any]], Any]

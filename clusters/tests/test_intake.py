@@ -76,7 +76,7 @@ def door() -> Iterator[Door]:
         cursor.execute("TRUNCATE clusters_metricframe, clusters_metriclate")
     found = Door()
     yield found
-    found.intake.writer.close()
+    found.intake.close()
 
 
 @pytest.fixture

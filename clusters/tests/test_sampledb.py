@@ -96,7 +96,7 @@ def test_group_commit_stores_there_and_tells_the_latest_here(second: None) -> No
         assert door.post(body, raw_key, HTTP_IDEMPOTENCY_KEY="k")[:2] == (202, {"accepted": 2})
         assert door.handed_on == handed_on
     door.intake.writer.flush_news(now=timezone.now())
-    door.intake.writer.close()
+    door.intake.close()
     assert (stored("default"), stored("samples")) == (0, 2)
     assert dict(LatestReading.objects.values_list("gpu_id", "utilization_pct")) == {cool.pk: 10, faulty.pk: 20}
 
