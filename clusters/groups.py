@@ -30,6 +30,7 @@ from clusters.frames import HEADER, TRAILER, Run, pack_runs, runs_of
 from clusters.models import GPU
 from clusters.partitions import ensure_partitions
 from clusters.sampledb import are_together, samples_connection
+from clusters.series import HOUR, floor_to
 from clusters.services import take_news
 from clusters.telemetry import Columns
 from gpufleet.common.idempotency import Answer, remember_first
@@ -63,7 +64,7 @@ class Waiting:
     # The nodes and instants of its frames, and of each its place among the samples.
     runs: list[Run]
     days: frozenset[date]
-    late: set[tuple[int, datetime]]
+    oldest: datetime  # Of its samples' times.
     cluster_keys: set[int]
     idempotency: tuple[str, str] | None
     now: datetime
@@ -117,7 +118,7 @@ class Seen:
 
 
 class Outdated(Exception):
-    """Keys or GPUs are not what the last group saw of them."""
+    """Keys or GPUs are not what the last group saw of them, or an hour has ended meanwhile."""
 
 
 class GroupWriter:
@@ -159,7 +160,7 @@ class GroupWriter:
             gpu_ids=columns.gpu_ids,
             runs=runs,
             days=frozenset({at.astimezone(UTC).date() for at in instants}),
-            late=ingest.late_hours(((run.node_id, run.recorded_at) for run in runs), now=now),
+            oldest=min(instants),
             cluster_keys=self.inventory.keys_of({run.node_id for run in runs}),
             idempotency=idempotency,
             now=now,
@@ -267,16 +268,21 @@ class GroupWriter:
             plain.extend(_first_ones(allowed, seen.keys, answered[-1] if remember else []))
             return [HEADER, *(waiting.rows for waiting in plain), TRAILER]
 
+        def data_in_time(answered: list[Rows]) -> list[bytes]:
+            if _are_late(allowed):  # An hour has ended while the statements before the COPY waited.
+                raise Outdated
+            return data(answered)
+
         if not are_together():
             rows = data(main.run(*asked))
             samples.run("BEGIN", ingest.COPY, copied=lambda _: rows)
             samples.run(*_after(plain, samples), "COMMIT")
             main.run("COMMIT")
-        elif settings.REMOTE_WRITE_URL or any(waiting.late for waiting in allowed):
+        elif settings.REMOTE_WRITE_URL or _are_late(allowed):
             main.run(*asked, ingest.COPY, copied=data)
             main.run(*_after(plain, main), "COMMIT")
         else:
-            main.run(*asked, ingest.COPY, "COMMIT", copied=data)
+            main.run(*asked, ingest.COPY, "COMMIT", copied=data_in_time)
         with self._noting:
             self._requests.update(_actor(waiting, seen.keys) for waiting in allowed)
         return plain
@@ -363,7 +369,15 @@ def _first_ones(group: Sequence[Waiting], keys: Mapping[str, FleetKey], new: Row
     return first
 
 
+def _are_late(group: Iterable[Waiting]) -> bool:
+    """Whether there are samples of an hour that is over. Asked once the COPY has begun, since only from then on does a
+    rollup wait for the transaction."""
+    this_hour = floor_to(timezone.now(), HOUR)
+    return any(waiting.oldest < this_hour for waiting in group)
+
+
 def _after(plain: Sequence[Waiting], wire: Wire) -> list[str]:
+    """For use after the COPY, for the same reason."""
     frames = [(run.node_id, run.recorded_at) for waiting in plain for run in waiting.runs]
-    late = {mark for waiting in plain for mark in waiting.late}
+    late = ingest.late_hours(frames, now=timezone.now()) if _are_late(plain) else ()
     return [wire.text(*asked) for asked in ingest.after_frames(frames, late)]

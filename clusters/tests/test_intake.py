@@ -393,6 +393,30 @@ def test_late_samples_of_a_group_mark_their_hours(door: Door, raw_key: str, sett
         assert cursor.fetchall() == ([(gpu.node_id, at)] if url else [])
 
 
+@pytest.mark.parametrize("url", ["", "http://nobody.example/"])
+def test_a_batch_that_waits_past_its_hour_marks_it(
+    door: Door, raw_key: str, settings: LazySettings, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    """Its hour was open when it came, and may be rolled up when it is stored."""
+    settings.REMOTE_WRITE_URL = url
+    gpu, name = make_gpu(), f"idempotency:key:{ApiKey.objects.exclude(kind='cluster').get().pk}:busy"
+    door.post({"metrics": [one(gpu)]}, raw_key)
+    now = timezone.now()
+    with ThreadPoolExecutor(1) as pool:
+        with transaction.atomic():
+            lock_name(name)
+            sent = pool.submit(door.post, {"metrics": [one(gpu)]}, raw_key, HTTP_IDEMPOTENCY_KEY="busy")
+            with pytest.raises(TimeoutError):
+                sent.result(timeout=0.5)
+            monkeypatch.setattr(timezone, "now", lambda: now + timedelta(hours=1))
+        assert sent.result(timeout=10)[0] == 202
+    assert (door.handed_on, MetricSample.objects.count()) == (0, 2)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT node_id, hour FROM clusters_metriclate")
+        assert cursor.fetchall() == [(gpu.node_id, now.replace(minute=0, second=0, microsecond=0))]
+        cursor.execute("TRUNCATE clusters_metricoutbox")
+
+
 def test_whoever_handles_the_same_key_meanwhile_is_waited_for(door: Door, raw_key: str) -> None:
     gpu, name = make_gpu(), f"idempotency:key:{ApiKey.objects.exclude(kind='cluster').get().pk}:busy"
     door.post({"metrics": [one(gpu)]}, raw_key)
