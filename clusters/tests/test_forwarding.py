@@ -111,6 +111,16 @@ def test_many_frames_go_in_several_requests(receiver: Receiver, monkeypatch: pyt
 
 
 @pytest.mark.django_db
+def test_what_is_stored_twice_is_sent_once(receiver: Receiver) -> None:
+    gpu = make_gpu()
+    for _ in range(2):
+        store_sample(gpu, utilization_pct=50)
+    assert forwarding.forward_samples() == 2
+    (body,) = receiver.bodies
+    assert [*decoded(body).values()] == [[(MS, 50.0)]]
+
+
+@pytest.mark.django_db
 def test_without_an_endpoint_nothing_waits() -> None:
     store_sample(make_gpu(), utilization_pct=50)
     assert waiting() == 0
