@@ -13,7 +13,17 @@ from django.utils import timezone
 from unfold.decorators import display
 
 from clusters import services
-from clusters.models import GPU, Cluster, GPUHealth, GPUStatePeriod, LatestReading, Node, NodeIntent, NodeWatch
+from clusters.models import (
+    GPU,
+    Cluster,
+    GPUFault,
+    GPUHealth,
+    GPUStatePeriod,
+    LatestReading,
+    Node,
+    NodeIntent,
+    NodeWatch,
+)
 from clusters.queries import count_running_jobs, holders
 from gpufleet.common.admin import (
     Answers,
@@ -252,6 +262,22 @@ class GpuStatePeriodAdmin(ReadOnlyAdmin):
     list_select_related = ["gpu"]
     search_fields = ["gpu__uuid", "gpu__node__hostname"]
     show_full_result_count = False
+
+
+@admin.register(GPUFault)
+class GpuFaultAdmin(ReadOnlyAdmin):
+    """Sessions of ill health; those that are held back left their GPUs in service, for a person to decide."""
+
+    list_display = ["gpu", "cause", "reason", "began_at", "ended_at", "held_back"]
+    list_filter = [
+        "cause",
+        "held_back",
+        "gpu__health",
+        ("ended_at", admin.EmptyFieldListFilter),
+        ("gpu__retired_at", admin.EmptyFieldListFilter),
+    ]
+    list_select_related = ["gpu"]
+    search_fields = ["gpu__uuid", "gpu__node__hostname"]
 
 
 @admin.register(LatestReading)

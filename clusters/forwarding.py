@@ -1,11 +1,13 @@
 """Samples on their way to a Prometheus remote-write endpoint, from an outbox that is written with them."""
 
 from collections.abc import Collection
-from typing import Any
+from datetime import datetime
+from typing import Any, Literal
 
 import httpx
 import structlog
 from django.conf import settings
+from httpx import codes
 
 from clusters.models import GPU
 from clusters.remote_write import HEADERS, Series, encode
@@ -13,6 +15,12 @@ from clusters.sampledb import in_transaction_of_samples, samples_connection
 from gpufleet.common.locks import try_lock_name
 
 logger = structlog.stdlib.get_logger(__name__)
+
+Frame = tuple[int, int, datetime]  # Its id in the outbox, its node and its time.
+
+Outcome = Literal["taken", "unfit", "refused", "later"]
+# About what was sent, and not who sent it where: Prometheus and Mimir, Thanos, too large.
+UNFIT = (codes.BAD_REQUEST, codes.CONFLICT, codes.REQUEST_ENTITY_TOO_LARGE)
 
 FRAMES_A_REQUEST = 500
 REQUESTS_A_RUN = 200
@@ -42,8 +50,8 @@ ORDER BY reading.gpu_id, frame.recorded_at
 def forward_samples() -> int:
     """Send what waits, a request at a time, until nothing does or the other side refuses. Returns the frames sent.
 
-    A frame leaves the outbox after the other side has taken it; one that is sent twice after a crash is the same
-    samples again, which such engines take once. While another run sends, this one leaves.
+    A frame leaves the outbox after the other side has taken it, or refused it for good; one that is sent twice after a
+    crash is the same samples again, which such engines take once. While another run sends, this one leaves.
     """
     sent = 0
     if not settings.REMOTE_WRITE_URL:
@@ -62,30 +70,59 @@ def _forward_some(client: httpx.Client) -> int:
         if not try_lock_name(LOCK, using=settings.SAMPLES_DATABASE):
             return 0
         cursor.execute(CLAIM, [FRAMES_A_REQUEST])
-        rows = cursor.fetchall()
-        if not rows:
-            return 0
-        ids, nodes, times = (list(column) for column in zip(*rows, strict=True))
-        cursor.execute(SAMPLES, [nodes, times])
-        if not _is_taken(client, encode(_series(cursor.fetchall()))):
-            return 0
-        cursor.execute(DONE, [ids])
-    return len(rows)
+        done = _deliver(client, cursor, sorted(cursor.fetchall(), key=_by_node_and_time))
+        cursor.execute(DONE, [done])
+    return len(done)
 
 
-def _is_taken(client: httpx.Client, body: bytes) -> bool:
-    """Whether the frames are done with. By the protocol a 4xx other than 429 will never be taken, and is dropped."""
+def _deliver(client: httpx.Client, cursor: Any, frames: list[Frame]) -> list[int]:
+    """The outbox's ids of the frames that are done with: taken, or refused for good.
+
+    Prometheus takes nothing of a request in which one sample is older than the last one of its series. So a request
+    that is unfit is cut in halves, until only that is dropped which is refused by itself.
+    """
+    done: list[int] = []
+    dropped = 0
+    parts = [frames] if frames else []
+    while parts:
+        part = parts.pop()
+        outcome = _send(client, _packed(cursor, part))
+        if outcome == "later":
+            break
+        if outcome == "unfit" and len(part) > 1:
+            parts += [part[len(part) // 2 :], part[: len(part) // 2]]
+            continue
+        done += [outbox_id for outbox_id, _, _ in part]
+        dropped += 0 if outcome == "taken" else len(part)
+    if dropped:
+        logger.error("samples dropped that remote write refused", frames=dropped, of=len(frames))
+    return done
+
+
+def _packed(cursor: Any, frames: list[Frame]) -> bytes:
+    _, nodes, times = map(list, zip(*frames, strict=True))
+    cursor.execute(SAMPLES, [nodes, times])
+    return encode(_series(cursor.fetchall()))
+
+
+def _send(client: httpx.Client, body: bytes) -> Outcome:
+    """By the protocol what is answered by a 4xx other than 429 will never be taken."""
     try:
         answer = client.post(settings.REMOTE_WRITE_URL, content=body)
     except httpx.HTTPError as error:
         logger.warning("remote write does not answer", error=str(error))
-        return False
+        return "later"
     if answer.is_success:
-        return True
-    final = answer.is_client_error and answer.status_code != httpx.codes.TOO_MANY_REQUESTS
-    log = logger.error if final else logger.warning
-    log("remote write refused", status=answer.status_code, dropped=final, answer=answer.text[:200])
-    return final
+        return "taken"
+    logger.warning("remote write refused", status=answer.status_code, answer=answer.text[:200])
+    if answer.status_code in UNFIT:
+        return "unfit"
+    return "refused" if answer.is_client_error and answer.status_code != codes.TOO_MANY_REQUESTS else "later"
+
+
+def _by_node_and_time(frame: Frame) -> tuple[int, datetime]:
+    """So that what is refused lies together."""
+    return frame[1], frame[2]
 
 
 def _series(rows: list[tuple[Any, ...]]) -> list[Series]:

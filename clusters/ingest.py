@@ -1,8 +1,9 @@
 """Samples into the database: one COPY for all of them, one upsert for the newest of each GPU."""
 
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.conf import settings
@@ -151,15 +152,21 @@ class Newest:
     streak: Streak | None
 
 
-def copy_samples(samples: Sequence[Sample], node_of: Mapping[int, int], *, now: datetime) -> None:
-    """Append the samples to the partitions of their days, which are made when they are missing."""
+def copy_samples(samples: Sequence[Sample], node_of: Mapping[int, int], *, now: datetime, began: float) -> None:
+    """Append the samples to the partitions of their days, which are made when they are missing.
+
+    ``began`` is what ``time.monotonic`` said at ``now``.
+    """
     frames = frames_of(samples, node_of)
     ensure_partitions({frame.recorded_at.astimezone(UTC).date() for frame in frames})
     with in_transaction_of_samples(savepoint=False):
         copy_packed([pack_frames(frames)])
+        # Not before the COPY has begun does a rollup wait for this transaction, however long it took to come here; so
+        # what is over by now counts, and not what was over when the batch came.
+        copied_at = now + timedelta(seconds=time.monotonic() - began)
         stored = [(frame.node_id, frame.recorded_at) for frame in frames]
         with samples_connection().cursor() as cursor:
-            for statement, params in after_frames(stored, late_hours(stored, now=now)):
+            for statement, params in after_frames(stored, late_hours(stored, now=copied_at)):
                 cursor.execute(statement, params)
 
 

@@ -3,7 +3,8 @@ samples came late.
 
 An hour is rolled up five minutes after its end. Whoever stores a sample of an hour that is over marks it in the same
 transaction (``ingest``), so between the two no sample is missed: a writer that saw the hour as still open had begun to
-write before it ended, and ``roll_up`` first lets such transactions end.
+write before it ended, and ``roll_up`` first lets such transactions end. A writer therefore looks at the clock once it
+has begun, since a batch may have waited for that; clocks may differ by nearly the five minutes.
 """
 
 import itertools
@@ -39,6 +40,9 @@ WRITING_NOW = """
 SELECT virtualtransaction FROM pg_locks
 WHERE database = (SELECT oid FROM pg_database WHERE datname = current_database())
   AND relation = 'clusters_metricframe'::regclass AND mode = 'RowExclusiveLock' AND pid <> pg_backend_pid()
+"""
+ROLLED_UNTIL = """
+SELECT least(hours_until, (SELECT min(hour) FROM clusters_metriclate)) FROM clusters_metricrollup
 """
 TAKE_LATE = "DELETE FROM clusters_metriclate RETURNING hour, node_id"
 
@@ -98,9 +102,9 @@ def maintain_partitions(*, now: datetime) -> None:
 
 
 def rolled_until() -> datetime | None:
-    """Until when the hours are rolled up; None before the first run."""
+    """Until when the hours are rolled up and none is to be written again; None before the first run."""
     with samples_connection().cursor() as cursor:
-        cursor.execute("SELECT hours_until FROM clusters_metricrollup")
+        cursor.execute(ROLLED_UNTIL)
         row = cursor.fetchone()
     return row[0] if row else None
 

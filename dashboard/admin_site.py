@@ -30,6 +30,7 @@ SIDEBAR: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("clusters.Node", "dns"),
         ("clusters.GPU", "memory"),
         ("clusters.GPUStatePeriod", "history"),
+        ("clusters.GPUFault", "sick"),
         ("clusters.LatestReading", "speed"),
         ("clusters.NodeWatch", "hearing"),
     ),

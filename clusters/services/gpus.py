@@ -8,11 +8,12 @@ from typing import TypedDict
 
 import structlog
 from django.db import transaction
+from django.db.models import Q
 
 from clusters.models import GPU, GPUFault, GPUHealth, Node
 from clusters.queries import reportable_nodes
 from clusters.services.fleet import share_cluster
-from clusters.services.health import quarantine_vanished, set_health
+from clusters.services.health import carry_faults, quarantine_vanished, set_health
 from clusters.services.ledger import circumstances_of, open_ledger, refresh_gpu_states, retire_gpus
 from clusters.states import Health, gpu_state
 from gpufleet.common.errors import Conflict, FieldProblem, InvalidInput, NotFound
@@ -58,23 +59,24 @@ def register_gpus(
     """Say which GPUs sit in which slots of a node; slots that are not named stay as they are.
 
     A slot's GPU is known again unless both it and the message have a uuid and the two differ: then it is another
-    device, and the old one is retired with its history. No GPUs at all: those that it had have vanished, which a node
-    that has said to have some may not say. ``cluster_key_id`` narrows what is found to the cluster of that key.
-    Raises ``NotFound``, and ``InvalidInput`` for that, and for a slot or a uuid that stands twice.
+    device, and the old one is retired with its history. A device that the message names in another slot is retired in
+    the one that it had, and brings along what an operator alone may end (``carry_faults``). No GPUs at all: those that
+    it had have vanished, which a node that has said to have some may not say. ``cluster_key_id`` narrows what is found
+    to the cluster of that key. Raises ``NotFound``, and ``InvalidInput`` for that, and for a slot or a uuid that stands
+    twice.
     """
     slots = _by_slot(gpus)
     node = _lock_node(node_id, cluster_key_id)
     if not slots and node.total_gpus:
         detail = f"Name 1 or more: {node.hostname} says that it has {node.total_gpus} (total_gpus)."
         raise InvalidInput(FieldProblem("#/gpus", "min_length", detail))
-    in_service = GPU.objects.filter(node=node, retired_at__isnull=True)
-    wanted = in_service.filter(gpu_index__in=slots).values_list("pk", flat=True)
-    present = {gpu.gpu_index: gpu for gpu in lock_rows(in_service, wanted).values()}
-    replaced = [slot for slot, gpu in present.items() if _is_another(gpu, slots[slot])]
+    present = _lock_named(node, slots)
+    replaced = [slot for slot, gpu in present.items() if _is_gone(gpu, slots)]
     retire_gpus([present.pop(slot).pk for slot in replaced], now=now)
     _update(present, slots)
     new = _insert(node, {slot: fields for slot, fields in slots.items() if slot not in present}, now)
     if new:
+        carry_faults(new, now=now)
         logger.info("GPUs registered", node_id=node_id, new=len(new), replaced=len(replaced))
     present.update((gpu.gpu_index, gpu) for gpu in new)
     quarantine_vanished(node_id=node_id, slots=slots, total_gpus=node.total_gpus, now=now)
@@ -143,9 +145,20 @@ def _lock_node(node_id: int, cluster_key_id: int | None) -> Node:
     return lock_rows(reportable.select_related("cluster"), [node_id])[node_id]
 
 
-def _is_another(gpu: GPU, fields: GpuFields) -> bool:
-    uuid = fields.get("uuid", "")
-    return bool(uuid and gpu.uuid and uuid != gpu.uuid)
+def _lock_named(node: Node, slots: Mapping[int, GpuFields]) -> dict[int, GPU]:
+    """The node's GPUs in service that the message names, by their slots: for a slot, or for a uuid in another one."""
+    uuids = {fields.get("uuid", "") for fields in slots.values()} - {""}
+    in_service = GPU.objects.filter(node=node, retired_at__isnull=True)
+    named = in_service.filter(Q(gpu_index__in=slots) | Q(uuid__in=uuids)).values_list("pk", flat=True)
+    return {gpu.gpu_index: gpu for gpu in lock_rows(in_service, named).values()}
+
+
+def _is_gone(gpu: GPU, slots: Mapping[int, GpuFields]) -> bool:
+    """Whether its slot has another device now, or it stands in another slot."""
+    if not gpu.uuid:
+        return False
+    here = slots.get(gpu.gpu_index, {}).get("uuid", "")
+    return here != gpu.uuid and (bool(here) or any(fields.get("uuid", "") == gpu.uuid for fields in slots.values()))
 
 
 def _update(present: Mapping[int, GPU], slots: Mapping[int, GpuFields]) -> None:

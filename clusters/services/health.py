@@ -1,6 +1,6 @@
 """The only writer of a GPU's health: the GPU and its fault session move together, here."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import structlog
@@ -13,6 +13,8 @@ from clusters.states import Health, may_quarantine
 
 logger = structlog.stdlib.get_logger(__name__)
 
+# What an operator alone may end.
+OPERATORS_CAUSES = (HealthCause.XID, HealthCause.MEMORY, HealthCause.OPERATOR)
 LASTING_CAUSES = (HealthCause.TEMPERATURE, HealthCause.VANISHED)
 TOLD_AGAIN_AFTER = timedelta(hours=1)
 
@@ -79,6 +81,23 @@ def quarantine_vanished(*, node_id: int, slots: Collection[int], total_gpus: int
     wanted = {pk: Health() if gpu.health_cause == HealthCause.VANISHED else vanished for pk, gpu in locked.items()}
     set_health(wanted, locked, now=now)
     refresh_gpu_states(GPU.objects.filter(pk__in=locked), now=now)
+
+
+def carry_faults(new: Sequence[GPU], *, now: datetime) -> None:
+    """A device is known by its uuid: in another slot, or node, it is no healthier than it was.
+
+    Of new GPUs, those whose device has an open session that an operator alone may end begin with it. It goes on with
+    the new GPU, since nobody can speak of a retired one.
+    """
+    by_uuid = {gpu.uuid: gpu for gpu in new if gpu.uuid}
+    sessions = GPUFault.objects.filter(gpu__uuid__in=by_uuid, ended_at=None, cause__in=OPERATORS_CAUSES)
+    before = {by_uuid[one.gpu.uuid].pk: one for one in sessions.select_related("gpu").order_by("pk")}
+    if not before:
+        return
+    sessions.filter(gpu__retired_at__isnull=False).update(ended_at=now)
+    wanted = {pk: Health(healthy=False, cause=one.cause, reason=one.reason) for pk, one in before.items()}  # type: ignore[arg-type]  # one of HealthCause's values
+    set_health(wanted, {gpu.pk: gpu for gpu in new}, now=now)
+    refresh_gpu_states(GPU.objects.filter(pk__in=before), now=now)
 
 
 def _differs(gpu: GPU, health: Health) -> bool:

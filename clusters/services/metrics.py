@@ -1,5 +1,6 @@
 """Metric batches: durable, or refused whole; and what they say of GPUs' health and of nodes' life."""
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -50,9 +51,10 @@ def record_samples(*, samples: Sequence[Sample], now: datetime, cluster_key_id: 
     cluster of that key. Raises ``InvalidInput`` that names the samples of GPUs that are unknown, of another
     cluster, or were retired before.
     """
+    began = time.monotonic()
     gpus = reportable_gpus(cluster_key_id).in_bulk({sample.gpu_id for sample in samples})
     _check(samples, gpus)
-    ingest.copy_samples(samples, {gpu.pk: gpu.node_id for gpu in gpus.values()}, now=now)
+    ingest.copy_samples(samples, {gpu.pk: gpu.node_id for gpu in gpus.values()}, now=now, began=began)
     _follow(samples, gpus, now)
     return len(samples)
 

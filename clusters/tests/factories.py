@@ -1,6 +1,7 @@
 """Hardware for tests: rows as the services would leave them, each GPU with its open period in the ledger."""
 
 import itertools
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -70,7 +71,8 @@ def make_sample(gpu: GPU, at: datetime = NOW, **figures: Any) -> Sample:
 
 def store_sample(gpu: GPU, at: datetime = NOW, *, now: datetime | None = None, **figures: Any) -> None:
     """A sample in the database, stored at ``now`` (default: when it was taken), and nothing that follows from it."""
-    ingest.copy_samples([make_sample(gpu, at, **figures)], {gpu.pk: gpu.node_id}, now=now or at)
+    sample, began = make_sample(gpu, at, **figures), time.monotonic()
+    ingest.copy_samples([sample], {gpu.pk: gpu.node_id}, now=now or at, began=began)
 
 
 def hold(gpu: GPU, tenant: Tenant | None = None, *, since: datetime = NOW, name: str = "training") -> Any:

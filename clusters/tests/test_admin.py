@@ -9,7 +9,7 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 
 from apikeys.queries import find_live_key
-from clusters.models import GPU, Cluster, GPUStatePeriod, LatestReading, MetricSample, Node, NodeWatch
+from clusters.models import GPU, Cluster, GPUFault, GPUStatePeriod, LatestReading, MetricSample, Node, NodeWatch
 from clusters.tests.factories import NOW, hold, make_cluster, make_gpu, make_node
 from clusters.tests.ledger import check_chain
 
@@ -31,13 +31,14 @@ def act(client: Client, page: str, action: str, *ids: int) -> str:
 def test_every_model_has_its_page() -> None:
     """Samples are too many for a page of their own; the newest of each GPU have one."""
     own = {model for model in apps.get_app_config("clusters").get_models() if admin.site.is_registered(model)}
-    assert own == {Cluster, Node, GPU, GPUStatePeriod, LatestReading, NodeWatch}
+    assert own == {Cluster, Node, GPU, GPUStatePeriod, GPUFault, LatestReading, NodeWatch}
     assert not admin.site.is_registered(MetricSample)
 
 
-@pytest.mark.parametrize("page", ["cluster", "node", "gpu", "gpustateperiod", "latestreading", "nodewatch"])
+@pytest.mark.parametrize("page", ["cluster", "node", "gpu", "gpustateperiod", "gpufault", "latestreading", "nodewatch"])
 def test_every_page_opens(admin_client: Client, page: str) -> None:
     gpu = make_gpu()
+    GPUFault.objects.create(gpu=gpu, cause="xid", began_at=NOW, ended_at=NOW, held_back=True)
     LatestReading.objects.create(gpu=gpu, recorded_at=NOW)
     NodeWatch.objects.create(listening_since=NOW, last_sweep_at=NOW)
     model = apps.get_model("clusters", page)
@@ -46,7 +47,7 @@ def test_every_page_opens(admin_client: Client, page: str) -> None:
     assert admin_client.get(f"{PATH}/{page}/?q=1").status_code in (200, 302)
 
 
-@pytest.mark.parametrize("page", ["node", "gpu", "gpustateperiod", "latestreading", "nodewatch"])
+@pytest.mark.parametrize("page", ["node", "gpu", "gpustateperiod", "gpufault", "latestreading", "nodewatch"])
 def test_what_machines_write_people_only_look_at(admin_client: Client, page: str) -> None:
     gpu = make_gpu()
     assert admin_client.get(f"{PATH}/{page}/add/").status_code == 403
@@ -54,12 +55,12 @@ def test_what_machines_write_people_only_look_at(admin_client: Client, page: str
     assert admin_client.post(f"{PATH}/gpu/{gpu.pk}/delete/", {"post": "yes"}).status_code == 403
 
 
-@pytest.mark.parametrize("page", ["node", "gpu", "gpustateperiod"])
+@pytest.mark.parametrize("page", ["node", "gpu", "gpustateperiod", "gpufault"])
 def test_a_list_costs_the_same_however_long(
     admin_client: Client, page: str, django_assert_max_num_queries: Any
 ) -> None:
     for _ in range(5):
-        make_gpu()
+        GPUFault.objects.create(gpu=make_gpu(), cause="xid", began_at=NOW)
     with django_assert_max_num_queries(12):
         admin_client.get(f"{PATH}/{page}/")
 

@@ -64,6 +64,32 @@ def test_what_is_not_taken_stays_and_what_never_will_be_goes(receiver: Receiver,
 
 
 @pytest.mark.django_db
+@pytest.mark.parametrize(("status", "requests"), [(400, 3), (409, 3), (413, 3), (404, 1)])
+def test_what_is_refused_for_another_reason_than_itself_is_not_cut(
+    receiver: Receiver, status: int, requests: int
+) -> None:
+    gpu = make_gpu()
+    for second in range(2):
+        store_sample(gpu, NOW + second * SECOND, utilization_pct=second)
+    receiver.answers = [status] * requests
+    assert forwarding.forward_samples() == 2
+    assert (len(receiver.bodies), waiting()) == (requests, 0)
+
+
+@pytest.mark.django_db
+def test_what_is_refused_is_cut_in_halves_and_what_is_not_taken_of_it_stays(receiver: Receiver) -> None:
+    gpu = make_gpu()
+    for second in (3, 1, 2, 0):
+        store_sample(gpu, NOW + second * SECOND, utilization_pct=second)
+    receiver.answers = [400, 204, 400, 400, 503]
+    assert forwarding.forward_samples() == 4
+    times = [[at for samples in decoded(body).values() for at, _ in samples] for body in receiver.bodies]
+    seconds = [[(at - MS) // 1000 for at in request] for request in times]
+    assert seconds == [[0, 1, 2, 3], [0, 1], [2, 3], [2], [3], [3]]
+    assert waiting() == 0
+
+
+@pytest.mark.django_db
 def test_an_endpoint_that_is_away_loses_nothing(receiver: Receiver, settings: LazySettings) -> None:
     there, settings.REMOTE_WRITE_URL = settings.REMOTE_WRITE_URL, "http://127.0.0.1:9/api/v1/write"
     store_sample(make_gpu(), utilization_pct=50)
@@ -85,6 +111,16 @@ def test_many_frames_go_in_several_requests(receiver: Receiver, monkeypatch: pyt
 
 
 @pytest.mark.django_db
+def test_what_is_stored_twice_is_sent_once(receiver: Receiver) -> None:
+    gpu = make_gpu()
+    for _ in range(2):
+        store_sample(gpu, utilization_pct=50)
+    assert forwarding.forward_samples() == 2
+    (body,) = receiver.bodies
+    assert [*decoded(body).values()] == [[(MS, 50.0)]]
+
+
+@pytest.mark.django_db
 def test_without_an_endpoint_nothing_waits() -> None:
     store_sample(make_gpu(), utilization_pct=50)
     assert waiting() == 0
@@ -95,10 +131,9 @@ def test_without_an_endpoint_nothing_waits() -> None:
 def test_of_two_workers_one_sends_so_that_nothing_overtakes(receiver: Receiver) -> None:
     with connection.cursor() as cursor:
         cursor.execute("TRUNCATE clusters_metricoutbox")
-    gpu = make_gpu()
+    store_sample(make_gpu(), utilization_pct=50)
     with transaction.atomic():
         assert try_lock_name(forwarding.LOCK)  # As the other one, whose request is under way.
-        store_sample(gpu, utilization_pct=50)
         assert in_thread(forwarding.forward_samples) == 0
     assert forwarding.forward_samples() == 1
     assert len(receiver.bodies) == 1
@@ -172,3 +207,24 @@ def test_prometheus_takes_and_gives_them_back(tmp_path: Path, settings: LazySett
         assert [value for one in found for value in one["values"]] == [
             [taken.timestamp(), str(10 * number)] for number, taken in enumerate(times)
         ]
+
+
+@pytest.mark.django_db
+def test_prometheus_refuses_a_late_sample_and_takes_what_comes_with_it(tmp_path: Path, settings: LazySettings) -> None:
+    tmp_path.joinpath("prometheus.yml").write_text("")
+    flags = [f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data"]
+    flags += ["--web.listen-address={address}", "--web.enable-remote-write-receiver"]
+    with engine("prometheus", "PROMETHEUS", *flags) as prometheus:
+        wait_for(lambda: httpx.get(f"{prometheus}/-/ready").is_success)
+        settings.REMOTE_WRITE_URL = f"{prometheus}/api/v1/write"
+        late, others, at = make_gpu(), [make_gpu() for _ in range(4)], timezone.now().replace(microsecond=0)
+        store_sample(late, at, utilization_pct=50)
+        assert forwarding.forward_samples() == 1
+        for gpu in (others[0], others[1], late, others[2], others[3]):
+            store_sample(gpu, at - 10 * SECOND, utilization_pct=20)
+        assert forwarding.forward_samples() == 5
+        query = "gpufleet_gpu_utilization_pct[1m]"
+        found = httpx.get(f"{prometheus}/api/v1/query", params={"query": query}).json()["data"]["result"]
+        values = {int(one["metric"]["gpu_id"]): [value for _, value in one["values"]] for one in found}
+        assert values == {late.pk: ["50"], **{gpu.pk: ["20"] for gpu in others}}
+    assert waiting() == 0

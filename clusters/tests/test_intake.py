@@ -150,6 +150,14 @@ def test_gpus_of_a_node_that_are_reported_apart_each_have_their_reading(door: Do
     }
 
 
+def test_news_alone_bring_a_silent_node_back(door: Door, raw_key: str) -> None:
+    gpu = make_gpu(make_node(silent=True))
+    door.post({"metrics": [one(gpu)]}, raw_key)
+    door.intake.writer.flush_news(now=timezone.now())
+    gpu.refresh_from_db()
+    assert (gpu.state, gpu.node.status, door.handed_on) == ("available", "online", 0)
+
+
 def test_news_bring_a_silent_node_back_and_end_a_hot_streak(door: Door, raw_key: str) -> None:
     gpu = make_gpu(make_node(silent=True))
     LatestReading.objects.create(gpu=gpu, recorded_at=NOW, temperature_c=95, hot_since=NOW, streak_until=NOW)
@@ -325,6 +333,9 @@ def test_the_quick_way_takes_nothing_that_the_other_refuses(metrics: list[dict[s
         b'{"metrics":[{"gpu_id":1,"power_draw_w":NaN}]}',
         b'{"metrics":[{"gpu_id":1,"power_draw_w":1e999}]}',
         b'{"metrics":[{"gpu_id":1},{"gpu_id":1}]}',
+        b'{"metrics":[{"gpu_id":1,"recorded_at":"2026-11-22T11:59:59Z"}]}',
+        b'{"metrics":[{"gpu_id":1,"recorded_at":"2026-11-23T12:01:01Z"}]}',
+        b'{"metrics":[{"gpu_id":1,"recorded_at":"2026-11-23T12:00:00Z"},{"gpu_id":2,"recorded_at":"2026-11-23T12:02:00Z"}]}',
         b'{"metrics":[]}',
         b'{"metrics":[{"gpu_id":1,"\xff":1}]}',
         b"",

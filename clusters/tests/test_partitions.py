@@ -76,6 +76,20 @@ def test_samples_that_are_not_rolled_up_yet_stay(settings: LazySettings, no_part
 
 
 @pytest.mark.django_db
+def test_late_samples_that_are_not_rolled_up_yet_stay(settings: LazySettings, no_partitions: None) -> None:
+    settings.METRICS_RAW_DAYS = 1
+    roll_up(now=NOW)
+    gpu, late = make_gpu(), NOW - timedelta(days=1)
+    store_sample(gpu, late, now=NOW)
+    next_day = NOW + timedelta(days=1)
+    maintain_partitions(now=next_day)
+    assert late.date() in existing_days()
+    roll_up(now=next_day)
+    maintain_partitions(now=next_day)
+    assert late.date() not in existing_days()
+
+
+@pytest.mark.django_db
 def test_rollups_are_kept_by_the_month(settings: LazySettings, no_partitions: None) -> None:
     settings.METRICS_ROLLUP_DAYS = 53
     months = [date(2026, month, 17) for month in (8, 9, 10)]

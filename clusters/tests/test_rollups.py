@@ -1,5 +1,6 @@
 """The rollups against a plain count in Python over everything that was ever sent."""
 
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -8,10 +9,10 @@ from django.db import connection, transaction
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clusters import queries, rollups, series
+from clusters import ingest, queries, rollups, series, services
 from clusters.models import GPU
 from clusters.series import FIELDS, SCALES, Piece, floor_to, pieces
-from clusters.tests.factories import NOW, hold, make_gpu, make_node, store_sample
+from clusters.tests.factories import NOW, hold, make_gpu, make_node, make_sample, store_sample
 from clusters.tests.threads import in_thread
 
 pytestmark = pytest.mark.django_db
@@ -127,6 +128,26 @@ def test_where_doubles_differ_samples_and_rollups_take_the_same_one() -> None:
     forget_samples()
     assert read(gpu, HOUR) == raw
     assert (reading, raw[0][1], raw[0][2]) == (20_000, 1, (1, 20_000, 20_000, 20_000, 20_000))
+
+
+def test_a_batch_that_waited_until_its_hour_was_rolled_up_is_in_the_next_rollup(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It came in its hour, and something held it up before the COPY."""
+    gpu, monotonic, waited = make_gpu(), time.monotonic, [0.0]
+    store_sample(gpu, NOW, utilization_pct=50)
+
+    def wait(_: Any) -> None:
+        waited[0] = 360
+        rollups.roll_up(now=NOW + HOUR + 5 * MINUTE)
+
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic() + waited[0])
+    monkeypatch.setattr(ingest, "ensure_partitions", wait)
+    now = NOW + HOUR - MINUTE
+    services.record_samples(samples=[make_sample(gpu, now, utilization_pct=100)], now=now)
+    rollups.roll_up(now=NOW + HOUR + 10 * MINUTE)
+    forget_samples()
+    assert [samples for _, samples, *_ in read(gpu, HOUR)] == [2]
 
 
 @pytest.fixture

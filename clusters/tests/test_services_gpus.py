@@ -92,6 +92,20 @@ def test_two_devices_that_change_places_are_two_new_rows() -> None:
 
 
 @pytest.mark.parametrize(
+    "sent", [[{"gpu_index": 3, "uuid": "GPU-a"}], [{"gpu_index": 3, "uuid": "GPU-a"}, {"gpu_index": 0}]]
+)
+def test_a_device_that_is_named_in_another_slot_left_the_one_that_it_had(sent: list[services.GpuFields]) -> None:
+    node = make_node()
+    old, neighbour, unnamed = make_gpu(node, uuid="GPU-a"), make_gpu(node, uuid="GPU-b"), make_gpu(node, uuid="")
+    services.register_gpus(node_id=node.pk, gpus=sent, now=LATER)
+    old.refresh_from_db()
+    assert old.retired_at == LATER
+    in_service = GPU.objects.filter(node=node, retired_at=None)
+    assert set(in_service.filter(uuid="GPU-a").values_list("gpu_index", flat=True)) == {3}
+    assert {neighbour, unnamed} < set(in_service)
+
+
+@pytest.mark.parametrize(
     ("sent", "problems"),
     [
         (

@@ -209,6 +209,33 @@ def test_a_registration_that_leaves_out_what_is_held_back_tells_it_once(settings
     assert faults(gone) == [("vanished", NOW, NOW, True)]
 
 
+@pytest.mark.parametrize("cause", ["xid", "memory", "operator"])
+def test_a_card_keeps_its_fault_wherever_it_is_put_until_an_operator_ends_it(cause: str) -> None:
+    first, second, third = (make_node(total_gpus=1) for _ in range(3))
+    old = make_gpu(first, uuid="GPU-x", health="unhealthy", health_cause=cause, health_reason="Broken.")
+    GPUFault.objects.create(gpu=old, cause=cause, reason="Broken.", began_at=NOW)
+    register(first, [0], NOW + MINUTE, uuid="GPU-y")
+    register(second, [0], NOW + 2 * MINUTE, uuid="GPU-x")
+    moved = GPU.objects.get(node=second)
+    assert periods_of(moved) == [("unhealthy", NOW + 2 * MINUTE, None)]
+    assert (moved.health_cause, moved.health_reason) == (cause, "Broken.")
+    assert faults(old) == [(cause, NOW, NOW + 2 * MINUTE, False)]
+    mark(moved, "healthy", now=NOW + 3 * MINUTE)
+    register(third, [0], NOW + 4 * MINUTE, uuid="GPU-x")
+    assert GPU.objects.get(node=third).state == "available"
+    assert GPU.objects.get(node=first, retired_at=None).state == "available"
+
+
+@pytest.mark.parametrize("cause", ["temperature", "vanished"])
+def test_what_passes_by_itself_stays_where_the_card_was(cause: str) -> None:
+    old = make_gpu(make_node(), uuid="GPU-x", health="unhealthy", health_cause=cause)
+    GPUFault.objects.create(gpu=old, cause=cause, began_at=NOW)
+    node = make_node()
+    register(node, [0], NOW + MINUTE, uuid="GPU-x")
+    assert GPU.objects.get(node=node).health == "healthy"
+    assert faults(old) == [(cause, NOW, None, False)]
+
+
 def test_another_card_in_the_slot_starts_its_own_history() -> None:
     node = make_node(total_gpus=1)
     old = make_gpu(node, uuid="GPU-old")

@@ -12,6 +12,7 @@ from alerts.models import AlertEvent, AlertRule
 from billing.models import InvoiceStatus
 from billing.services import create_invoice, move_invoice
 from billing.tests.factories import LONG_AGO, NOW, hours, make_rate, sell
+from clusters.models import GPUFault
 from clusters.tests.factories import make_gpu, make_node
 from dashboard import needs, period
 from dashboard.queries import daily, leakage, money, revenue
@@ -155,6 +156,21 @@ def test_what_needs_a_person_is_counted_and_leads_to_its_rows() -> None:
     assert {what: need.count for what, need in found.items()} == {"GPU is unhealthy": 1, "jobs are on hold": 2}
     assert client.get(found["jobs are on hold"].link).context["cl"].result_count == 2
     assert client.get(found["GPU is unhealthy"].link).context["cl"].result_count == 1
+
+
+def test_a_quarantine_that_was_held_back_is_shown_for_a_day_while_the_gpu_is_in_service() -> None:
+    client = Client()
+    client.force_login(User.objects.create_superuser("charlie", password="x"))
+    gpu, out = make_gpu(make_node()), make_gpu(make_node(), health="unhealthy")
+    gone = make_gpu(make_node(), retired_at=NOW + timedelta(hours=1))
+    for one in (gpu, out, gone):
+        GPUFault.objects.create(gpu=one, cause="xid", began_at=NOW, ended_at=NOW, held_back=True)
+    GPUFault.objects.create(gpu=gpu, cause="xid", began_at=NOW, ended_at=NOW)
+    for age, count in ((timedelta(hours=23), 1), (timedelta(hours=24), 0)):
+        found = needs.needs_now(lambda permission: "fault" in permission, now=NOW + age)
+        assert [need.count for need in found] == [1] * count
+        for need in found:
+            assert client.get(need.link).context["cl"].result_count == 1
 
 
 @pytest.mark.parametrize("kind", needs.KINDS, ids=lambda kind: kind.say[1])

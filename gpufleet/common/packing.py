@@ -6,6 +6,8 @@ import cramjam
 
 ENCODINGS = ("gzip", "zstd")
 GZIP = 16 + zlib.MAX_WBITS
+# A gzip file may have several members. What follows each is copied, so that very many would take a minute.
+MOST_MEMBERS = 100
 
 
 class UnknownEncoding(ValueError):
@@ -33,7 +35,7 @@ def unpack(raw: bytes, encoding: str, *, limit: int) -> bytes:
 
 def _gunzip(raw: bytes, limit: int) -> bytes:
     unpacked = b""
-    while raw:  # A gzip file may have several members.
+    for _ in range(MOST_MEMBERS):
         member = zlib.decompressobj(GZIP)
         try:
             unpacked += member.decompress(raw, limit + 1 - len(unpacked))
@@ -44,7 +46,9 @@ def _gunzip(raw: bytes, limit: int) -> bytes:
         if not member.eof:
             raise ValueError("the gzip is cut off")
         raw = member.unused_data
-    return unpacked
+        if not raw:
+            return unpacked
+    raise ValueError(f"the gzip has more than {MOST_MEMBERS} members")
 
 
 def _unzstd(raw: bytes, limit: int) -> bytes:
