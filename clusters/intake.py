@@ -88,15 +88,23 @@ class Intake:
             try:
                 if not self._hand_over(sent):
                     sent.then(None)
-            except Exception:  # A thread that dies would leave every request waiting.
+            except Exception:  # Who can't be told is gone; those behind him are not.
                 logger.exception("a metric batch could not be handed on")
         connections.close_all()
 
     def _hand_over(self, sent: Sent) -> bool:
         """Let a plain batch be stored; False where it is the other application's."""
-        environ = sent.environ
         try:
-            packing = environ.get("HTTP_CONTENT_ENCODING", "")
+            return self._submit(sent)
+        except Exception:
+            logger.exception("a metric batch goes the ordinary way")
+            close_old_connections()
+            return False
+
+    def _submit(self, sent: Sent) -> bool:
+        environ, then = sent.environ, sent.then
+        packing = environ.get("HTTP_CONTENT_ENCODING", "")
+        try:
             raw = unpack(sent.body, packing, limit=settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
         except ValueError:
             return False
@@ -104,19 +112,14 @@ class Intake:
         key = environ.get("HTTP_IDEMPOTENCY_KEY")
         if columns is None or (key is not None and not is_acceptable(key)):
             return False
-        accepted, then = len(columns.gpu_ids), sent.then
-        try:
-            return self.writer.submit(
-                columns,
-                raw_key=environ["HTTP_AUTHORIZATION"].removeprefix(BEARER).strip(),
-                idempotency=None if key is None else (key, fingerprint_of_bytes("POST", PATH, raw)),
-                now=sent.now,
-                then=lambda stored: then(_answer(accepted) if stored else None),
-            )
-        except Exception:
-            logger.exception("a metric batch goes the ordinary way")
-            close_old_connections()
-            return False
+        accepted = len(columns.gpu_ids)
+        return self.writer.submit(
+            columns,
+            raw_key=environ["HTTP_AUTHORIZATION"].removeprefix(BEARER).strip(),
+            idempotency=None if key is None else (key, fingerprint_of_bytes("POST", PATH, raw)),
+            now=sent.now,
+            then=lambda stored: then(_answer(accepted) if stored else None),
+        )
 
 
 def _answer(accepted: int) -> Answer:

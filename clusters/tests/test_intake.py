@@ -269,6 +269,20 @@ def test_a_group_that_fails_is_answered_the_ordinary_way(
     assert (door.handed_on, MetricSample.objects.count()) == (1, 1)
 
 
+def test_a_batch_that_breaks_the_decoder_is_answered_and_so_are_those_behind_it(
+    door: Door, raw_key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("memory")
+
+    gpu = make_gpu()
+    with monkeypatch.context() as broken:
+        broken.setattr("clusters.intake.decode_quickly", fail)
+        assert (door.post({"metrics": [one(gpu)]}, raw_key)[0], door.handed_on) == (202, 1)
+    assert (door.post({"metrics": [one(gpu)]}, raw_key)[0], door.handed_on) == (202, 1)
+    assert MetricSample.objects.count() == 2
+
+
 def test_batches_that_come_together_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(groups, "GATHERED_FOR_S", 0.5)
     for gather, expected in ((False, 1), (True, 2)):
