@@ -16,4 +16,4 @@ RUN SECRET_KEY=only-for-the-build DATABASE_URL=postgres://nobody@localhost/none 
 
 USER gpufleet
 EXPOSE 8000
-CMD ["granian", "--interface", "wsgi", "--host", "0.0.0.0", "--port", "8000", "--workers", "2", "--blocking-threads", "8", "gpufleet.wsgi:application"]
+CMD ["granian", "--interface", "wsgi", "--host", "0.0.0.0", "--port", "8000", "--workers", "2", "--blocking-threads", "8", "--http", "1", "--no-ws", "gpufleet.wsgi:application"]

@@ -120,8 +120,9 @@ def run_server(stack: ExitStack, name: str, command: list[str], port: int) -> No
 def granian(port: int, target: str, workers: int, threads: int) -> list[str]:
     """The web server as an installation would run it."""
     binary = str(Path(sys.executable).parent / "granian")
-    size = ["--workers", str(workers), "--blocking-threads", str(threads), "--backpressure", "256"]
-    return [binary, "--interface", "wsgi", "--port", str(port), "--log-level", "error", "--no-ws", *size, target]
+    size = ["--workers", str(workers), "--blocking-threads", str(threads)]
+    kind = ["--interface", "wsgi", "--http", "1", "--no-ws"]
+    return [binary, *kind, "--port", str(port), "--log-level", "error", *size, target]
 
 
 def load(order: dict[str, Any]) -> dict[str, float]:

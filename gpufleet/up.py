@@ -126,7 +126,7 @@ def start_processes(system: System, manage: list[str], port: int) -> None:
     celery = [sys.executable, "-m", "celery", "-A", "gpufleet"]
     granian = str(Path(sys.executable).parent / "granian")
     web = ["--interface", "wsgi", "--host", _host(), "--port", str(port), "--blocking-threads", "8"]
-    system.launch("web", granian, *web, "--no-ws", "gpufleet.wsgi:application")
+    system.launch("web", granian, *web, "--http", "1", "--no-ws", "gpufleet.wsgi:application")
     # Threads, so that no child of a killed worker lives on.
     quiet = ["--without-gossip", "--without-mingle", "--loglevel", "INFO"]
     system.launch("worker", *celery, "worker", "--pool", "threads", "--concurrency", "4", *quiet)
