@@ -12,6 +12,7 @@ from alerts.models import AlertEvent, Delivery, DeliveryStatus, EventStatus
 from billing.models import CreditNote, CreditNoteStatus, Invoice, InvoiceStatus, OutboxMessage, OutboxStatus
 from billing.models import StripeDifference as Difference
 from clusters.models import GPU, GPUState, Node, NodeStatus
+from clusters.queries import held_back_lately
 from gpufleet.common.models import BulkRun
 from jobs.models import Job, JobStatus
 
@@ -61,6 +62,12 @@ KINDS: Sequence[Kind] = (
         ("GPU is unhealthy", "GPUs are unhealthy"),
         "state__exact=unhealthy&retired_at__isempty=1",
         lambda now: GPU.objects.filter(state=GPUState.UNHEALTHY, retired_at__isnull=True),
+        urgent=True,
+    ),
+    Kind(
+        ("GPU has a fault and stays in service: too many are out", "GPUs have faults and stay in service: too many are out"),
+        "left=in_service",
+        lambda now: held_back_lately(now=now),
         urgent=True,
     ),
     Kind(

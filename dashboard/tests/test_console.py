@@ -10,6 +10,7 @@ from billing.models import Rate
 from clusters.models import LatestReading
 from clusters.tests.factories import NOW, make_cluster, make_gpu, make_node
 from dashboard import console, heatmap
+from gpufleet.common.tests.factories import staff
 from jobs.tests.factories import allocate, make_job
 from tenants.tests.factories import alice, bob
 
@@ -170,6 +171,20 @@ def test_only_what_fires_is_an_incident_the_costliest_first() -> None:
     incidents = console.incidents_now()
     assert incidents.firing == 4
     assert [event.message for event in incidents.first] == ["2", "0", "5", "4"]
+
+
+def test_the_first_steps_lead_nobody_to_what_he_may_not_do() -> None:
+    def links(*may: str, name: str) -> set[str]:
+        page = staff("view_gpu", *may, name=name).get("/admin/").content.decode()
+        return {path for path in ("clusters/cluster", "billing/rate", "tenants/tenant", "apikeys/apikey") if f"/{path}/add/" in page}
+
+    assert links(name="vera") == set()
+    assert links("add_rate", name="fiona") == {"billing/rate"}
+    assert links("add_cluster", "add_tenant", "add_apikey", name="ada") == {
+        "clusters/cluster",
+        "tenants/tenant",
+        "apikeys/apikey",
+    }
 
 
 def test_the_first_steps_follow_the_operator() -> None:

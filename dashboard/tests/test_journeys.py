@@ -105,10 +105,10 @@ def test_an_operator_holds_a_job_and_releases_it(browser: Browser, live_server: 
     job = Job.objects.get(name="train")
     console = as_person(browser, live_server, "operator")
     console.go(f"/admin/jobs/job/{job.pk}/change/")
-    console.press("Hold (the scheduler leaves them alone)")
+    console.press("Hold")
     give_reason(console, "Hold", "until Monday")
     assert api(f"jobs/{job.pk}")["status"] == "blocked"
-    console.press("Release (back into the queue)")
+    console.press("Release")
     give_reason(console, "Release", "it is Monday")
     assert api(f"jobs/{job.pk}")["status"] == "queued"
     console.assert_clean()

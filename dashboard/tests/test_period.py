@@ -73,6 +73,15 @@ def test_a_figure_stands_beside_the_one_before() -> None:
     assert cards["Run rate"].figure == "USD 2.00"
 
 
+def test_the_run_rate_stands_beside_that_of_the_same_time_yesterday() -> None:
+    rate, tenant = make_rate(price="2.00"), alice()
+    for start, end in ((30, 20), (3, None), (2, None), (40, 24)):
+        gpu = make_gpu(registered_at=LONG_AGO)
+        sell(tenant, hours(start), None if end is None else hours(end), rate=rate, gpu=gpu)
+    card = next(card for card in period.last_day(now=NOW).cards if card.title == "Run rate")
+    assert (card.figure, card.changed, card.than) == ("USD 4.00", "+100.0 %", "against 24 h ago")
+
+
 def test_open_alerts_are_counted_then_and_now() -> None:
     rule = AlertRule.objects.get(type="health_degraded")
     for subject, fired, resolved in (("a", 40, 30), ("b", 40, 3), ("c", 5, None), ("d", 6, None), ("e", 2, None)):
