@@ -241,7 +241,7 @@ class NodeAdmin(ReadOnlyAdmin):
     @admin.display(description="Sold")
     def sold(self, node: Any) -> str:
         """Of how many GPUs in service."""
-        return f"{node.shown[1]} of {len(node.shown[0])}"
+        return f"{node.shown[1]}\u00a0of\u00a0{len(node.shown[0])}"
 
     @admin.display(description="Unhealthy")
     def ill(self, node: Any) -> int:
@@ -319,7 +319,7 @@ class GpuAdmin(ReadOnlyAdmin):
         """By the newest sample."""
         reading = gpu.shown[1]
         figures = ((reading.utilization_pct, "%"), (reading.temperature_c, "°C")) if reading else ()
-        return ", ".join(f"{figure:.0f} {unit}" for figure, unit in figures if figure is not None) or "–"
+        return ", ".join(f"{figure:.0f}\u00a0{unit}" for figure, unit in figures if figure is not None) or "–"
 
     def has_operate_permission(self, request: HttpRequest) -> bool:
         """Whoever may change GPUs may mark them, though nobody edits their fields."""

@@ -33,10 +33,15 @@ class HeldBackFilter(admin.SimpleListFilter):
 class GpuFaultAdmin(ReadOnlyAdmin):
     """Sessions of ill health, and those that left their GPU in service since too many others were out."""
 
-    list_display = ["gpu", "cause", "reason", "began_at", "ended_at", "held_back"]
+    list_display = ["gpu", "cause", "reason", "began_at", "until"]
     list_filter = ["cause", HeldBackFilter, "began_at"]
     search_fields = ["gpu__uuid", "gpu__node__hostname", "reason"]
     list_select_related = ["gpu__node"]
+
+    @admin.display(description="Until", ordering="ended_at")
+    def until(self, fault: GPUFault) -> Any:
+        """When it ended; one that was held back never began to count."""
+        return "left in service" if fault.held_back else fault.ended_at
 
 
 @admin.register(GPUStatePeriod)

@@ -65,7 +65,7 @@ KINDS: Sequence[Kind] = (
         urgent=True,
     ),
     Kind(
-        ("GPU has a fault and stays in service: too many are out", "GPUs have faults and stay in service: too many are out"),
+        ("GPU is faulty, but left in service", "GPUs are faulty, but left in service"),
         "left=in_service",
         lambda now: held_back_lately(now=now),
         urgent=True,

@@ -118,8 +118,8 @@ def test_lists_say_what_their_rows_do_now(charlie: Client) -> None:
     said = {
         "tenants.Tenant": ["1 (25 %)"],
         "clusters.Cluster": ["fra-1"],
-        "clusters.Node": ["H100", "1 of 2"],
-        "clusters.GPU": [">fold</a>", "93 %, 71 °C"],
+        "clusters.Node": ["H100", "1\u00a0of\u00a02"],
+        "clusters.GPU": [">fold</a>", "93\u00a0%, 71\u00a0°C"],
     }
     for label, parts in said.items():
         page = charlie.get(reverse(f"admin:{label.replace('.', '_').lower()}_changelist")).content.decode()

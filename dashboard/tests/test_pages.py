@@ -91,10 +91,10 @@ def test_a_fault_that_was_held_back_is_on_the_pages_of_its_node_and_gpu_and_need
     assert "left in service: too many others were out" in page_of(charlie, old)
     home = charlie.get("/admin/").content.decode()
     link = "/admin/clusters/gpufault/?left=in_service"
-    assert f'<a href="{link}"><strong>1</strong> GPU has a fault' in home
+    assert f'<a href="{link}"><strong>1</strong> GPU is faulty' in home
     listed = charlie.get(link).context["cl"].result_list
     assert [fault.reason for fault in listed] == ["XID 79"]
-    assert "GPU has a fault" not in staff("view_gpu").get("/admin/").content.decode()
+    assert "GPU is faulty" not in staff("view_gpu").get("/admin/").content.decode()
 
 
 def test_a_nodes_page_says_in_words_what_it_is_and_when_its_gpus_were_out(charlie: Client) -> None:
