@@ -210,7 +210,16 @@ class ClusterAdmin(ServiceAdmin):
 class NodeAdmin(ReadOnlyAdmin):
     """Nodes register themselves; people drain, stop and resume them."""
 
-    list_display = ["hostname", "cluster", "shown_status", "intent_reason", "models", "sold", "ill", "last_heartbeat_at"]
+    list_display = [
+        "hostname",
+        "cluster",
+        "shown_status",
+        "intent_reason",
+        "models",
+        "sold",
+        "ill",
+        "last_heartbeat_at",
+    ]
     list_filter = ["status", "cluster", ("decommissioned_at", admin.EmptyFieldListFilter)]
     list_select_related = ["cluster"]
     search_fields = ["hostname", "ip_address"]

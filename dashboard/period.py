@@ -38,7 +38,10 @@ KINDS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A figure with its change, and beside what that is. ``better``: whether the change is a good one; None: there is none, or neither."""
+    """A figure with its change, and against what that is.
+
+    ``better``: whether the change is a good one; None: there is none, or neither.
+    """
 
     title: str
     figure: str
@@ -100,7 +103,14 @@ def last_day(*, now: datetime) -> LastDay:
     """Everything over time on the home page, in one currency. A fixed number of queries."""
     currency = _currency()
     figures = kpis(currency, start=now - DAY, end=now)
-    cards = [_sold(figures), _revenue(figures), _run_rate(figures, now), _leakage(figures), *_waits(figures), _alerts(now)]
+    cards = [
+        _sold(figures),
+        _revenue(figures),
+        _run_rate(figures, now),
+        _leakage(figures),
+        *_waits(figures),
+        _alerts(now),
+    ]
     return LastDay(now, cards, balance_of(figures.now.account), _by_day(currency, now))
 
 
@@ -160,13 +170,17 @@ def _sold(figures: Kpis) -> Card:
     if not figures.before.account.registered:
         return Card("Sold share", f"{now:.1f} %", "of all GPU-time, last 24 h")
     points = round(now - before, 1)
-    return Card("Sold share", f"{now:.1f} %", "of all GPU-time, last 24 h", f"{points:+.1f} points", better=_better(points))
+    return Card(
+        "Sold share", f"{now:.1f} %", "of all GPU-time, last 24 h", f"{points:+.1f} points", better=_better(points)
+    )
 
 
 def _revenue(figures: Kpis) -> Card:
     grown = change(figures.now.revenue, figures.before.revenue)
     shown = f"{figures.currency} {figures.now.revenue:,}"
-    return Card("Sold in the last 24 h", shown, "metered, at the prices locked in", _percent(grown), better=_better(grown))
+    return Card(
+        "Sold in the last 24 h", shown, "metered, at the prices locked in", _percent(grown), better=_better(grown)
+    )
 
 
 def _run_rate(figures: Kpis, now: datetime) -> Card:
@@ -183,7 +197,9 @@ def _run_rate(figures: Kpis, now: datetime) -> Card:
 def _leakage(figures: Kpis) -> Card:
     grown = change(figures.now.leakage, figures.before.leakage)
     shown = f"{figures.currency} {figures.now.leakage:,}"
-    return Card("Leakage", shown, "unsold or sold too low, last 24 h", _percent(grown), better=_better(grown, more=False))
+    return Card(
+        "Leakage", shown, "unsold or sold too low, last 24 h", _percent(grown), better=_better(grown, more=False)
+    )
 
 
 def _waits(figures: Kpis) -> list[Card]:

@@ -257,7 +257,9 @@ class JobAdmin(ReadOnlyAdmin):
                 services.change_priority(job_id=job.pk, priority=priority, actor=actor_of(request), now=timezone.now())
             except DomainError as refusal:
                 refusals.append(refusal)
-        self._say(request, len(waiting) - len(refusals), len(chosen) - len(waiting), f"at priority {priority}", refusals)
+        self._say(
+            request, len(waiting) - len(refusals), len(chosen) - len(waiting), f"at priority {priority}", refusals
+        )
 
     def _move(
         self, request: HttpRequest, jobs: QuerySet[Job], sources: Collection[str], status: str, answers: Answers
@@ -278,7 +280,9 @@ class JobAdmin(ReadOnlyAdmin):
         """What became of the jobs, and of those whose status did not allow it."""
         report(request, f"{said_of(moved, 'job')} now {outcome}." if moved else "", refusals)
         if others:
-            self.message_user(request, f"{said_of(others, 'job')} as before: the status does not allow it.", messages.WARNING)
+            self.message_user(
+                request, f"{said_of(others, 'job')} as before: the status does not allow it.", messages.WARNING
+            )
 
 
 @admin.register(Allocation)

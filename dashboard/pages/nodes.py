@@ -217,7 +217,9 @@ def _weeks(ids: Sequence[int], periods: Sequence[GPUStatePeriod], now: datetime)
         state = "idle" if period.state == "available" else period.state
         hint = f"{state} from {period.during.lower:%Y-%m-%d %H:%M} UTC: {period.reason}".rstrip(": ")
         weeks[period.gpu_id].append(plots.Span(f"gf-fill-{state}", period.during.lower, period.during.upper, hint))
-    held = Allocation.objects.filter(gpu_id__in=ids, during__overlap=DateTimeTZRange(now - WEEK, now)).select_related("job")
+    held = Allocation.objects.filter(gpu_id__in=ids, during__overlap=DateTimeTZRange(now - WEEK, now)).select_related(
+        "job"
+    )
     for row in held.only("gpu_id", "during", "job__name"):
         hint = f"sold to {row.job.name} from {row.during.lower:%Y-%m-%d %H:%M} UTC"
         weeks[row.gpu_id].append(plots.Span("gf-fill-sold", row.during.lower, row.during.upper, hint))

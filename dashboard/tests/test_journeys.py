@@ -133,6 +133,8 @@ def test_an_operator_takes_a_sick_gpu_out(browser: Browser, live_server: Any, fl
     gpu = GPU.objects.order_by("pk")[3]
     console = as_person(browser, live_server, "operator")
     console.go(f"/admin/clusters/gpu/{gpu.pk}/change/")
+    footer = "getComputedStyle(document.getElementById('submit-row')).position"
+    assert console.page.evaluate(footer) == "static"  # It would cover what stands below, and nothing can be saved.
     console.press("Mark unhealthy")
     give_reason(console, "Mark unhealthy", "it smells")
     assert api(f"clusters/gpus/{gpu.pk}")["state"] == "unhealthy"

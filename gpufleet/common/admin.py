@@ -18,7 +18,17 @@ from django.utils.html import format_html
 from unfold.admin import ModelAdmin
 
 from gpufleet.common import audit, bulk
-from gpufleet.common.asking import AgreeForm, Answers, MayReasonForm, Question, asks, asks_in_bulk, counted, said_of, silently
+from gpufleet.common.asking import (
+    AgreeForm,
+    Answers,
+    MayReasonForm,
+    Question,
+    asks,
+    asks_in_bulk,
+    counted,
+    said_of,
+    silently,
+)
 from gpufleet.common.bulk_pages import begin, progress_of, row_page
 from gpufleet.common.errors import DomainError
 from gpufleet.common.models import AuditEntry, BulkRun, IdempotentResponse, StepStatus

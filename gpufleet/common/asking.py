@@ -38,9 +38,7 @@ Meaning = Callable[[Sequence[Any]], Sequence[str]]
 class ReasonForm(forms.Form):
     """Why."""
 
-    reason = forms.CharField(
-        max_length=400, widget=UnfoldAdminTextInputWidget, help_text=WHERE_REASONS_STAND
-    )
+    reason = forms.CharField(max_length=400, widget=UnfoldAdminTextInputWidget, help_text=WHERE_REASONS_STAND)
 
 
 class MayReasonForm(forms.Form):
