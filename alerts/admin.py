@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 from django import forms
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.db.models import F, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
@@ -24,27 +23,41 @@ from alerts.models import (
     MaintenanceWindow,
     RuleEvaluation,
 )
-from gpufleet.common.admin import Answers, Question, ReadOnlyAdmin, ServiceAdmin, actor_of, asks, silently
+from gpufleet.common.admin import (
+    Answers,
+    Question,
+    ReadOnlyAdmin,
+    ServiceAdmin,
+    actor_of,
+    asks,
+    counted,
+    said_of,
+    silently,
+)
 from gpufleet.common.asking import ReasonForm
 from gpufleet.common.errors import InvalidInput
 
 
-def _of_rules(rules: Sequence[AlertRule], verb: str, effect: str) -> list[str]:
-    firing = AlertEvent.objects.filter(rule__in=rules, status=EventStatus.FIRING).count()
-    return [f"{verb} {len(rules)} rules. {effect.format(firing=firing)}"]
+def _firing(rules: Sequence[AlertRule]) -> int:
+    return AlertEvent.objects.filter(rule__in=rules, status=EventStatus.FIRING).count()
 
 
-ENABLE = Question(
-    "Enable", partial(_of_rules, verb="Enables", effect="They are evaluated within half a minute."), ["enabled"]
-)
-DISABLE = Question(
-    "Disable",
-    partial(
-        _of_rules, verb="Disables", effect="Their {firing} firing incidents are resolved; nobody is told of new ones."
-    ),
-    ["enabled"],
-    danger=True,
-)
+def _enabling(rules: Sequence[AlertRule]) -> list[str]:
+    """What it means."""
+    return [f"Enables {counted(len(rules), 'rule')}, to be evaluated within half a minute."]
+
+
+def _disabling(rules: Sequence[AlertRule]) -> list[str]:
+    """What fires under these rules is over."""
+    firing = _firing(rules)
+    ended = f"{said_of(firing, 'firing incident')} resolved" if firing else "None of their incidents fires"
+    if not firing and len(rules) == 1:
+        ended = "None of its incidents fires"
+    return [f"Disables {counted(len(rules), 'rule')}. {ended}; nobody is told of new ones."]
+
+
+ENABLE = Question("Enable", _enabling, ["enabled"])
+DISABLE = Question("Disable", _disabling, ["enabled"], danger=True)
 
 
 class SilenceForm(ReasonForm):
@@ -61,8 +74,9 @@ class SilenceForm(ReasonForm):
 
 def _silencing(rules: Sequence[AlertRule]) -> list[str]:
     """What fires under these rules, and what it costs by the hour."""
-    firing = AlertEvent.objects.filter(rule__in=rules, status=EventStatus.FIRING).count()
-    return [f"Nobody is told of {len(rules)} rules' incidents until then; {firing} fire now. They are recorded."]
+    firing = _firing(rules)
+    now = f"{firing} {'fires' if firing == 1 else 'fire'} now" if firing else "none fires now"
+    return [f"Nobody is told of incidents of {counted(len(rules), 'rule')} until then; {now}. They are recorded."]
 
 
 SILENCE = Question("Silence", _silencing, ["silenced_until", "silence_reason"], form=SilenceForm, danger=True)
@@ -159,7 +173,7 @@ class AlertRuleAdmin(ServiceAdmin):
         """Turn the rules on."""
         self._switch(request, rules, enabled=True)
 
-    @asks(DISABLE, description="Disable (resolves their incidents)", permission="change")
+    @asks(DISABLE, description="Disable", permission="change")
     def disable(self, request: HttpRequest, rules: QuerySet[AlertRule], answers: Answers) -> None:
         """Turn the rules off."""
         self._switch(request, rules, enabled=False)
@@ -169,9 +183,11 @@ class AlertRuleAdmin(ServiceAdmin):
         """Tell nobody for a while."""
         now = timezone.now()
         until, reason = now + timedelta(hours=answers["hours"]), answers["reason"]
-        for rule in rules:
+        chosen = list(rules)
+        for rule in chosen:
             services.silence_rule(rule_id=rule.pk, until=until, reason=reason, actor=actor_of(request), now=now)
-        self.message_user(request, f"They are silent until {until:%Y-%m-%d %H:%M} UTC.")
+        said = f"{said_of(len(chosen), 'rule')} silent until {until:%Y-%m-%d %H:%M} UTC."
+        self.message_user(request, said, messages.SUCCESS)
 
     @silently(["silenced_until"], description="End the silence", permission="change")
     def end_silence(self, request: HttpRequest, rules: QuerySet[AlertRule]) -> None:
@@ -182,7 +198,8 @@ class AlertRuleAdmin(ServiceAdmin):
 
     def _switch(self, request: HttpRequest, rules: QuerySet[AlertRule], *, enabled: bool) -> None:
         count = services.switch_rules(rule_ids=[rule.pk for rule in rules], enabled=enabled, now=timezone.now())
-        self.message_user(request, f"{count} rules are {'enabled' if enabled else 'disabled'}.")
+        said = f"{said_of(count, 'rule')} {'enabled' if enabled else 'disabled'}."
+        self.message_user(request, said, messages.SUCCESS)
 
 
 @admin.register(AlertEvent)
@@ -224,7 +241,7 @@ class AlertEventAdmin(ReadOnlyAdmin):
         """Note that the person has seen them."""
         ids = [event.pk for event in events]
         count = services.acknowledge_events(event_ids=ids, actor=actor_of(request), now=timezone.now())
-        self.message_user(request, f"{count} incidents are acknowledged.")
+        self.message_user(request, f"{said_of(count, 'incident')} acknowledged.", messages.SUCCESS)
 
 
 @admin.register(Delivery)
@@ -256,7 +273,7 @@ class DeliveryAdmin(ReadOnlyAdmin):
     def retry(self, request: HttpRequest, deliveries: QuerySet[Delivery]) -> None:
         """Give them their tries back."""
         count = services.retry_deliveries(delivery_ids=[row.pk for row in deliveries], now=timezone.now())
-        self.message_user(request, f"{count} messages are tried again.")
+        self.message_user(request, f"{said_of(count, 'message')} tried again.", messages.SUCCESS)
 
 
 @admin.register(Channel)
@@ -298,6 +315,10 @@ class MaintenanceWindowAdmin(ServiceAdmin):
     def has_end_permission(self, request: HttpRequest) -> bool:
         """Whoever may announce work may end it."""
         return request.user.has_perm("alerts.add_maintenancewindow")
+
+    def applies(self, action: str, row: MaintenanceWindow) -> bool:
+        """To what is not over."""
+        return row.ends_at > timezone.now()
 
     def save_model(self, request: HttpRequest, obj: MaintenanceWindow, form: Any, change: bool) -> None:
         """Through the service, as the API does."""

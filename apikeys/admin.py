@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from django import forms
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -14,7 +14,7 @@ from unfold.decorators import display
 from apikeys import services
 from apikeys.models import ApiKey, Permission
 from apikeys.services import IssuedKey
-from gpufleet.common.admin import Answers, Question, ServiceAdmin, actor_of, asks, counted
+from gpufleet.common.admin import Answers, Question, ServiceAdmin, actor_of, asks, counted, said_of
 
 
 def _of_keys(keys: Sequence[ApiKey]) -> list[str]:
@@ -106,4 +106,4 @@ class ApiKeyAdmin(ServiceAdmin):
     def revoke(self, request: HttpRequest, keys: QuerySet[ApiKey], answers: Answers) -> None:
         """Refuse the keys from the next request on."""
         revoked = services.revoke_keys(key_ids=[key.pk for key in keys], now=timezone.now())
-        self.message_user(request, f"{counted(revoked, 'key')} revoked.")
+        self.message_user(request, f"{said_of(revoked, 'key')} revoked.", messages.SUCCESS)

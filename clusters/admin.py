@@ -4,27 +4,19 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
+from django.urls import reverse
 from django.utils import timezone
+from django.utils.html import format_html
 from unfold.decorators import display
 
-from clusters import services
-from clusters.models import (
-    GPU,
-    Cluster,
-    GPUFault,
-    GPUHealth,
-    GPUStatePeriod,
-    LatestReading,
-    Node,
-    NodeIntent,
-    NodeWatch,
-)
-from clusters.queries import count_running_jobs, holders
+from clusters import ledger_admin, services  # noqa: F401  # Django looks for admin.py alone.
+from clusters.models import GPU, Cluster, GPUHealth, LatestReading, Node, NodeIntent
+from clusters.queries import Workload, cluster_workload, count_running_jobs, holders, list_clusters
 from gpufleet.common.admin import (
     Answers,
     Question,
@@ -34,7 +26,7 @@ from gpufleet.common.admin import (
     asks,
     counted,
     report,
-    shown_during,
+    said_of,
 )
 from gpufleet.common.errors import DomainError
 
@@ -57,6 +49,7 @@ JOB_RULES = [
     "preemption_min_run_s",
 ]
 STATUS_COLOURS = {"online": "success", "offline": "danger", "draining": "warning", "maintenance": "info"}
+SAID = {NodeIntent.DRAINING: "draining", NodeIntent.MAINTENANCE: "in maintenance", NodeIntent.ACTIVE: "in service"}
 INTENTS = {"drain": NodeIntent.DRAINING, "maintain": NodeIntent.MAINTENANCE, "resume": NodeIntent.ACTIVE}
 
 
@@ -70,34 +63,44 @@ def _of_clusters(clusters: Sequence[Cluster]) -> list[str]:
     ]
 
 
-def _of_nodes(nodes: Sequence[Node], effect: str) -> list[str]:
+def _of_nodes(nodes: Sequence[Node], one: str, many: str) -> list[str]:
     gpus = list(GPU.objects.filter(node__in=nodes, retired_at__isnull=True).values_list("pk", flat=True))
     held = holders.ask(gpus)
     jobs = len({holder.job_id for holder in held.values()})
     of_jobs = f"{counted(len(held), 'GPU')} held by {counted(jobs, 'job')}" if held else "none held by a job"
+    effect = one if len(nodes) == 1 else many
     return [f"{counted(len(nodes), 'node')} with {counted(len(gpus), 'GPU')}, {of_jobs}. {effect}"]
 
 
-def _of_gpus(gpus: Sequence[GPU], effect: str) -> list[str]:
+def _of_gpus(gpus: Sequence[GPU], one: str, many: str) -> list[str]:
     held = holders.ask([gpu.pk for gpu in gpus])
+    effect = one if len(gpus) == 1 else many
     return [f"{counted(len(gpus), 'GPU')}, {len(held) or 'none'} held by a job. {effect}"]
 
 
 DECOMMISSION = Question("Decommission", _of_clusters, ["status", "decommissioned_at"], danger=True)
-DRAIN = Question(
-    "Cordon and drain", partial(_of_nodes, effect="What runs goes on to its end; nothing new starts."), NODE_FIELDS
-)
+RUNS_ON = "What runs goes on to its end; nothing new starts."
+OUT = "count as out of service, and nothing new starts; what runs goes on."
+DRAIN = Question("Cordon and drain", partial(_of_nodes, one=RUNS_ON, many=RUNS_ON), NODE_FIELDS)
 MAINTAIN = Question(
     "Put in maintenance",
-    partial(_of_nodes, effect="Their GPUs count as out of service, and nothing new starts; what runs goes on."),
+    partial(_of_nodes, one=f"Its GPUs {OUT}", many=f"Their GPUs {OUT}"),
     NODE_FIELDS,
     danger=True,
 )
-RESUME = Question("Resume", partial(_of_nodes, effect="They take new jobs again."), NODE_FIELDS)
-MARK_HEALTHY = Question("Mark healthy", partial(_of_gpus, effect="They take jobs again."), GPU_FIELDS)
+RESUME = Question(
+    "Resume", partial(_of_nodes, one="It takes new jobs again.", many="They take new jobs again."), NODE_FIELDS
+)
+MARK_HEALTHY = Question(
+    "Mark healthy", partial(_of_gpus, one="It takes jobs again.", many="They take jobs again."), GPU_FIELDS
+)
 MARK_UNHEALTHY = Question(
     "Mark unhealthy",
-    partial(_of_gpus, effect="They take no job until they are marked healthy; what runs goes on."),
+    partial(
+        _of_gpus,
+        one="It takes no job until it is marked healthy; what runs goes on.",
+        many="They take no job until they are marked healthy; what runs goes on.",
+    ),
     GPU_FIELDS,
     danger=True,
 )
@@ -107,7 +110,7 @@ MARK_UNHEALTHY = Question(
 class ClusterAdmin(ServiceAdmin):
     """Clusters are made, renamed, put in maintenance and decommissioned here; their rows are never deleted."""
 
-    list_display = ["name", "region", "shown_status", "created_at", "decommissioned_at"]
+    list_display = ["name", "region", "shown_status", "nodes", "gpus", "idle", "running", "queued", "decommissioned_at"]
     list_filter = ["status", "region", ("decommissioned_at", admin.EmptyFieldListFilter)]
     search_fields = ["name", "region"]
     actions = ["decommission"]
@@ -116,6 +119,41 @@ class ClusterAdmin(ServiceAdmin):
     def shown_status(self, cluster: Cluster) -> str:
         """The status as a coloured word."""
         return cluster.status
+
+    def described(self, rows: Sequence[Cluster]) -> list[Cluster]:
+        """With how much there is of each, and what it does now."""
+        listed = list(rows)
+        ids = [cluster.pk for cluster in listed]
+        counted_ones, workloads = list_clusters().in_bulk(ids), cluster_workload.ask(ids, None)
+        for cluster in listed:
+            cluster.counts = counted_ones.get(cluster.pk)  # type: ignore[attr-defined]  # for the columns below
+            cluster.workload = workloads.get(cluster.pk, Workload())  # type: ignore[attr-defined]
+        return listed
+
+    @admin.display(description="Nodes")
+    def nodes(self, cluster: Any) -> int:
+        """In service."""
+        return cluster.counts.node_count if cluster.counts else 0
+
+    @admin.display(description="GPUs")
+    def gpus(self, cluster: Any) -> int:
+        """In service."""
+        return cluster.counts.gpu_count if cluster.counts else 0
+
+    @admin.display(description="Idle GPUs")
+    def idle(self, cluster: Any) -> int:
+        """Available, and no job holds them."""
+        return cluster.counts.idle_gpus if cluster.counts else 0
+
+    @admin.display(description="Running jobs")
+    def running(self, cluster: Any) -> int:
+        """That hold GPUs now."""
+        return int(cluster.workload.active_jobs)
+
+    @admin.display(description="Queued jobs")
+    def queued(self, cluster: Any) -> int:
+        """That wait for it."""
+        return int(cluster.workload.queued_jobs)
 
     def get_fields(self, request: HttpRequest, obj: Cluster | None = None) -> list[str]:
         """A new cluster is active."""
@@ -165,14 +203,23 @@ class ClusterAdmin(ServiceAdmin):
                 names.append(cluster.name)
             except DomainError as refusal:
                 refusals.append(refusal)
-        report(request, f"{counted(len(names), 'cluster')} decommissioned.", refusals)
+        report(request, f"{said_of(len(names), 'cluster')} decommissioned." if names else "", refusals)
 
 
 @admin.register(Node)
 class NodeAdmin(ReadOnlyAdmin):
     """Nodes register themselves; people drain, stop and resume them."""
 
-    list_display = ["hostname", "cluster", "shown_status", "intent_reason", "total_gpus", "last_heartbeat_at"]
+    list_display = [
+        "hostname",
+        "cluster",
+        "shown_status",
+        "intent_reason",
+        "models",
+        "sold",
+        "ill",
+        "last_heartbeat_at",
+    ]
     list_filter = ["status", "cluster", ("decommissioned_at", admin.EmptyFieldListFilter)]
     list_select_related = ["cluster"]
     search_fields = ["hostname", "ip_address"]
@@ -182,6 +229,33 @@ class NodeAdmin(ReadOnlyAdmin):
     def shown_status(self, node: Node) -> str:
         """The status as a coloured word."""
         return str(node.status)
+
+    def described(self, rows: Sequence[Node]) -> list[Node]:
+        """With their GPUs, and which of them are sold."""
+        listed = list(rows)
+        gpus: dict[int, list[GPU]] = {node.pk: [] for node in listed}
+        for gpu in GPU.objects.filter(node__in=listed, retired_at__isnull=True):
+            gpus[gpu.node_id].append(gpu)
+        held = holders.ask([gpu.pk for mine in gpus.values() for gpu in mine])
+        for node in listed:
+            sold = sum(gpu.pk in held for gpu in gpus[node.pk])
+            node.shown = gpus[node.pk], sold  # type: ignore[attr-defined]  # for the columns below
+        return listed
+
+    @admin.display(description="Model")
+    def models(self, node: Any) -> str:
+        """Of its GPUs."""
+        return ", ".join(sorted({gpu.model or "unnamed model" for gpu in node.shown[0]}))
+
+    @admin.display(description="Sold")
+    def sold(self, node: Any) -> str:
+        """Of how many GPUs in service."""
+        return f"{node.shown[1]}\u00a0of\u00a0{len(node.shown[0])}"
+
+    @admin.display(description="Unhealthy")
+    def ill(self, node: Any) -> int:
+        """GPUs that take no job, also while one still holds them."""
+        return sum(gpu.health == GPUHealth.UNHEALTHY for gpu in node.shown[0])
 
     def has_operate_permission(self, request: HttpRequest) -> bool:
         """Whoever may change nodes may drain them, though nobody edits their fields."""
@@ -210,23 +284,51 @@ class NodeAdmin(ReadOnlyAdmin):
         reason = "" if intent == NodeIntent.ACTIVE else f"{answers['reason']} (by {actor_of(request)})"
         ids = [node.pk for node in nodes]
         count = services.turn_nodes(node_ids=ids, intent=intent, reason=reason, now=timezone.now())
-        self.message_user(request, f"{counted(count, 'node')} now {intent.label.lower()}.")
+        self.message_user(request, f"{said_of(count, 'node')} now {SAID[intent]}.", messages.SUCCESS)
 
 
 @admin.register(GPU)
 class GpuAdmin(ReadOnlyAdmin):
     """GPUs are registered by their nodes; people mark their health."""
 
-    list_display = ["id", "node", "gpu_index", "model", "shown_state", "health_reason", "uuid", "retired_at"]
+    list_display = ["id", "node", "gpu_index", "model", "shown_state", "held_by", "busy", "health_reason", "retired_at"]
     list_filter = ["state", "health", "model", "node__cluster", ("retired_at", admin.EmptyFieldListFilter)]
     list_select_related = ["node"]
     search_fields = ["uuid", "node__hostname", "model"]
     actions = ["mark_healthy", "mark_unhealthy"]
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[GPU]:
+        """With the nodes, by which GPUs are called."""
+        rows: QuerySet[GPU] = super().get_queryset(request)
+        return rows.select_related("node")
+
     @display(description="State", ordering="state", label=STATE_COLOURS)  # type: ignore[untyped-decorator]  # unfold is untyped
     def shown_state(self, gpu: GPU) -> str:
         """The state as a coloured word."""
         return gpu.state
+
+    def described(self, rows: Sequence[GPU]) -> list[GPU]:
+        """With the jobs that hold them, and their newest readings."""
+        listed = list(rows)
+        ids = [gpu.pk for gpu in listed]
+        held, readings = holders.ask(ids), LatestReading.objects.in_bulk(ids)
+        for gpu in listed:
+            gpu.shown = held.get(gpu.pk), readings.get(gpu.pk)  # type: ignore[attr-defined]  # for the columns below
+        return listed
+
+    @admin.display(description="Held by")
+    def held_by(self, gpu: Any) -> str:
+        """The job, as a link."""
+        holder = gpu.shown[0]
+        page = holder and reverse("admin:jobs_job_change", args=[holder.job_id])
+        return format_html('<a href="{}">{}</a>', page, holder.job_name) if holder else "–"
+
+    @admin.display(description="Busy, hot")
+    def busy(self, gpu: Any) -> str:
+        """By the newest sample."""
+        reading = gpu.shown[1]
+        figures = ((reading.utilization_pct, "%"), (reading.temperature_c, "°C")) if reading else ()
+        return ", ".join(f"{figure:.0f}\u00a0{unit}" for figure, unit in figures if figure is not None) or "–"
 
     def has_operate_permission(self, request: HttpRequest) -> bool:
         """Whoever may change GPUs may mark them, though nobody edits their fields."""
@@ -250,47 +352,4 @@ class GpuAdmin(ReadOnlyAdmin):
         ids = [gpu.pk for gpu in gpus]
         reason = f"{answers['reason']} (by {actor_of(request)})"
         count = services.mark_many(gpu_ids=ids, health=health, reason=reason, now=timezone.now())
-        self.message_user(request, f"{counted(count, 'GPU')} marked {health.label.lower()}.")
-
-
-@admin.register(GPUStatePeriod)
-class GpuStatePeriodAdmin(ReadOnlyAdmin):
-    """The ledger of states. Rows are only looked at."""
-
-    list_display = ["gpu", "state", "reason", shown_during]
-    list_filter = ["state"]
-    list_select_related = ["gpu"]
-    search_fields = ["gpu__uuid", "gpu__node__hostname"]
-    show_full_result_count = False
-
-
-@admin.register(GPUFault)
-class GpuFaultAdmin(ReadOnlyAdmin):
-    """Sessions of ill health; those that are held back left their GPUs in service, for a person to decide."""
-
-    list_display = ["gpu", "cause", "reason", "began_at", "ended_at", "held_back"]
-    list_filter = [
-        "cause",
-        "held_back",
-        "gpu__health",
-        ("ended_at", admin.EmptyFieldListFilter),
-        ("gpu__retired_at", admin.EmptyFieldListFilter),
-    ]
-    list_select_related = ["gpu"]
-    search_fields = ["gpu__uuid", "gpu__node__hostname"]
-
-
-@admin.register(LatestReading)
-class LatestReadingAdmin(ReadOnlyAdmin):
-    """The newest sample of each GPU."""
-
-    list_display = ["gpu", "recorded_at", "utilization_pct", "memory_used_mb", "temperature_c", "power_draw_w", "xid"]
-    list_select_related = ["gpu"]
-    search_fields = ["gpu__uuid", "gpu__node__hostname"]
-
-
-@admin.register(NodeWatch)
-class NodeWatchAdmin(ReadOnlyAdmin):
-    """How long somebody has been listening for heartbeats."""
-
-    list_display = ["listening_since", "last_sweep_at"]
+        self.message_user(request, f"{said_of(count, 'GPU')} now marked {health.label.lower()}.", messages.SUCCESS)

@@ -208,7 +208,9 @@ class GPU(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"GPU {self.gpu_index} of node {self.node_id}"
+        # By its node's name where that is at hand: it must not take a query for each row of a list.
+        node = self._state.fields_cache.get("node")
+        return f"GPU {self.gpu_index} of {node.hostname if node else f'node {self.node_id}'}"
 
 
 class GPUStatePeriod(models.Model):

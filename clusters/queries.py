@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import connection
-from django.db.models import Count, F, IntegerField, OuterRef, Q, QuerySet, Subquery
+from django.db.models import Count, Exists, F, IntegerField, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 
 from clusters import series
@@ -61,6 +61,8 @@ sold_hours: Port[Callable[[datetime, datetime], Iterable[tuple[int, datetime, fl
 
 
 RECENT_JOBS = 20
+# How long a fault that took no GPU out of service is news.
+HELD_BACK_FOR = timedelta(hours=24)
 
 COUNTED_MODELS = "SELECT ARRAY(SELECT jsonb_object_keys(by_model)) FROM clusters_gpucount WHERE cluster_id = %s"
 
@@ -90,6 +92,15 @@ class GpuReport:
     latest: LatestReading | None
     holder: Holder | None
     fault: GPUFault | None
+
+
+def held_back_lately(*, now: datetime) -> QuerySet[GPUFault]:
+    """The faults of the last day that left their GPU in service since too many others were out, and nothing has come
+    of since: only a person can look at them. Of each GPU the newest.
+    """
+    later = GPUFault.objects.filter(gpu=OuterRef("gpu"), pk__gt=OuterRef("pk"))
+    recent = GPUFault.objects.filter(held_back=True, began_at__gt=now - HELD_BACK_FOR)
+    return recent.filter(~Exists(later), gpu__health=GPUHealth.HEALTHY, gpu__retired_at__isnull=True)
 
 
 def list_clusters() -> QuerySet[Cluster]:

@@ -29,8 +29,8 @@ SIDEBAR: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("clusters.Cluster", "hub"),
         ("clusters.Node", "dns"),
         ("clusters.GPU", "memory"),
+        ("clusters.GPUFault", "warning"),
         ("clusters.GPUStatePeriod", "history"),
-        ("clusters.GPUFault", "sick"),
         ("clusters.LatestReading", "speed"),
         ("clusters.NodeWatch", "hearing"),
     ),
@@ -79,6 +79,7 @@ SIDEBAR: Mapping[str, tuple[tuple[str, str], ...]] = {
 TITLES = {
     "jobs.SchedulerCycle": "Last cycle",
     "alerts.RuleEvaluation": "What rules see",
+    "common.AuditEntry": "Audit log",
 }
 
 
@@ -182,13 +183,15 @@ def live_parts(request: HttpRequest) -> dict[str, Any]:
     """What the home page shows this person of now: each part only to those who may see its rows."""
     now, may = timezone.now(), request.user.has_perm
     fleet = console.fleet_now(now=now) if may("clusters.view_gpu") else None
+    needs = needs_now(may, now=now)
     return {
         "now": now,
         "fleet": fleet,
         "queue": console.queue_now(now=now) if may("jobs.view_job") else None,
         "estimates": estimates_lately(now=now) if may("jobs.view_startestimate") else None,
         "incidents": console.incidents_now() if may("alerts.view_alertevent") else None,
-        "needs": needs_now(may, now=now),
+        "needs": needs,
+        "alarm": any(need.urgent for need in needs),
         "steps": console.first_steps() if fleet is not None and not fleet.gpus else None,
         "period_shown": may("jobs.view_allocation"),
     }

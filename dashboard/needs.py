@@ -11,14 +11,13 @@ from django.urls import reverse
 from alerts.models import AlertEvent, Delivery, DeliveryStatus, EventStatus
 from billing.models import CreditNote, CreditNoteStatus, Invoice, InvoiceStatus, OutboxMessage, OutboxStatus
 from billing.models import StripeDifference as Difference
-from clusters.models import GPU, GPUFault, GPUHealth, GPUState, Node, NodeStatus
+from clusters.models import GPU, GPUState, Node, NodeStatus
+from clusters.queries import held_back_lately
 from gpufleet.common.models import BulkRun
 from jobs.models import Job, JobStatus
 
 # Whoever sees to it is done with most work in bulk by then.
 LEFT_AFTER = timedelta(minutes=2)
-# Heat that lasts is held back again within the hour, and an XID is told once.
-HELD_BACK_FOR = timedelta(days=1)
 
 Rows = Callable[[datetime], QuerySet[Any]]
 
@@ -66,17 +65,9 @@ KINDS: Sequence[Kind] = (
         urgent=True,
     ),
     Kind(
-        (
-            "fault was held back by the breaker; its GPU is in service",
-            "faults were held back by the breaker; their GPUs are in service",
-        ),
-        "held_back__exact=1&gpu__health__exact=healthy&gpu__retired_at__isempty=1",
-        lambda now: GPUFault.objects.filter(
-            held_back=True,
-            began_at__gt=now - HELD_BACK_FOR,
-            gpu__health=GPUHealth.HEALTHY,
-            gpu__retired_at__isnull=True,
-        ),
+        ("GPU is faulty, but left in service", "GPUs are faulty, but left in service"),
+        "left=in_service",
+        lambda now: held_back_lately(now=now),
         urgent=True,
     ),
     Kind(

@@ -19,6 +19,7 @@ from jobs.models import Allocation
 
 DAY = timedelta(hours=24)
 DAYS_SHOWN = 30
+YESTERDAY = "against 24 h ago"
 KEPT_AS = "home"
 MICROSECONDS_PER_HOUR = 3_600_000_000
 # The kinds of GPU-time in the order of the bar, with their names.
@@ -37,12 +38,16 @@ KINDS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A figure with its change. ``better``: whether the change is a good one; None: there is none, or neither."""
+    """A figure with its change, and against what that is.
+
+    ``better``: whether the change is a good one; None: there is none, or neither.
+    """
 
     title: str
     figure: str
     note: str
     changed: str = ""
+    than: str = "against the 24 h before"
     better: bool | None = None
 
 
@@ -98,7 +103,14 @@ def last_day(*, now: datetime) -> LastDay:
     """Everything over time on the home page, in one currency. A fixed number of queries."""
     currency = _currency()
     figures = kpis(currency, start=now - DAY, end=now)
-    cards = [_sold(figures), _revenue(figures), _run_rate(figures), _leakage(figures), *_waits(figures), _alerts(now)]
+    cards = [
+        _sold(figures),
+        _revenue(figures),
+        _run_rate(figures, now),
+        _leakage(figures),
+        *_waits(figures),
+        _alerts(now),
+    ]
     return LastDay(now, cards, balance_of(figures.now.account), _by_day(currency, now))
 
 
@@ -158,27 +170,36 @@ def _sold(figures: Kpis) -> Card:
     if not figures.before.account.registered:
         return Card("Sold share", f"{now:.1f} %", "of all GPU-time, last 24 h")
     points = round(now - before, 1)
-    return Card("Sold share", f"{now:.1f} %", "of all GPU-time, last 24 h", f"{points:+.1f} points", _better(points))
+    return Card(
+        "Sold share", f"{now:.1f} %", "of all GPU-time, last 24 h", f"{points:+.1f} points", better=_better(points)
+    )
 
 
 def _revenue(figures: Kpis) -> Card:
     grown = change(figures.now.revenue, figures.before.revenue)
     shown = f"{figures.currency} {figures.now.revenue:,}"
-    return Card("Sold in the last 24 h", shown, "metered, at the prices locked in", _percent(grown), _better(grown))
+    return Card(
+        "Sold in the last 24 h", shown, "metered, at the prices locked in", _percent(grown), better=_better(grown)
+    )
 
 
-def _run_rate(figures: Kpis) -> Card:
-    held = Allocation.objects.filter(during__upper_inf=True, currency=figures.currency)
-    hourly = held.aggregate(sum=Sum("price_per_gpu_hour"))["sum"] or Decimal(0)
-    grown = change(24 * hourly, figures.now.revenue)
+def _run_rate(figures: Kpis, now: datetime) -> Card:
+    sold = Allocation.objects.filter(currency=figures.currency)
+    hourly, before = (
+        held.aggregate(sum=Sum("price_per_gpu_hour"))["sum"] or Decimal(0)
+        for held in (sold.filter(during__upper_inf=True), sold.filter(during__contains=now - DAY))
+    )
+    grown = change(hourly, before)
     shown = f"{figures.currency} {hourly:,.2f}"
-    return Card("Run rate", shown, "an hour, of what runs now", _percent(grown), _better(grown))
+    return Card("Run rate", shown, "an hour, of what runs now", _percent(grown), YESTERDAY, _better(grown))
 
 
 def _leakage(figures: Kpis) -> Card:
     grown = change(figures.now.leakage, figures.before.leakage)
     shown = f"{figures.currency} {figures.now.leakage:,}"
-    return Card("Leakage", shown, "unsold or sold too low, last 24 h", _percent(grown), _better(grown, more=False))
+    return Card(
+        "Leakage", shown, "unsold or sold too low, last 24 h", _percent(grown), better=_better(grown, more=False)
+    )
 
 
 def _waits(figures: Kpis) -> list[Card]:
@@ -188,7 +209,7 @@ def _waits(figures: Kpis) -> list[Card]:
         grown = None if wait is None or not then else wait / then - 1
         shown = "–" if wait is None else shown_seconds(wait)
         note = f"of the {now.jobs} jobs that started in 24 h"
-        cards.append(Card(f"Queue wait {name}", shown, note, _percent(grown), _better(grown, more=False)))
+        cards.append(Card(f"Queue wait {name}", shown, note, _percent(grown), better=_better(grown, more=False)))
     return cards
 
 
@@ -199,8 +220,8 @@ def _alerts(now: datetime) -> Card:
         ).count()
 
     count, before = open_at(now), open_at(now - DAY)
-    changed = f"{count - before:+d}" if count != before else "as many"
-    return Card("Open alerts", str(count), "that fire now", changed, _better(count - before, more=False))
+    changed, than = (f"{count - before:+d}", YESTERDAY) if count != before else ("as many", "as 24 h ago")
+    return Card("Open alerts", str(count), "that fire now", changed, than, _better(count - before, more=False))
 
 
 def shown_seconds(seconds: float) -> str:

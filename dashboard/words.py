@@ -43,6 +43,7 @@ NAMED: Final = {
 # Models whose rows people call otherwise: one, and several.
 CALLED: Final = {
     "alerts.AlertEvent": ("incident", "incidents"),
+    "common.AuditEntry": ("audit entry", "audit entries"),
     "clusters.NodeWatch": ("heartbeat watch", "heartbeat watches"),
 }
 OURS: Final = ("common", "tenants", "apikeys", "clusters", "jobs", "billing", "alerts")

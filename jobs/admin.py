@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from functools import partial
 
 from django import forms
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.db.models import Count, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 from django.http import HttpRequest
@@ -21,6 +21,7 @@ from gpufleet.common.admin import (
     asks,
     counted,
     report,
+    said_of,
     shown_during,
     shown_price,
 )
@@ -56,25 +57,37 @@ class PriorityForm(ReasonForm):
     )
 
 
-def _effect(jobs: Sequence[Job], verb: str, statuses: Collection[str], effect: str) -> list[str]:
-    """How many of the jobs the action is for, what becomes of their GPUs, and what it means."""
+def _effect(jobs: Sequence[Job], verb: str, statuses: Collection[str], one: str, many: str) -> list[str]:
+    """How many of the jobs the action is for, what becomes of their GPUs, and what it means for one, or for many."""
     ids = [job.pk for job in jobs if job.status in statuses]
     held = Allocation.objects.filter(job_id__in=ids, during__upper_inf=True).count()
     freed = f" and frees {counted(held, 'GPU')}" if held else ""
-    said = [f"{verb} {counted(len(ids), 'job')}{freed}. {effect}"]
-    if len(ids) < len(jobs):
-        said.append(f"The other {len(jobs) - len(ids)} are in a status that does not allow it, and stay as they are.")
+    said = [f"{verb} {counted(len(ids), 'job')}{freed}. {one if len(ids) == 1 else many}"]
+    if left := len(jobs) - len(ids):
+        said.append(f"{said_of(left, 'job')} in a status that does not allow it, and left as before.")
     return said
 
 
 HOLD = Question(
     "Hold",
-    partial(_effect, verb="Holds", statuses=[JobStatus.QUEUED], effect="The scheduler leaves them alone until then."),
+    partial(
+        _effect,
+        verb="Holds",
+        statuses=APPLIES_TO["hold"],
+        one="The scheduler leaves it alone until it is released.",
+        many="The scheduler leaves them alone until they are released.",
+    ),
     FIELDS,
 )
 RELEASE = Question(
     "Release",
-    partial(_effect, verb="Releases", statuses=[JobStatus.BLOCKED], effect="They wait in the queue again."),
+    partial(
+        _effect,
+        verb="Releases",
+        statuses=APPLIES_TO["release"],
+        one="It waits in the queue again.",
+        many="They wait in the queue again.",
+    ),
     FIELDS,
 )
 REQUEUE = Question(
@@ -82,21 +95,34 @@ REQUEUE = Question(
     partial(
         _effect,
         verb="Requeues",
-        statuses=[JobStatus.RUNNING],
-        effect="They stop, keep their place by age, and start anew; what they held stays sold.",
+        statuses=APPLIES_TO["requeue"],
+        one="It stops, keeps its place by age, and starts anew; what it held stays sold.",
+        many="They stop, keep their place by age, and start anew; what they held stays sold.",
     ),
     FIELDS,
     danger=True,
 )
 CANCEL = Question(
     "Cancel",
-    partial(_effect, verb="Cancels", statuses=ALIVE, effect="A cancelled job never runs again."),
+    partial(
+        _effect,
+        verb="Cancels",
+        statuses=ALIVE,
+        one="A cancelled job never runs again.",
+        many="A cancelled job never runs again.",
+    ),
     FIELDS,
     danger=True,
 )
 PRIORITY = Question(
     "Change the priority",
-    partial(_effect, verb="Moves", statuses=WAITING, effect="They go before jobs of a lower priority."),
+    partial(
+        _effect,
+        verb="Moves",
+        statuses=WAITING,
+        one="It goes before jobs of a lower priority.",
+        many="They go before jobs of a lower priority.",
+    ),
     FIELDS,
     form=PriorityForm,
 )
@@ -139,7 +165,7 @@ class AllocationInline(LedgerInline):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Allocation]:
         """With the GPUs, which are links."""
         rows: QuerySet[Allocation] = super().get_queryset(request)
-        return rows.select_related("gpu")
+        return rows.select_related("gpu__node")
 
 
 @admin.register(Job)
@@ -178,7 +204,7 @@ class JobAdmin(ReadOnlyAdmin):
         """The status as a coloured word."""
         return job.status
 
-    @admin.display(description="Wants")
+    @admin.display(description="Wants", ordering="gpu_count")
     def wish(self, job: Job) -> str:
         """How many GPUs of what."""
         return f"{job.gpu_count} × {job.gpu_type or 'any model'}"
@@ -201,45 +227,62 @@ class JobAdmin(ReadOnlyAdmin):
         """What the job's status allows."""
         return row.status in APPLIES_TO.get(action, ALIVE)
 
-    @asks(HOLD, description="Hold (the scheduler leaves them alone)", permission="move")
+    @asks(HOLD, description="Hold", permission="move")
     def hold(self, request: HttpRequest, jobs: QuerySet[Job], answers: Answers) -> None:
         """queued → blocked."""
-        self._move(request, jobs, JobStatus.BLOCKED, answers)
+        self._move(request, jobs, APPLIES_TO["hold"], JobStatus.BLOCKED, answers)
 
-    @asks(RELEASE, description="Release (back into the queue)", permission="move")
+    @asks(RELEASE, description="Release", permission="move")
     def release(self, request: HttpRequest, jobs: QuerySet[Job], answers: Answers) -> None:
         """blocked → queued."""
-        self._move(request, jobs.filter(status=JobStatus.BLOCKED), JobStatus.QUEUED, answers)
+        self._move(request, jobs, APPLIES_TO["release"], JobStatus.QUEUED, answers)
 
-    @asks(REQUEUE, description="Requeue (gives its GPUs back, and waits anew)", permission="move")
+    @asks(REQUEUE, description="Requeue", permission="move")
     def requeue(self, request: HttpRequest, jobs: QuerySet[Job], answers: Answers) -> None:
         """running → queued."""
-        self._move(request, jobs.filter(status=JobStatus.RUNNING), JobStatus.QUEUED, answers)
+        self._move(request, jobs, APPLIES_TO["requeue"], JobStatus.QUEUED, answers)
 
-    @asks(CANCEL, description="Cancel (frees their GPUs)", permission="move")
+    @asks(CANCEL, description="Cancel", permission="move")
     def cancel(self, request: HttpRequest, jobs: QuerySet[Job], answers: Answers) -> None:
         """Anything alive → cancelled."""
-        self._move(request, jobs, JobStatus.CANCELLED, answers)
+        self._move(request, jobs, ALIVE, JobStatus.CANCELLED, answers)
 
     @asks(PRIORITY, description="Change the priority", permission="move")
     def change_priority(self, request: HttpRequest, jobs: QuerySet[Job], answers: Answers) -> None:
         """Before others in the queue, or behind them."""
-        refusals, priority = [], answers["priority"]
-        for job in jobs:
+        chosen, priority, refusals = list(jobs), answers["priority"], []
+        waiting = [job for job in chosen if job.status in WAITING]
+        for job in waiting:
             try:
                 services.change_priority(job_id=job.pk, priority=priority, actor=actor_of(request), now=timezone.now())
             except DomainError as refusal:
                 refusals.append(refusal)
-        report(
-            request, f"{len(jobs) - len(refusals)} of {counted(len(jobs), 'job')} now at priority {priority}.", refusals
+        self._say(
+            request, len(waiting) - len(refusals), len(chosen) - len(waiting), f"at priority {priority}", refusals
         )
 
-    def _move(self, request: HttpRequest, jobs: QuerySet[Job], status: str, answers: Answers) -> None:
-        ids = sorted(job.pk for job in jobs)
+    def _move(
+        self, request: HttpRequest, jobs: QuerySet[Job], sources: Collection[str], status: str, answers: Answers
+    ) -> None:
+        chosen, now = list(jobs), timezone.now()
+        ids = sorted(job.pk for job in chosen if job.status in sources)
         moved, refusals = services.change_statuses(
-            job_ids=ids, status=status, reason=answers["reason"], actor=actor_of(request), now=timezone.now()
+            job_ids=ids, status=status, reason=answers["reason"], actor=actor_of(request), now=now
         )
-        report(request, f"{moved} of {counted(len(ids), 'job')} now {status}.", refusals)
+        # What it closed ended at this very instant; what the scheduler has begun since is another allocation.
+        freed = Allocation.objects.filter(job_id__in=ids, during__endswith=now).count()
+        outcome = f"{status}, and {said_of(freed, 'GPU')} freed" if freed else status
+        self._say(request, moved, len(chosen) - len(ids), outcome, refusals)
+
+    def _say(
+        self, request: HttpRequest, moved: int, others: int, outcome: str, refusals: Sequence[DomainError]
+    ) -> None:
+        """What became of the jobs, and of those whose status did not allow it."""
+        report(request, f"{said_of(moved, 'job')} now {outcome}." if moved else "", refusals)
+        if others:
+            self.message_user(
+                request, f"{said_of(others, 'job')} as before: the status does not allow it.", messages.WARNING
+            )
 
 
 @admin.register(Allocation)
@@ -249,7 +292,7 @@ class AllocationAdmin(ReadOnlyAdmin):
     list_display = ["gpu", "job", "tenant", shown_during, shown_price]
     list_filter = ["tenant", "currency"]
     search_fields = ["=job__id", "=gpu__id", "job__name"]
-    list_select_related = ["gpu", "job", "tenant"]
+    list_select_related = ["gpu__node", "job", "tenant"]
 
 
 @admin.register(KindWait)

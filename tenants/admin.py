@@ -1,5 +1,6 @@
 """Tenants in the operator's console."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from django.contrib import admin
@@ -13,6 +14,7 @@ from gpufleet.common.admin import ServiceAdmin
 from gpufleet.common.currencies import CURRENCIES
 from tenants import services
 from tenants.models import Tenant
+from tenants.queries import describe
 
 
 class TenantForm(ModelForm):  # type: ignore[type-arg]  # not subscriptable at run time
@@ -46,7 +48,7 @@ class TenantAdmin(ServiceAdmin):
     """Tenants are made inactive here, by their status, and never deleted."""
 
     form = TenantForm
-    list_display = ["name", "plan_tier", "gpu_quota", "shown_status", "contact_email", "created_at"]
+    list_display = ["name", "plan_tier", "gpu_quota", "in_use", "queued", "shown_status", "contact_email", "created_at"]
     list_filter = ["status", "plan_tier"]
     search_fields = ["name", "contact_email"]
 
@@ -54,6 +56,23 @@ class TenantAdmin(ServiceAdmin):
     def shown_status(self, tenant: Tenant) -> str:
         """The status as a coloured word."""
         return tenant.status
+
+    def described(self, rows: Sequence[Tenant]) -> list[Tenant]:
+        """With what each does now."""
+        reports = describe(rows)
+        for report in reports:
+            report.tenant.report = report  # type: ignore[attr-defined]  # for the columns below
+        return [report.tenant for report in reports]
+
+    @admin.display(description="GPUs in use")
+    def in_use(self, tenant: Any) -> str:
+        """And what part of the quota they are."""
+        return f"{tenant.report.workload.gpus_in_use} ({tenant.report.quota_used_pct:g} %)"
+
+    @admin.display(description="Jobs that wait")
+    def queued(self, tenant: Any) -> int:
+        """In the queue now."""
+        return int(tenant.report.workload.queued_jobs)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Nobody: the ledger speaks of tenants."""

@@ -6,7 +6,8 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from alerts.models import AlertEvent, AlertRule
+from alerts.models import AlertEvent, AlertRule, MaintenanceWindow
+from clusters.tests.factories import make_cluster
 from gpufleet.common.models import AuditEntry
 from gpufleet.common.tests.factories import staff
 
@@ -39,6 +40,34 @@ def test_an_operator_disables_rules_and_their_incidents_resolve(event: AlertEven
     assert not AlertRule.objects.get(pk=event.rule_id).enabled
     run(client, RULES, "enable", event.rule_id)
     assert AlertRule.objects.get(pk=event.rule_id).enabled
+
+
+def test_disabling_says_what_it_resolves_of_one_rule_and_of_several(event: AlertEvent) -> None:
+    client = staff("view_alertrule", "change_alertrule")
+    quiet = AlertRule.objects.exclude(pk=event.rule_id)[0].pk
+
+    def asked(*ids: int) -> str:
+        return client.post(RULES, {"action": "disable", "_selected_action": ids}).content.decode()
+
+    assert "Disables 1 rule. None of its incidents fires; nobody is told of new ones." in asked(quiet)
+    assert "Disables 1 rule. 1 firing incident is resolved; nobody is told of new ones." in asked(event.rule_id)
+    assert "Disables 2 rules. 1 firing incident is resolved" in asked(event.rule_id, quiet)
+
+
+def test_maintenance_that_is_over_has_no_button_to_end_it() -> None:
+    client, now = staff("view_maintenancewindow", "add_maintenancewindow"), timezone.now()
+    cluster = make_cluster()
+    for hours, shown in ((1, True), (-1, False)):
+        window = MaintenanceWindow.objects.create(
+            cluster=cluster,
+            starts_at=now - timedelta(hours=2),
+            ends_at=now + timedelta(hours=hours),
+            reason="fans",
+            created_by="user:eve",
+            created_at=now,
+        )
+        page = client.get(f"/admin/alerts/maintenancewindow/{window.pk}/change/").content.decode()
+        assert ("End now" in page) is shown
 
 
 def test_a_viewer_changes_nothing(event: AlertEvent) -> None:

@@ -15,7 +15,7 @@ from django.utils.safestring import SafeString
 from dashboard import plots
 from gpufleet.common.errors import NotFound
 from gpufleet.common.panels import Panel, panel_on
-from jobs.models import Allocation, Job
+from jobs.models import Allocation, Job, JobEvent
 from jobs.queries import JobReport, Quote, describe, quote_of, waits_of
 from jobs.scheduler import explain_job
 
@@ -24,12 +24,13 @@ NODES_SHOWN = 64
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """A part of the job's life. ``end`` is None where it goes on."""
+    """A part of the job's life. ``end`` is None where it goes on; ``ended``: how a run ended, by whom and why."""
 
     css: str
     name: str
     start: datetime
     end: datetime | None
+    ended: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +87,18 @@ def _waits(job: Job) -> Iterator[Stretch]:
 
 def _runs(job: Job) -> Iterator[Stretch]:
     rows = Allocation.objects.filter(job=job).order_by("during").values("during").annotate(gpus=Count("pk"))
+    ends = list(JobEvent.objects.filter(job=job, from_status="running").exclude(to_status="running").order_by("pk"))
     for row in rows:
-        yield Stretch("gf-fill-sold", f"runs on {row['gpus']} GPUs", row["during"].lower, row["during"].upper)
+        start, end = row["during"].lower, row["during"].upper
+        # Of a GPU that was lost the seconds end before the job does.
+        event = next((one for one in ends if end and one.at >= end), None)
+        name = f"runs on {row['gpus']} GPU{'' if row['gpus'] == 1 else 's'}"
+        yield Stretch("gf-fill-sold", name, start, end, _told(event) if event else "")
+
+
+def _told(event: JobEvent) -> str:
+    """What the job became, by whom, and why."""
+    return f"{event.to_status} by {event.actor}{f': {event.reason}' if event.reason else ''}"
 
 
 def _held(job: Job) -> Iterator[Held]:

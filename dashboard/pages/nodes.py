@@ -14,15 +14,19 @@ from django.template.response import TemplateResponse
 from django.utils import timezone
 from django.utils.safestring import SafeString
 
-from clusters.models import GPU, GPUStatePeriod, LatestReading, Node
-from clusters.queries import Series, gpu_metrics, holders
+from clusters.models import GPU, GPUFault, GPUState, GPUStatePeriod, LatestReading, Node
+from clusters.queries import Series, gpu_metrics, held_back_lately, holders
 from dashboard import plots
+from dashboard.queries.fleet import spent_on
 from gpufleet.common.panels import Panel, panel_on
 from jobs.models import Allocation, Job
 from tenants.callers import Caller, CallerKind, Scope
 
 WEEK = timedelta(days=7)
 JOBS_SHOWN = 20
+OUT_SHOWN = 50
+# What a second is spent on, in the order of the legend.
+STATES = ("sold", "idle", "draining", "maintenance", "unhealthy", "offline")
 # What a person may see: everything. The figures are those that the API shows to a key without a tenant.
 WHOLE_FLEET = Caller(CallerKind.KEY, frozenset({Scope.READ}), "console")
 # Name of a window: its step, and how long it is.
@@ -44,13 +48,35 @@ COLOURS = 8
 
 @dataclass(frozen=True, slots=True)
 class GpuRow:
-    """A GPU of the node: now, and its last week."""
+    """A GPU of the node: now, and its last week. ``fault``: what would have taken it out, had not too many been out."""
 
     gpu: GPU
     reading: LatestReading | None
     job_id: int | None
     job_name: str
+    fault: GPUFault | None
     week: SafeString
+
+    @property
+    def state(self) -> str:
+        """What its seconds are spent on, and if it is sold and takes no other job, why."""
+        available = self.gpu.state == GPUState.AVAILABLE
+        if self.job_id is None:
+            return "idle" if available else str(self.gpu.state)
+        return "sold" if available else f"sold, {self.gpu.state}"
+
+    @property
+    def colour(self) -> str:
+        """The state that the cell of the heat map has."""
+        return spent_on(self.gpu.state, self.job_id is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """GPUs now, and in their last week: when they could not have been sold, newest first."""
+
+    gpus: list[GpuRow]
+    out: list[GPUStatePeriod]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +86,9 @@ class NodePanel:
     node: Node
     since: datetime
     gpus: list[GpuRow]
+    out: list[GPUStatePeriod]
     jobs: list[Job]
+    states: Sequence[str] = STATES
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,19 +124,27 @@ def node_panel(request: HttpRequest, node: Node) -> Panel:
     """A fixed number of queries."""
     now = timezone.now()
     gpus = list(GPU.objects.filter(node=node, retired_at__isnull=True).order_by("gpu_index"))
+    rows = rows_of(gpus, now=now)
+    newest = Allocation.objects.filter(gpu_id__in=[gpu.pk for gpu in gpus]).order_by().values("job_id").distinct()
+    jobs = list(Job.objects.filter(pk__in=newest).select_related("tenant").order_by("-pk")[:JOBS_SHOWN])
+    return Panel("dashboard/pages/node.html", NodePanel(node, now - WEEK, rows.gpus, rows.out[:OUT_SHOWN], jobs))
+
+
+def rows_of(gpus: Sequence[GPU], *, now: datetime) -> Rows:
+    """The GPUs now and in their last week. Five queries."""
     ids = [gpu.pk for gpu in gpus]
-    readings = LatestReading.objects.in_bulk(ids)
-    held, weeks = holders.ask(ids), _weeks(ids, now)
-    rows = []
+    readings, held = LatestReading.objects.in_bulk(ids), holders.ask(ids)
+    faults = {fault.gpu_id: fault for fault in held_back_lately(now=now).filter(gpu__in=ids)}
+    touched = GPUStatePeriod.objects.filter(gpu_id__in=ids, during__overlap=DateTimeTZRange(now - WEEK, now))
+    periods = list(touched.select_related("gpu").order_by("-during"))
+    weeks, rows = _weeks(ids, periods, now), []
     for gpu in gpus:
         holder = held.get(gpu.pk)
         label = f"GPU {gpu.gpu_index} in the last seven days"
         week = plots.timeline(weeks[gpu.pk], now - WEEK, now, label)
         job_id, name = (holder.job_id, holder.job_name) if holder else (None, "")
-        rows.append(GpuRow(gpu, readings.get(gpu.pk), job_id, name, week))
-    newest = Allocation.objects.filter(gpu_id__in=ids).order_by().values("job_id").distinct()
-    jobs = list(Job.objects.filter(pk__in=newest).select_related("tenant").order_by("-pk")[:JOBS_SHOWN])
-    return Panel("dashboard/pages/node.html", NodePanel(node, now - WEEK, rows, jobs))
+        rows.append(GpuRow(gpu, readings.get(gpu.pk), job_id, name, faults.get(gpu.pk), week))
+    return Rows(rows, [period for period in periods if period.state != GPUState.AVAILABLE])
 
 
 def metrics(request: HttpRequest, node_id: int) -> HttpResponse:
@@ -174,15 +210,16 @@ def _extremes(figures: Collection[float]) -> tuple[float, float, float]:
     return min(figures), sum(figures) / len(figures), max(figures)
 
 
-def _weeks(ids: Sequence[int], now: datetime) -> dict[int, list[plots.Span]]:
+def _weeks(ids: Sequence[int], periods: Sequence[GPUStatePeriod], now: datetime) -> dict[int, list[plots.Span]]:
     """The states of the last seven days, and over them what was sold."""
     weeks: dict[int, list[plots.Span]] = defaultdict(list)
-    touched = DateTimeTZRange(now - WEEK, now)
-    for period in GPUStatePeriod.objects.filter(gpu_id__in=ids, during__overlap=touched):
+    for period in reversed(periods):
         state = "idle" if period.state == "available" else period.state
         hint = f"{state} from {period.during.lower:%Y-%m-%d %H:%M} UTC: {period.reason}".rstrip(": ")
         weeks[period.gpu_id].append(plots.Span(f"gf-fill-{state}", period.during.lower, period.during.upper, hint))
-    held = Allocation.objects.filter(gpu_id__in=ids, during__overlap=touched).select_related("job")
+    held = Allocation.objects.filter(gpu_id__in=ids, during__overlap=DateTimeTZRange(now - WEEK, now)).select_related(
+        "job"
+    )
     for row in held.only("gpu_id", "during", "job__name"):
         hint = f"sold to {row.job.name} from {row.during.lower:%Y-%m-%d %H:%M} UTC"
         weeks[row.gpu_id].append(plots.Span("gf-fill-sold", row.during.lower, row.during.upper, hint))

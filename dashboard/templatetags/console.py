@@ -21,7 +21,10 @@ register = template.Library()
 
 CELL = '<li class="gf-gpu {}{}" title="{}"><span aria-hidden="true">{}</span><span class="gf-unseen">{}</span></li>'
 NODE = '<li class="gf-node"><a href="{}" title="{}, {}">{}</a>{}<ol>{}</ol></li>'
-STATUS = '<span class="gf-swatch gf-fill-{}" title="{}"><span class="gf-unseen">{}</span></span>'
+STATUS = (
+    '<span class="gf-mark gf-fill-{}" title="{}"><span aria-hidden="true">{}</span>'
+    '<span class="gf-unseen">{}</span></span>'
+)
 SMALL_NODE = '<li class="gf-node"><a href="{}" title="{}" aria-label="{}">{}</a></li>'
 
 
@@ -46,7 +49,7 @@ def present_bar(present: Present) -> SafeString:
 def cells(node: NodeRow) -> SafeString:
     """A node and its GPUs, each with its sentence."""
     status = node.status
-    mark = "" if status == "online" else format_html(STATUS, status, status, status)
+    mark = "" if status == "online" else format_html(STATUS, status, status, status[0].upper(), status)
     inside = format_html_join(
         "", CELL, ((one.shade, _frame(one), one.sentence, one.sign, one.sentence) for one in node.gpus)
     )

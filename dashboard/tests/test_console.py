@@ -7,9 +7,11 @@ import pytest
 
 from alerts.models import AlertEvent, AlertRule
 from billing.models import Rate
-from clusters.models import LatestReading
+from clusters.models import GPUHealth, LatestReading, NodeIntent
+from clusters.services import mark_many, turn_nodes
 from clusters.tests.factories import NOW, make_cluster, make_gpu, make_node
 from dashboard import console, heatmap
+from gpufleet.common.tests.factories import staff
 from jobs.tests.factories import allocate, make_job
 from tenants.tests.factories import alice, bob
 
@@ -170,6 +172,44 @@ def test_only_what_fires_is_an_incident_the_costliest_first() -> None:
     incidents = console.incidents_now()
     assert incidents.firing == 4
     assert [event.message for event in incidents.first] == ["2", "0", "5", "4"]
+
+
+def test_only_what_is_urgent_alarms() -> None:
+    node = make_node()
+    gpu = make_gpu(node)
+    make_job(status="blocked", cluster=node.cluster)
+    client = staff("view_gpu", "view_job")
+    calm = client.get("/admin/").content.decode()
+    assert "1</strong> job is on hold" in calm
+    assert "gf-alarm" not in calm
+    mark_many(gpu_ids=[gpu.pk], health=GPUHealth.UNHEALTHY, reason="it smells", now=NOW)
+    assert "gf-alarm" in client.get("/admin/").content.decode()
+
+
+def test_a_node_that_is_not_online_has_a_letter_beside_its_name() -> None:
+    node = make_node()
+    make_gpu(node)
+    turn_nodes(node_ids=[node.pk], intent=NodeIntent.MAINTENANCE, reason="a fan", now=NOW)
+    page = staff("view_gpu").get("/admin/").content.decode()
+    assert 'title="maintenance"><span aria-hidden="true">M</span>' in page
+
+
+def test_the_first_steps_lead_nobody_to_what_he_may_not_do() -> None:
+    def links(*may: str, name: str) -> set[str]:
+        page = staff("view_gpu", *may, name=name).get("/admin/").content.decode()
+        return {
+            path
+            for path in ("clusters/cluster", "billing/rate", "tenants/tenant", "apikeys/apikey")
+            if f"/{path}/add/" in page
+        }
+
+    assert links(name="vera") == set()
+    assert links("add_rate", name="fiona") == {"billing/rate"}
+    assert links("add_cluster", "add_tenant", "add_apikey", name="ada") == {
+        "clusters/cluster",
+        "tenants/tenant",
+        "apikeys/apikey",
+    }
 
 
 def test_the_first_steps_follow_the_operator() -> None:

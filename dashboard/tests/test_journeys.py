@@ -105,10 +105,10 @@ def test_an_operator_holds_a_job_and_releases_it(browser: Browser, live_server: 
     job = Job.objects.get(name="train")
     console = as_person(browser, live_server, "operator")
     console.go(f"/admin/jobs/job/{job.pk}/change/")
-    console.press("Hold (the scheduler leaves them alone)")
+    console.press("Hold")
     give_reason(console, "Hold", "until Monday")
     assert api(f"jobs/{job.pk}")["status"] == "blocked"
-    console.press("Release (back into the queue)")
+    console.press("Release")
     give_reason(console, "Release", "it is Monday")
     assert api(f"jobs/{job.pk}")["status"] == "queued"
     console.assert_clean()
@@ -133,6 +133,8 @@ def test_an_operator_takes_a_sick_gpu_out(browser: Browser, live_server: Any, fl
     gpu = GPU.objects.order_by("pk")[3]
     console = as_person(browser, live_server, "operator")
     console.go(f"/admin/clusters/gpu/{gpu.pk}/change/")
+    footer = "getComputedStyle(document.getElementById('submit-row')).position"
+    assert console.page.evaluate(footer) == "static"  # It would cover what stands below, and nothing can be saved.
     console.press("Mark unhealthy")
     give_reason(console, "Mark unhealthy", "it smells")
     assert api(f"clusters/gpus/{gpu.pk}")["state"] == "unhealthy"

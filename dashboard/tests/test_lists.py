@@ -17,7 +17,7 @@ from django.utils import timezone
 from alerts.models import AlertEvent, AlertRule
 from apikeys.tests.factories import make_key
 from billing.tests.factories import LONG_AGO, make_rate, sell
-from clusters.models import LatestReading
+from clusters.models import Cluster, LatestReading
 from clusters.tests.factories import NOW, make_cluster, make_gpu, make_node
 from gpufleet.common.models import AuditEntry
 from gpufleet.common.tests.factories import staff
@@ -105,6 +105,30 @@ def test_no_list_takes_many_queries(charlie: Client) -> None:
     labels = [model._meta.label for model in site._registry]
     queries_of(charlie, labels[0])
     assert {label: count for label in labels if (count := queries_of(charlie, label)) > MOST} == {}
+
+
+def test_lists_say_what_their_rows_do_now(charlie: Client) -> None:
+    cluster = make_cluster("fra-1")
+    node = make_node(cluster, "fra-01")
+    held, _idle = make_gpu(node, model="H100"), make_gpu(node, model="H100", health="unhealthy")
+    tenant = make_tenant("Alice", gpu_quota=4)
+    allocate(make_job("fold", cluster=cluster, status="running", tenant=tenant), [held])
+    make_job("next", cluster=cluster, tenant=tenant)
+    LatestReading.objects.create(gpu=held, recorded_at=NOW, utilization_pct=93.4, temperature_c=71)
+    said = {
+        "tenants.Tenant": ["1 (25 %)"],
+        "clusters.Cluster": ["fra-1"],
+        "clusters.Node": ["H100", "1\u00a0of\u00a02"],
+        "clusters.GPU": [">fold</a>", "93\u00a0%, 71\u00a0°C"],
+    }
+    for label, parts in said.items():
+        page = charlie.get(reverse(f"admin:{label.replace('.', '_').lower()}_changelist")).content.decode()
+        for part in parts:
+            assert part in page
+    admin: Any = site._registry[Cluster]
+    (row,) = charlie.get("/admin/clusters/cluster/").context["cl"].result_list
+    told = [getattr(admin, name)(row) for name in ("nodes", "gpus", "idle", "running", "queued")]
+    assert told == [1, 2, 0, 1, 1]
 
 
 def test_ledger_rows_are_written_for_people_on_their_own_pages_too() -> None:

@@ -15,11 +15,11 @@ from alerts.models import AlertEvent, AlertRule
 from billing.models import Invoice, InvoiceStatus
 from billing.services import create_invoice, move_invoice
 from billing.tests.factories import make_rate, sell
-from clusters.models import GPUStatePeriod, LatestReading
-from clusters.services import record_batch
+from clusters.models import GPUFault, GPUStatePeriod, LatestReading, NodeIntent
+from clusters.services import record_batch, turn_nodes
 from clusters.tests.factories import make_cluster, make_gpu, make_node
 from gpufleet.common.tests.factories import staff
-from jobs.models import WaitPeriod
+from jobs.models import JobEvent, WaitPeriod
 from jobs.tests.factories import allocate, make_job
 from tenants.tests.factories import alice
 
@@ -58,6 +58,56 @@ def test_a_jobs_page_has_its_life_its_gpus_and_its_cost(charlie: Client) -> None
     assert "2 × H100: 0, 1" in page
     parts = 'class="gf-waited" x="0.00" y="0.00" width="333.', 'class="gf-fill-sold" x="333.'
     assert all(part in page for part in parts)
+
+
+def test_a_jobs_page_says_how_each_run_ended_and_that_it_costs_nothing_before_the_first(charlie: Client) -> None:
+    now = timezone.now()
+    node = make_node()
+    job = make_job("fold", status="queued", cluster=node.cluster, tenant=alice(), submitted_at=now - 90 * MINUTE)
+    assert "nothing yet" in page_of(charlie, job)
+    for begun, ended, reason in ((80, 60, "preempted for job 7"), (50, 20, "a fan is loud")):
+        end = now - ended * MINUTE
+        allocate(job, [make_gpu(node)], start=now - begun * MINUTE, end=end)
+        JobEvent.objects.create(
+            job=job, at=end, from_status="running", to_status="queued", actor="scheduler", reason=reason
+        )
+    page = page_of(charlie, job)
+    assert page.index("queued by scheduler: preempted for job 7") < page.index("queued by scheduler: a fan is loud")
+    assert "runs on 1 GPU<" in page
+
+
+def test_a_fault_that_was_held_back_is_on_the_pages_of_its_node_and_gpu_and_needs_a_person(charlie: Client) -> None:
+    now = timezone.now()
+    node = make_node(hostname="fra-01")
+    gpu, ill, old = make_gpu(node), make_gpu(node), make_gpu(node)
+    for one, ago, reason in ((gpu, 1, "XID 79"), (ill, 1, "XID 48"), (old, 30, "XID 13")):
+        at = now - timedelta(hours=ago)
+        GPUFault.objects.create(gpu=one, cause="xid", reason=reason, began_at=at, ended_at=at, held_back=True)
+    GPUFault.objects.create(gpu=ill, cause="operator", reason="seen to", began_at=now)
+    page = page_of(charlie, node)
+    assert "Faulty, but left in service:</strong> XID 79" in page
+    assert "XID 48" not in page
+    assert "XID 13" not in page
+    assert "left in service: too many others were out" in page_of(charlie, old)
+    home = charlie.get("/admin/").content.decode()
+    link = "/admin/clusters/gpufault/?left=in_service"
+    assert f'<a href="{link}"><strong>1</strong> GPU is faulty' in home
+    listed = charlie.get(link).context["cl"].result_list
+    assert [fault.reason for fault in listed] == ["XID 79"]
+    assert "GPU is faulty" not in staff("view_gpu").get("/admin/").content.decode()
+
+
+def test_a_nodes_page_says_in_words_what_it_is_and_when_its_gpus_were_out(charlie: Client) -> None:
+    node = make_node(hostname="fra-01")
+    assert "At no time of the week" in page_of(charlie, node)
+    gpu = make_gpu(node)
+    allocate(make_job("fold", status="running"), [gpu])
+    turn_nodes(node_ids=[node.pk], intent=NodeIntent.MAINTENANCE, reason="a new fan", now=timezone.now())
+    page = page_of(charlie, node)
+    assert "fra-01 is in maintenance: a new fan" in page
+    assert "sold, maintenance" in page
+    assert "<td>maintenance</td>" in page
+    assert "GPU 0 of fra-01" in page_of(charlie, gpu)
 
 
 def test_the_explanation_is_a_fragment_for_whoever_may_see_jobs(charlie: Client) -> None:
@@ -108,6 +158,7 @@ def test_a_tenants_page_has_quota_use_rates_invoices_and_keys() -> None:
     page = page_of(seer, tenant)
     assert f"Quota: 1 of {tenant.gpu_quota} GPUs in use" in page
     assert "2 USD" in page
+    assert f'<th scope="row">{now:%Y-%m-%d}</th>' in page
     for part in ("GPU-hours by day", "Rates in force", "Invoices", "API keys"):
         assert part in page
     bare = page_of(staff("view_tenant", name="frank"), tenant)

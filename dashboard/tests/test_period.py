@@ -74,6 +74,15 @@ def test_a_figure_stands_beside_the_one_before() -> None:
     assert cards["Run rate"].figure == "USD 2.00"
 
 
+def test_the_run_rate_stands_beside_that_of_the_same_time_yesterday() -> None:
+    rate, tenant = make_rate(price="2.00"), alice()
+    for start, end in ((30, 20), (3, None), (2, None), (40, 24)):
+        gpu = make_gpu(registered_at=LONG_AGO)
+        sell(tenant, hours(start), None if end is None else hours(end), rate=rate, gpu=gpu)
+    card = next(card for card in period.last_day(now=NOW).cards if card.title == "Run rate")
+    assert (card.figure, card.changed, card.than) == ("USD 4.00", "+100.0 %", "against 24 h ago")
+
+
 def test_open_alerts_are_counted_then_and_now() -> None:
     rule = AlertRule.objects.get(type="health_degraded")
     for subject, fired, resolved in (("a", 40, 30), ("b", 40, 3), ("c", 5, None), ("d", 6, None), ("e", 2, None)):
@@ -159,18 +168,13 @@ def test_what_needs_a_person_is_counted_and_leads_to_its_rows() -> None:
 
 
 def test_a_quarantine_that_was_held_back_is_shown_for_a_day_while_the_gpu_is_in_service() -> None:
-    client = Client()
-    client.force_login(User.objects.create_superuser("charlie", password="x"))
     gpu, out = make_gpu(make_node()), make_gpu(make_node(), health="unhealthy")
     gone = make_gpu(make_node(), retired_at=NOW + timedelta(hours=1))
     for one in (gpu, out, gone):
         GPUFault.objects.create(gpu=one, cause="xid", began_at=NOW, ended_at=NOW, held_back=True)
-    GPUFault.objects.create(gpu=gpu, cause="xid", began_at=NOW, ended_at=NOW)
     for age, count in ((timedelta(hours=23), 1), (timedelta(hours=24), 0)):
         found = needs.needs_now(lambda permission: "fault" in permission, now=NOW + age)
         assert [need.count for need in found] == [1] * count
-        for need in found:
-            assert client.get(need.link).context["cl"].result_count == 1
 
 
 @pytest.mark.parametrize("kind", needs.KINDS, ids=lambda kind: kind.say[1])

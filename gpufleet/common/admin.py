@@ -1,6 +1,7 @@
 """What the admin pages of all apps share."""
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from typing import Any
 from urllib.parse import urlencode
@@ -17,12 +18,23 @@ from django.utils.html import format_html
 from unfold.admin import ModelAdmin
 
 from gpufleet.common import audit, bulk
-from gpufleet.common.asking import AgreeForm, Answers, MayReasonForm, Question, asks, asks_in_bulk, counted, silently
+from gpufleet.common.asking import (
+    AgreeForm,
+    Answers,
+    MayReasonForm,
+    Question,
+    asks,
+    asks_in_bulk,
+    counted,
+    said_of,
+    silently,
+)
 from gpufleet.common.bulk_pages import begin, progress_of, row_page
 from gpufleet.common.errors import DomainError
 from gpufleet.common.models import AuditEntry, BulkRun, IdempotentResponse, StepStatus
 from gpufleet.common.panels import panels_of
 from gpufleet.common.senders import person_of as actor_of
+from gpufleet.common.snapshots import snapshot
 
 __all__ = [
     "AgreeForm",
@@ -40,11 +52,15 @@ __all__ = [
     "begin",
     "counted",
     "report",
+    "said_of",
     "shown_during",
     "shown_price",
     "silently",
 ]
 
+
+# As the audit log writes an instant: what is read of it, and the rest.
+INSTANT = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.\d+)?\+00:00")
 
 Action = Callable[[Any, HttpRequest, Any], HttpResponse | None]
 _actions_of: dict[type[Model], list[tuple[str, Action]]] = {}
@@ -82,6 +98,35 @@ class ConsoleAdmin(ModelAdmin):  # type: ignore[misc]  # unfold is untyped
             raise PermissionDenied
         response: HttpResponse = super().changelist_view(request, extra_context)
         return response
+
+    def described(self, rows: Sequence[Any]) -> Sequence[Any]:
+        """The rows of a page of the list, with what its columns say beyond them; in a fixed number of queries."""
+        return rows
+
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        """The list, and of the rows that it shows what they do now."""
+        listed = super().get_changelist_instance(request)
+        listed.result_list = self.described(listed.result_list)
+        return listed
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        """A row's page says the same instant from top to bottom, though the scheduler moves on meanwhile."""
+        if request.method != "GET":
+            changed: HttpResponse = super().changeform_view(request, *args, **kwargs)
+            return changed
+        with snapshot():
+            shown: HttpResponse = super().changeform_view(request, *args, **kwargs)
+            return shown.render() if isinstance(shown, TemplateResponse) else shown
+
+    def history_view(
+        self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """What people did to the row is in the audit log; Django's own history knows nothing of actions."""
+        if not request.user.has_perm("common.view_auditentry"):
+            response: HttpResponse = super().history_view(request, object_id, extra_context)
+            return response
+        query = urlencode({"model": self.model._meta.label_lower, "object_id": object_id})
+        return redirect(f"{reverse('admin:common_auditentry_changelist')}?{query}")
 
     def applies(self, action: str, row: Any) -> bool:
         """Whether a button for this action makes sense on the page of this row."""
@@ -185,8 +230,9 @@ def asked_once(show: Callable[[Any, Any], str]) -> Callable[[Any, Any], str]:
 
 
 def report(request: HttpRequest, done: str, refusals: Iterable[DomainError]) -> None:
-    """Say what an action did, and why the rest was refused."""
-    messages.success(request, done)
+    """Say what an action did, if it did anything, and why the rest was refused."""
+    if done:
+        messages.success(request, done)
     for refusal in refusals:
         messages.error(request, refusal.detail)
 
@@ -199,6 +245,11 @@ class IdempotentResponseAdmin(ReadOnlyAdmin):
     list_filter = ["status"]
     search_fields = ["actor", "key"]
     ordering = ["-pk"]
+
+
+def _written(value: Any) -> str:
+    """A value of the audit log for reading: instants to the second, a dash for nothing."""
+    return INSTANT.sub(r"\1 UTC", str(value)) if value not in (None, "") else "–"
 
 
 @admin.register(AuditEntry)
@@ -224,7 +275,7 @@ class AuditEntryAdmin(ReadOnlyAdmin):
         if entry.after is None:
             return "the outcome was not seen"
         changed = [name for name in entry.after if entry.before.get(name) != entry.after[name]]
-        parts = [f"{name}: {entry.before.get(name, '')} → {entry.after[name]}" for name in changed]
+        parts = [f"{name}: {_written(entry.before.get(name))} → {_written(entry.after[name])}" for name in changed]
         return "; ".join(parts) or "nothing changed"
 
 

@@ -27,6 +27,7 @@ AGREED = "agreed"
 BACK = "back_to"
 ONCE = "once"
 SHOWN = 20
+WHERE_REASONS_STAND = "It stands in the audit log, and where a row keeps a reason, on the row."
 
 Answers = dict[str, Any]
 Deed = Callable[[Any, HttpRequest, QuerySet[Any], Answers], HttpResponse | None]
@@ -37,9 +38,7 @@ Meaning = Callable[[Sequence[Any]], Sequence[str]]
 class ReasonForm(forms.Form):
     """Why."""
 
-    reason = forms.CharField(
-        max_length=400, widget=UnfoldAdminTextInputWidget, help_text="It stands in the audit log, and on the rows."
-    )
+    reason = forms.CharField(max_length=400, widget=UnfoldAdminTextInputWidget, help_text=WHERE_REASONS_STAND)
 
 
 class MayReasonForm(forms.Form):
@@ -49,7 +48,7 @@ class MayReasonForm(forms.Form):
         max_length=400,
         required=False,
         widget=UnfoldAdminTextInputWidget,
-        help_text="It stands in the audit log, and on the rows.",
+        help_text=WHERE_REASONS_STAND,
     )
 
 
@@ -60,6 +59,11 @@ class AgreeForm(forms.Form):
 def counted(number: int, noun: str) -> str:
     """1 GPU, 2 GPUs."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def said_of(number: int, noun: str) -> str:
+    """The same with its verb: 1 GPU is, 2 GPUs are."""
+    return f"{counted(number, noun)} {'is' if number == 1 else 'are'}"
 
 
 @dataclass(frozen=True, slots=True)
