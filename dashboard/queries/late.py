@@ -9,7 +9,7 @@ from heapq import nlargest
 from django.db.models import Q
 
 from billing.models import Invoice, InvoiceStatus, OutboxMessage, OutboxStatus
-from billing.queries import InvoiceReport, describe_invoices
+from billing.queries import InvoiceReport, describe_invoices, number_of
 from dashboard.queries.billed import billed_time
 from dashboard.queries.causes import UNBILLED_AFTER, UNBILLED_SINCE, Cause
 from dashboard.queries.losses import ROWS_SHOWN, Behind, Bucket, Loss, Row
@@ -43,7 +43,7 @@ def overdue(currency: str, *, now: datetime) -> Loss:
     invoices = Invoice.objects.filter(status=InvoiceStatus.OPEN, due_at__lt=now, currency=currency)
     reports = describe_invoices(invoices.order_by("pk"))
     labels = {
-        report.invoice.pk: f"Invoice {report.invoice.number}, due {report.invoice.due_at:%Y-%m-%d}"
+        report.invoice.pk: f"Invoice {number_of(report.invoice)}, due {report.invoice.due_at:%Y-%m-%d}"
         for report in reports
     }
     return _of_invoices(Cause.OVERDUE, reports, labels, currency)
@@ -53,13 +53,14 @@ def failed_syncs(currency: str) -> Loss:
     """What is due on invoices of which a step to Stripe is a dead letter, or was tried in vain and waits."""
     failed = Q(status=OutboxStatus.DEAD) | Q(status=OutboxStatus.PENDING, attempts__gt=0)
     messages = OutboxMessage.objects.filter(failed, invoice__currency=currency).order_by("pk")
-    labels: dict[int, str] = {}
-    for invoice_id, number, step, attempts, error in messages.values_list(
-        "invoice_id", "invoice__number", "step", "attempts", "last_error"
-    ):
-        label = f"Invoice {number}: {step}, tried {attempts} times: {error}".rstrip(": ")
-        labels.setdefault(invoice_id, label)  # What comes first holds the others back.
-    reports = describe_invoices(Invoice.objects.filter(pk__in=labels).order_by("pk"))
+    said: dict[int, str] = {}
+    for invoice_id, step, attempts, error in messages.values_list("invoice_id", "step", "attempts", "last_error"):
+        # What comes first holds the others back.
+        said.setdefault(invoice_id, f"{step}, tried {attempts} times: {error}".rstrip(": "))
+    reports = describe_invoices(Invoice.objects.filter(pk__in=said).order_by("pk"))
+    labels = {
+        report.invoice.pk: f"Invoice {number_of(report.invoice)}: {said[report.invoice.pk]}" for report in reports
+    }
     return _of_invoices(Cause.FAILED_SYNC, reports, labels, currency)
 
 
