@@ -38,7 +38,7 @@ def unbilled(currency: str, *, now: datetime) -> Bucket:
     return bucket
 
 
-def overdue(currency: str, *, now: datetime) -> Loss:
+def overdue(currency: str, *, now: datetime, most: int = ROWS_SHOWN) -> Loss:
     """What is due on open invoices past their date."""
     invoices = Invoice.objects.filter(status=InvoiceStatus.OPEN, due_at__lt=now, currency=currency)
     reports = describe_invoices(invoices.order_by("pk"))
@@ -46,10 +46,10 @@ def overdue(currency: str, *, now: datetime) -> Loss:
         report.invoice.pk: f"Invoice {number_of(report.invoice)}, due {report.invoice.due_at:%Y-%m-%d}"
         for report in reports
     }
-    return _of_invoices(Cause.OVERDUE, reports, labels, currency)
+    return _of_invoices(Cause.OVERDUE, reports, labels, currency, most)
 
 
-def failed_syncs(currency: str) -> Loss:
+def failed_syncs(currency: str, *, most: int = ROWS_SHOWN) -> Loss:
     """What is due on invoices of which a step to Stripe is a dead letter, or was tried in vain and waits."""
     failed = Q(status=OutboxStatus.DEAD) | Q(status=OutboxStatus.PENDING, attempts__gt=0)
     messages = OutboxMessage.objects.filter(failed, invoice__currency=currency).order_by("pk")
@@ -61,12 +61,14 @@ def failed_syncs(currency: str) -> Loss:
     labels = {
         report.invoice.pk: f"Invoice {number_of(report.invoice)}: {said[report.invoice.pk]}" for report in reports
     }
-    return _of_invoices(Cause.FAILED_SYNC, reports, labels, currency)
+    return _of_invoices(Cause.FAILED_SYNC, reports, labels, currency, most)
 
 
-def _of_invoices(cause: Cause, reports: Iterable[InvoiceReport], labels: dict[int, str], currency: str) -> Loss:
+def _of_invoices(
+    cause: Cause, reports: Iterable[InvoiceReport], labels: dict[int, str], currency: str, most: int
+) -> Loss:
     reports = list(reports)
-    largest = nlargest(ROWS_SHOWN, reports, key=lambda report: report.amount_due)
+    largest = nlargest(most, reports, key=lambda report: report.amount_due)
     rows = [
         Row(
             Behind(tenant_id=report.invoice.tenant_id, invoice_id=report.invoice.pk),
