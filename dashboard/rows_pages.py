@@ -133,7 +133,7 @@ def _table(
     """With a row for what rounding each row made, so that they add up to the bar."""
     title, said, _ = _words(key)
     rounding = bar - sum((row[-1] for row in rows if isinstance(row[-1], Decimal)), Decimal(0))
-    if rows and rounding:
+    if rounding:
         rows, links = [*rows, ["Rounding", *([""] * len(sums)), rounding]], [*links, ""]
     return Table(key, title, headers, rows, "Nothing.", ["Together", *sums, bar] if rows else (), said, links)
 

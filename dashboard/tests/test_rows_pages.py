@@ -23,7 +23,7 @@ from dashboard import rows_pages
 from dashboard.queries.causes import Cause
 from dashboard.waterfall import LEVELS
 from tenants.models import Tenant
-from tenants.tests.factories import alice, bob
+from tenants.tests.factories import alice, bob, make_tenant
 
 pytestmark = pytest.mark.django_db
 
@@ -125,6 +125,18 @@ def test_the_gpus_behind_unsold_time_are_named_and_the_rest_counted(
     rows = rows_of(finance, f"{reverse('admin:leakage_rows', args=['no_demand'])}?days=7")
     assert len(rows) == 2
     assert rows[1][0].endswith(" more")
+    assert rows[1][0] in part_of(finance, "no_demand")
+
+
+@pytest.mark.parametrize("seconds", [6, 4])
+def test_what_rounding_each_row_makes_is_a_row(seconds: int, finance: Client) -> None:
+    """Three times 0.006 are 0.02, and three times 0.004 are 0.01."""
+    now, rate = timezone.now(), make_rate(price="3.60")
+    for tenant in (alice(), bob(), make_tenant("corvid")):
+        sell(tenant, now - timedelta(hours=1), now - timedelta(hours=1) + timedelta(seconds=seconds), rate=rate)
+    rows = rows_of(finance, f"{reverse('admin:leakage_rows', args=['earned'])}?days=7")
+    assert rows[-1][0] == "Rounding"
+    assert sum(Decimal(row[-1]) for row in rows) == dict(bars_of(finance))["/admin/leakage/earned/?days=7&currency=USD"]
 
 
 def test_an_overdue_invoice_is_a_row_of_its_own(finance: Client) -> None:
