@@ -9,7 +9,7 @@ from heapq import nlargest
 from django.db.models import Q
 
 from billing.models import Invoice, InvoiceStatus, OutboxMessage, OutboxStatus
-from billing.queries import InvoiceReport, describe_invoices, number_of
+from billing.queries import InvoiceReport, describe_invoices, minor_unit_of, number_of
 from dashboard.queries.billed import billed_time
 from dashboard.queries.causes import UNBILLED_AFTER, UNBILLED_SINCE, Cause
 from dashboard.queries.losses import ROWS_SHOWN, Behind, Bucket, Loss, Row
@@ -67,16 +67,16 @@ def failed_syncs(currency: str, *, most: int = ROWS_SHOWN) -> Loss:
 def _of_invoices(
     cause: Cause, reports: Iterable[InvoiceReport], labels: dict[int, str], currency: str, most: int
 ) -> Loss:
-    reports = list(reports)
+    reports, unit = list(reports), minor_unit_of(currency)
     largest = nlargest(most, reports, key=lambda report: report.amount_due)
     rows = [
         Row(
             Behind(tenant_id=report.invoice.tenant_id, invoice_id=report.invoice.pk),
             0,
-            report.amount_due,
+            report.amount_due.quantize(unit),
             label=labels[report.invoice.pk],
         )
         for report in largest
     ]
     amount = sum((report.amount_due for report in reports), amount_of(0, currency))
-    return Loss(cause, 0, 0, Decimal(amount), rows, len(reports))
+    return Loss(cause, 0, 0, Decimal(amount).quantize(unit), rows, len(reports))

@@ -147,6 +147,7 @@ def test_an_overdue_invoice_is_a_row_of_its_own(finance: Client) -> None:
     shown = part_of(finance, "overdue")
     assert f'<a href="/admin/billing/invoice/{late.pk}/change/">bluefin: Invoice GF-' in shown
     assert "GPU-hours" not in shown
+    assert shown.count('<td class="gf-number">4.00</td>') == 2
 
 
 def test_what_a_bar_is_and_what_to_do_stand_above_its_rows(finance: Client, world: dict[str, Any]) -> None:
