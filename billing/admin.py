@@ -1,13 +1,16 @@
 """Rates, invoices and the outbox in the operator's console."""
 
 from collections.abc import Iterable
+from decimal import Decimal
 from typing import Any, cast
 
 from django.conf import settings
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.db.models import Q, QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.urls import reverse
 from django.utils import timezone
 from unfold.admin import TabularInline
 from unfold.decorators import display
@@ -83,14 +86,21 @@ class RateAdmin(ServiceAdmin):
         obj.pk = rate.pk
 
 
+@admin.display(description="GPU-hours billed", ordering="billed_seconds")
+def shown_hours(line: InvoiceLine) -> str:
+    """As the preview has them."""
+    return f"{line.billed_seconds / Decimal(3600):,.4f}"
+
+
 class LineInline(TabularInline):  # type: ignore[misc]  # unfold is untyped
     """The invoice's lines. A draft is voided and made again, so nobody edits one."""
 
     model = InvoiceLine
-    fields = ["gpu_model", shown_price, "shown_period", "held_seconds", "billed_seconds", "shown_amount"]
+    fields = ["gpu_model", shown_price, "shown_period", "shown_held", "shown_billed", shown_hours, "shown_amount"]
     readonly_fields = fields
     extra = 0
     can_delete = False
+    hide_title = True
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Nobody: the ledger makes the lines."""
@@ -109,6 +119,16 @@ class LineInline(TabularInline):  # type: ignore[misc]  # unfold is untyped
     def shown_period(self, line: InvoiceLine) -> str:
         """To the second."""
         return _shown_range(line.period)
+
+    @admin.display(description="Held, seconds")
+    def shown_held(self, line: InvoiceLine) -> str:
+        """Exactly, with thousands apart."""
+        return f"{line.held_seconds:,}"
+
+    @admin.display(description="Billed, seconds")
+    def shown_billed(self, line: InvoiceLine) -> str:
+        """After the rate's minimum and increment."""
+        return f"{line.billed_seconds:,}"
 
     @admin.display(description="Amount")
     def shown_amount(self, line: InvoiceLine) -> str:
@@ -175,11 +195,11 @@ class InvoiceAdmin(PapersAdmin, DraftsAdmin, MovesAdmin):
 
     list_before_template = "admin/billing/invoice/sums.html"
 
-    list_display = ["__str__", "tenant", "shown_status", "shown_total", "created_at", "due_at"]
+    list_display = ["__str__", "tenant", "shown_status", "shown_total", "shown_period", "created_at", "due_at"]
     list_filter = ["status", OverdueFilter, "currency", "created_at", "tenant"]
     list_select_related = ["tenant"]
     search_fields = ["tenant__name", "stripe_invoice_id", "proof_sha256"]
-    actions = ["finalise", "send", "mark_paid", "mark_uncollectible", "void"]
+    actions = ["finalise", "send", "credit", "mark_paid", "mark_uncollectible", "void"]
     inlines = [LineInline, NoteInline, EventInline]
 
     @display(  # type: ignore[untyped-decorator]  # unfold is untyped
@@ -248,9 +268,11 @@ class InvoiceAdmin(PapersAdmin, DraftsAdmin, MovesAdmin):
         return False
 
     def applies(self, action: str, row: Invoice) -> bool:
-        """The legal moves; and sending, of what is open."""
+        """The legal moves; sending, of what is open and not at Stripe; and crediting, of what is finalised."""
         if action == "send":
-            return row.status == InvoiceStatus.OPEN
+            return row.status == InvoiceStatus.OPEN and not row.stripe_invoice_id
+        if action == "credit":
+            return row.status in services.CREDITABLE
         return MOVED_BY.get(action) in services.INVOICE_MOVES[row.status]
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -266,6 +288,18 @@ class InvoiceAdmin(PapersAdmin, DraftsAdmin, MovesAdmin):
     def send(self, request: HttpRequest, invoices: QuerySet[Invoice]) -> HttpResponse:
         """For those that were finalised while Stripe could not take them."""
         return self.ask_to_move(request, invoices.values_list("pk", flat=True), SEND)
+
+    def has_credit_permission(self, request: HttpRequest) -> bool:
+        """Whoever may add credit notes."""
+        return request.user.has_perm("billing.add_creditnote")
+
+    @admin.action(description="Credit: draft a note", permissions=["credit"])
+    def credit(self, request: HttpRequest, invoices: QuerySet[Invoice]) -> HttpResponse:
+        """To the form of a note about the invoice; each note has an amount and a reason of its own."""
+        if len(invoices) > 1:
+            messages.error(request, "A credit note is about one invoice: choose one.")
+            return redirect("admin:billing_invoice_changelist")
+        return redirect(f"{reverse('admin:billing_creditnote_add')}?invoice={invoices[0].pk}")
 
     @admin.action(description="Mark as paid", permissions=["move"])
     def mark_paid(self, request: HttpRequest, invoices: QuerySet[Invoice]) -> HttpResponse:
@@ -307,7 +341,7 @@ def _sums_table(sums: Iterable[ListSum]) -> dict[str, Any]:
 class InvoiceLineAdmin(ReadOnlyAdmin):
     """GPU time of one model at one rate."""
 
-    list_display = ["invoice", "gpu_model", shown_price, "shown_hours", "shown_amount"]
+    list_display = ["invoice", "gpu_model", shown_price, shown_hours, "shown_amount"]
     fields = [
         "invoice",
         "gpu_model",
@@ -326,11 +360,6 @@ class InvoiceLineAdmin(ReadOnlyAdmin):
     def shown_period(self, line: InvoiceLine) -> str:
         """To the second."""
         return _shown_range(line.period)
-
-    @admin.display(description="GPU-hours billed", ordering="billed_seconds")
-    def shown_hours(self, line: InvoiceLine) -> str:
-        """As the preview has them."""
-        return f"{line.billed_seconds / 3600:,.4f}"
 
     @admin.display(description="Amount", ordering="amount")
     def shown_amount(self, line: InvoiceLine) -> str:

@@ -12,8 +12,8 @@ from django.http import HttpRequest
 from django.utils import timezone
 
 from billing import services
-from billing.models import FAULT_STATES, CreditedRange, CreditNote, CreditNoteStatus, NoteKind, ServiceLevel
-from billing.serializers import grouped_money, money
+from billing.models import FAULT_STATES, CreditedRange, CreditNote, CreditNoteStatus, Invoice, NoteKind, ServiceLevel
+from billing.serializers import grouped_money
 from gpufleet.common import bulk
 from gpufleet.common.admin import (
     AgreeForm,
@@ -67,19 +67,31 @@ def _decides(
     return asks_in_bulk(question, work, description=words, permission="decide")
 
 
+def _in_full(invoice: Invoice) -> str:
+    total = f"{grouped_money(invoice.total, invoice.currency)} {invoice.currency}"
+    return f"{invoice}, {invoice.tenant.name}, {total}"
+
+
 @admin.register(CreditNote)
 class CreditNoteAdmin(ServiceAdmin):
     """Corrections of finalised invoices: proposed here, then issued or declined; nobody edits one."""
 
-    list_display = ["__str__", "invoice", "status", "shown_amount", "origin", "reason", "created_at"]
+    list_display = ["__str__", "shown_tenant", "status", "shown_amount", "origin", "reason", "created_at"]
     list_filter = ["status", "kind", "origin"]
-    list_select_related = ["invoice"]
+    list_select_related = ["invoice__tenant"]
+    search_fields = ["invoice__tenant__name", "reason"]
+    readonly_fields = ["shown_amount"]
     actions = ["issue", "decline", "settle"]
 
     @admin.display(description="Amount", ordering="amount")
     def shown_amount(self, note: CreditNote) -> str:
         """With the currency's decimals."""
-        return f"{money(note.amount, note.invoice.currency)} {note.invoice.currency}"
+        return f"{grouped_money(note.amount, note.invoice.currency)} {note.invoice.currency}"
+
+    @admin.display(description="Tenant", ordering="invoice__tenant__name")
+    def shown_tenant(self, note: CreditNote) -> str:
+        """Whose invoice it corrects."""
+        return note.invoice.tenant.name
 
     def applies(self, action: str, row: CreditNote) -> bool:
         """Deciding, of drafts; settling, of debit notes that are owed."""
@@ -91,7 +103,17 @@ class CreditNoteAdmin(ServiceAdmin):
         """What a person says of a new note; everything about one that is looked at."""
         if obj is None:
             return ["invoice", "amount", "reason"]
-        return [field.name for field in CreditNote._meta.fields if field.name != "id"]
+        names = [field.name for field in CreditNote._meta.fields if field.name != "id"]
+        return ["shown_amount" if name == "amount" else name for name in names]
+
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """Only invoices that take a note are offered, and each says whose it is and what it comes to."""
+        if db_field.name == "invoice":
+            kwargs["queryset"] = Invoice.objects.filter(status__in=services.CREDITABLE).select_related("tenant")
+        field = super().formfield_for_foreignkey(db_field, request, **kwargs)
+        if db_field.name == "invoice":
+            field.label_from_instance = _in_full
+        return field
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Nobody edits one; actions decide it."""
@@ -214,4 +236,4 @@ class ServiceLevelAdmin(ServiceAdmin):
     def _switch(self, request: HttpRequest, rules: QuerySet[ServiceLevel], *, enabled: bool) -> None:
         for rule in rules:
             services.switch_service_level(service_level_id=rule.pk, enabled=enabled, actor=actor_of(request))
-        report(request, f"{len(rules)} rules are {'on' if enabled else 'off'}.", [])
+        report(request, f"{counted(len(rules), 'rule')} turned {'on' if enabled else 'off'}.", [])

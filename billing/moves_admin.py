@@ -119,6 +119,7 @@ class EventInline(TabularInline):  # type: ignore[misc]  # unfold is untyped
     readonly_fields = fields
     extra = 0
     can_delete = False
+    hide_title = True
     verbose_name_plural = "moves"
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -175,7 +176,7 @@ class MovesAdmin(ServiceAdmin):
     def _move(self, request: HttpRequest, ids: Collection[int], to: str, said: Mapping[str, Any]) -> HttpResponse:
         """Each of them, in steps whose page says how far they have come."""
         invoices = Invoice.objects.filter(pk__in=ids).select_related("tenant")
-        names = {invoice.pk: f"{str(invoice).capitalize()}, {invoice.tenant.name}" for invoice in invoices}
+        names = {invoice.pk: f"{invoice}, {invoice.tenant.name}" for invoice in invoices}
         rows = {pk: bulk.Row(names.get(pk, f"Invoice {pk}")) for pk in ids}
         return begin(request, work=_work(to), token=said["token"], rows=rows, reason=said["reason"])
 

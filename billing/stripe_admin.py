@@ -7,7 +7,7 @@ from django.utils import timezone
 
 from billing import services
 from billing.models import OutboxMessage, OutboxStatus, StripeCustomer, StripeDifference, StripeEvent
-from gpufleet.common.admin import ReadOnlyAdmin, actor_of, report, silently
+from gpufleet.common.admin import ReadOnlyAdmin, actor_of, counted, report, silently
 from gpufleet.common.errors import DomainError
 
 
@@ -45,7 +45,7 @@ class OutboxMessageAdmin(ReadOnlyAdmin):
         ids = [message.pk for message in messages]
         try:
             revived = services.retry_steps(message_ids=ids, actor=actor_of(request), now=timezone.now())
-            report(request, f"{revived} steps will be tried again.", [])
+            report(request, f"{counted(revived, 'step')} will be tried again.", [])
         except DomainError as refusal:
             report(request, "Nothing was changed.", [refusal])
 

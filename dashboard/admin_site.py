@@ -17,7 +17,7 @@ from unfold.sites import UnfoldAdminSite
 
 from alerts.models import AlertEvent, EventStatus
 from clusters.models import GPU
-from dashboard import console, heatmap, money_pages, pages, queries
+from dashboard import console, heatmap, money_pages, pages, queries, rows_pages
 from dashboard.login import LockingForm
 from dashboard.needs import needs_now
 from dashboard.period import kept_last_day
@@ -106,8 +106,10 @@ class ConsoleSite(UnfoldAdminSite):  # type: ignore[misc]  # unfold is untyped
             path("live/job/<int:job_id>/explanation/", self._watched(pages.jobs.explanation), name="live_explanation"),
             path("live/node/<int:node_id>/metrics/", self._watched(pages.nodes.metrics), name="live_metrics"),
             path("leakage/", self.admin_view(money_pages.leakage_page), name="leakage"),
+            path("leakage/<slug:key>/", self.admin_view(rows_pages.rows_page), name="leakage_rows"),
             *sign_on_routes(),
             path("live/leakage/", self._watched(money_pages.figures), name="live_leakage"),
+            path("live/leakage/<slug:key>/", self._watched(rows_pages.rows_part), name="live_leakage_rows"),
         ]
 
     def each_context(self, request: HttpRequest) -> dict[str, Any]:
@@ -140,7 +142,7 @@ class ConsoleSite(UnfoldAdminSite):  # type: ignore[misc]  # unfold is untyped
     def _watched(self, part: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
         """A part of a page that htmx fetches."""
 
-        def fetch(request: HttpRequest, **kwargs: int) -> HttpResponse:
+        def fetch(request: HttpRequest, **kwargs: int | str) -> HttpResponse:
             if not self.has_permission(request):
                 return _to_login()
             response = part(request, **kwargs)

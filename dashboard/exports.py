@@ -17,7 +17,7 @@ Cell = str | Decimal
 @dataclass(frozen=True, slots=True)
 class Table:
     """A table of a page, which is also a file. ``total``: the sum of the rows, which a spreadsheet makes for itself.
-    ``said``: what it shows, for the head of a paper."""
+    ``said``: what it shows, for the head of a paper. ``links``: of each row, the page that its first cell leads to."""
 
     name: str
     title: str
@@ -26,6 +26,12 @@ class Table:
     empty: str
     total: Sequence[Cell] = ()
     said: str = ""
+    links: Sequence[str] = ()
+
+    @property
+    def linked_rows(self) -> list[tuple[str, Sequence[Cell]]]:
+        """Each row after its link, which may be none."""
+        return list(zip(self.links or [""] * len(self.rows), self.rows, strict=True))
 
 
 def as_csv(table: Table, stem: str) -> HttpResponse:

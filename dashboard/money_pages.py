@@ -17,6 +17,7 @@ from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
+from django.urls import reverse
 from django.utils import timezone
 from unfold.widgets import UnfoldAdminSelectWidget
 
@@ -31,11 +32,13 @@ from dashboard.queries.causes import ABOUT, Nature
 from dashboard.queries.prices import amount_of
 from dashboard.queries.receivables import AGES, aged_receivables
 from dashboard.queries.revenue import Earned
-from dashboard.waterfall import Step, link_of, waterfall
+from dashboard.waterfall import Step, waterfall
 
 WINDOWS = (1, 7, 30, 90)
 DEFAULT_DAYS = 30
 FAILED_SHOWN = 20
+# Tables that are of an instant, whatever the window.
+OF_NOW = {"receivables", *(cause.value for cause, about in ABOUT.items() if about.nature is not Nature.LOST)}
 SAID = "Held time at the prices that were locked in, and how much of it invoices hold, before minimums and rounding"
 NEEDED = ("jobs.view_allocation", "billing.view_invoice", "billing.view_outboxmessage")
 
@@ -99,7 +102,7 @@ def makers() -> Mapping[str, Maker]:
 
 def leakage_page(request: HttpRequest) -> HttpResponse:
     """The page without what is kept, which it fetches; or with ``?export=`` one of its tables as a file."""
-    asked = _asked(request)
+    asked = asked_in(request)
     if "export" in request.GET:
         return _export(asked, request.GET["export"], as_file=request.GET.get("as", "csv"))
     dead = OutboxMessage.objects.filter(status=OutboxStatus.DEAD).select_related("invoice__tenant").order_by("-pk")
@@ -119,7 +122,7 @@ def leakage_page(request: HttpRequest) -> HttpResponse:
 
 def figures(request: HttpRequest) -> HttpResponse:
     """What is kept, as a fragment; with ``?anew=`` it is made first."""
-    asked = _asked(request)
+    asked = asked_in(request)
     made = asked.money(anew="anew" in request.GET)
     steps, balance, others = _shown(made.figures)
     shown = {"asked": asked, "at": made.at, "steps": steps, "balance": balance, "others": others}
@@ -128,7 +131,13 @@ def figures(request: HttpRequest) -> HttpResponse:
     )
 
 
-def _asked(request: HttpRequest) -> Asked:
+def hours_of(microseconds: int) -> Decimal:
+    """GPU-hours as tables show them."""
+    return round(Decimal(microseconds) / 3_600_000_000, 1)
+
+
+def asked_in(request: HttpRequest) -> Asked:
+    """What the request asks for. Raises what refuses whoever may not see it, and what is no window."""
     if not may_see(request):
         raise PermissionDenied
     form = WindowForm({"days": DEFAULT_DAYS, "currency": DEFAULT_CURRENCY} | request.GET.dict())
@@ -141,10 +150,10 @@ def _money(currency: str, days: int, now: datetime) -> Money:
     return queries.money(currency, start=now - timedelta(days=days), end=now)
 
 
-def _shown(money: Money) -> tuple[list[Step], Balance, list[tuple[Any, Any, str]]]:
+def _shown(money: Money) -> tuple[list[Step], Balance, list[tuple[Any, Any]]]:
     """The waterfall, the same time in GPU-hours, and what is late or reclaimable."""
     others = [
-        (ABOUT[loss.cause], loss, link_of(loss.cause))
+        (ABOUT[loss.cause], loss)
         for loss in money.lost.losses
         if ABOUT[loss.cause].nature is not Nature.LOST and loss.amount
     ]
@@ -154,18 +163,20 @@ def _shown(money: Money) -> tuple[list[Step], Balance, list[tuple[Any, Any, str]
 def _receivables(currency: str, *, now: datetime) -> Table:
     unit = minor_unit_of(currency)
     owed = [
-        (row.tenant.name, [amount.quantize(unit) for amount in (*row.amounts, row.total)])
+        (row.tenant, [amount.quantize(unit) for amount in (*row.amounts, row.total)])
         for row in aged_receivables(currency, now=now)
     ]
     sums = [sum(column, Decimal(0)) for column in zip(*(amounts for _, amounts in owed), strict=True)]
+    debts = reverse("admin:billing_invoice_changelist") + "?status__exact=open&tenant__id__exact={}"
     return Table(
         "receivables",
         "Aged receivables",
         ["Tenant", *(name for name, _ in AGES), "Total"],
-        [[name, *amounts] for name, amounts in owed],
+        [[tenant.name, *amounts] for tenant, amounts in owed],
         "Nobody owes anything.",
         ["Together", *sums] if len(owed) > 1 else (),
         "What is due on open invoices with their notes, by days past the due date",
+        [debts.format(tenant.pk) for tenant, _ in owed],
     )
 
 
@@ -183,7 +194,7 @@ def _earned_table(
     def row(key: str, part: Earned) -> list[str | Decimal]:
         metered, billed = (amount_of(worth, report.currency) for worth in (part.metered, part.billed))
         # What is shown adds up to the cent, as the waterfall does.
-        return [key, f"{part.sold / 3_600_000_000:,.1f}", metered, billed, metered - billed]
+        return [key, hours_of(part.sold), metered, billed, metered - billed]
 
     rows = [row(key or "unnamed model", part) for key, part in sorted(parts, key=lambda item: -item[1].metered)]
     headers = [first, "GPU-hours sold", "Metered", "Billed", "Not billed"]
@@ -194,13 +205,13 @@ def _earned_table(
 def _export(asked: Asked, name: str, *, as_file: str) -> HttpResponse:
     if name == "receivables":
         now = timezone.now()
-        return _file(asked, [_receivables(asked.currency, now=now)], now, as_file)
+        return file_of(asked, [_receivables(asked.currency, now=now)], now, as_file)
     made = asked.money()
     tables = {table.name: [table] for table in _earned_tables(made.figures.earned)}
     tables["waterfall"] = _report(made.figures)
     if name not in tables:
         raise Http404
-    return _file(asked, tables[name], made.at, as_file)
+    return file_of(asked, tables[name], made.at, as_file)
 
 
 def _report(money: Money) -> list[Table]:
@@ -222,21 +233,22 @@ def _report(money: Money) -> list[Table]:
             "late",
             "Late, or reclaimable",
             ["", currency],
-            [[a.title, loss.amount] for a, loss, _ in others],
+            [[a.title, loss.amount] for a, loss in others],
             "Nothing.",
         ),
         Table("hours", "The same time in GPU-hours", ["", "GPU-hours", "Share"], spent, ""),
     ]
 
 
-def _file(asked: Asked, tables: list[Table], at: datetime, as_file: str) -> HttpResponse:
+def file_of(asked: Asked, tables: list[Table], at: datetime, as_file: str) -> HttpResponse:
+    """The first of the tables as CSV, or all of them as PDF."""
     table = tables[0]
     if as_file == "csv":
         return as_csv(table, f"{asked.currency}-{asked.days}d-{at:%Y%m%d}")
     if as_file != "pdf":
         raise Http404
     window = f"{at - timedelta(days=asked.days):%Y-%m-%d %H:%M:%S} to {at:%Y-%m-%d %H:%M:%S} UTC"
-    when = f"As of {at:%Y-%m-%d %H:%M:%S} UTC" if table.name == "receivables" else window
+    when = f"As of {at:%Y-%m-%d %H:%M:%S} UTC" if table.name in OF_NOW else window
     title = f"{table.title}, {asked.currency}"
     facts = [when, *([table.said] if table.said else [])]
     return as_pdf(title, facts, tables, f"{table.name}-{asked.currency}-{asked.days}d-{at:%Y%m%d}")

@@ -13,7 +13,7 @@ from alerts.models import AlertRule, RuleType
 from alerts.tests.factories import MINUTE
 from alerts.types import TYPES, Reading
 from billing.models import OutboxMessage
-from billing.services import create_invoice
+from billing.services import create_invoice, move_invoice
 from billing.tests.factories import LONG_AGO, NOW, hours, make_rate, sell
 from clusters.models import LatestReading, Node
 from clusters.states import TEMPERATURE_LIMIT_C, TEMPERATURE_RECOVERED_C
@@ -204,6 +204,19 @@ def test_an_invoice_is_stuck_while_a_step_is_not_done(status: str, age: int, min
         created_at=at,
     )
     assert values("invoice_sync_failed") == ({} if minutes is None else {f"invoice:{invoice.pk}": minutes})
+
+
+def test_a_stuck_invoice_is_called_by_the_number_on_its_paper() -> None:
+    invoices = []
+    for tenant in (bob(), alice()):
+        sell(tenant, hours(2), hours(1), rate=make_rate())
+        invoices.append(create_invoice(tenant_id=tenant.pk, start=LONG_AGO, end=NOW, created_by="test", now=NOW))
+    invoice = move_invoice(invoice_id=invoices[1].pk, to="open", actor="test", now=NOW)
+    OutboxMessage.objects.create(
+        invoice=invoice, step="create", reference=uuid4(), key_made_at=NOW, next_attempt_at=NOW, created_at=NOW
+    )
+    (reading,) = TYPES[RuleType.INVOICE_SYNC_FAILED].read(NOW)
+    assert (reading.subject, reading.name) == (f"invoice:{invoice.pk}", f"invoice GF-{invoice.number} of acme")
 
 
 def test_the_scheduler_is_late_since_its_last_cycle() -> None:

@@ -19,7 +19,7 @@ from jobs.models import Allocation
 
 # A dead letter will not go by itself: it counts as waiting for at least a day.
 STUCK = """
-    SELECT message.invoice_id, tenant.name,
+    SELECT message.invoice_id, coalesce(invoice.particulars ->> 'number', invoice.number::text), tenant.name,
            extract(epoch FROM max(CASE WHEN message.status = 'dead'
                                        THEN greatest(%(now)s - message.created_at, interval '1 day')
                                        ELSE %(now)s - message.created_at END))::float8 / 60
@@ -27,7 +27,7 @@ STUCK = """
       JOIN billing_invoice AS invoice ON invoice.id = message.invoice_id
       JOIN tenants_tenant AS tenant ON tenant.id = invoice.tenant_id
      WHERE message.status <> 'done'
-     GROUP BY message.invoice_id, tenant.name
+     GROUP BY message.invoice_id, invoice.id, tenant.name
 """
 
 
@@ -119,7 +119,9 @@ class InvoiceSyncFailed(AlertType):
         with connection.cursor() as cursor:
             cursor.execute(STUCK, {"now": now})
             rows = cursor.fetchall()
-        return [Reading(f"invoice:{pk}", f"invoice {pk} of {tenant}", minutes) for pk, tenant, minutes in rows]
+        return [
+            Reading(f"invoice:{pk}", f"invoice {number} of {tenant}", minutes) for pk, number, tenant, minutes in rows
+        ]
 
     def past(self, subject: str, place: Place, window: Window) -> Points:
         """The oldest step that was not done at the time; a dead letter counts as a day all along. One query."""

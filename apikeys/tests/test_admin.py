@@ -7,6 +7,7 @@ from django.test import Client
 
 from apikeys.models import ApiKey
 from apikeys.tests.factories import make_key
+from gpufleet.common.models import AuditEntry
 from tenants.tests.factories import alice
 
 pytestmark = pytest.mark.django_db
@@ -26,6 +27,19 @@ def test_a_key_made_in_the_console_is_shown_once(admin_client: Client) -> None:
     assert "no-store" in answer["Cache-Control"]
     assert raw not in admin_client.get(LIST).content.decode()
     assert raw not in admin_client.get(f"{LIST}{key.pk}/change/").content.decode()
+
+
+def test_a_keys_digest_is_on_no_page(admin_client: Client) -> None:
+    made = admin_client.post(ADD, {"label": "ops", "permissions": ["read"]}).content.decode()
+    key = ApiKey.objects.get()
+    admin_client.post(LIST, {"action": "revoke", "_selected_action": [key.pk], "agreed": "yes", "reason": "lost"})
+    pages = [LIST, f"{LIST}{key.pk}/change/", f"{LIST}{key.pk}/history/", "/admin/common/auditentry/"]
+    pages.append(f"/admin/common/auditentry/{AuditEntry.objects.latest('pk').pk}/change/")
+    stored = key.digest if isinstance(key.digest, str) else bytes(key.digest).hex()
+    for shown in (made, *(admin_client.get(page).content.decode() for page in pages)):
+        assert "ops" in shown
+        assert stored not in shown
+        assert str(key.digest) not in shown
 
 
 def test_a_refused_key_is_a_message_and_no_row(admin_client: Client) -> None:

@@ -151,7 +151,7 @@ class CreditNote(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.get_kind_display().lower()} {self.pk} on invoice {self.invoice_id}"
+        return f"{self.get_kind_display().lower()} {self.pk} on {self.invoice}"
 
 
 class CreditedRange(models.Model):

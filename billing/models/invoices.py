@@ -68,7 +68,7 @@ class Invoice(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"invoice {self.number}" if self.number else f"draft {self.pk}"
+        return f"invoice {self.particulars.get('number', self.number)}" if self.number else f"draft {self.pk}"
 
 
 class InvoiceEvent(models.Model):
@@ -85,7 +85,7 @@ class InvoiceEvent(models.Model):
         ordering = ["-pk"]
 
     def __str__(self) -> str:
-        return f"invoice {self.invoice_id}: {self.from_status} → {self.to_status}"
+        return f"{self.invoice}: {self.from_status} → {self.to_status}"
 
 
 class InvoiceLine(models.Model):

@@ -108,7 +108,7 @@ class OutboxMessage(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.step} of invoice {self.invoice_id}: {self.status}"
+        return f"{self.step} of {self.invoice}: {self.status}"
 
     @property
     def idempotency_key(self) -> str:

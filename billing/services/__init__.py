@@ -30,6 +30,7 @@ from billing.services.invoices import (
     preview_invoice,
     preview_invoices,
 )
+from billing.services.notes import CREDITABLE
 from billing.services.outbox import send_next
 from billing.services.rates import add_rate
 from billing.services.sending import (
@@ -42,6 +43,7 @@ from billing.services.sending import (
 from billing.services.service_levels import add_service_level, raise_service_level_credits, switch_service_level
 
 __all__ = [
+    "CREDITABLE",
     "INVOICE_MOVES",
     "CreditNoteDecided",
     "CreditTooLarge",

@@ -297,7 +297,7 @@ def test_credit_notes_are_proposed_issued_and_declined(finance: Client) -> None:
     draft(finance, sold(alice()))
     invoice = Invoice.objects.get()
     form = {"invoice": invoice.pk, "amount": "3.00", "reason": "node failed"}
-    assert "only a finalised one" in finance.post(f"{NOTES}add/", form, follow=True).content.decode()
+    assert "Select a valid choice" in finance.post(f"{NOTES}add/", form, follow=True).content.decode()
     move(finance, "open", invoice.pk)
     for _ in range(2):
         finance.post(f"{NOTES}add/", form)
@@ -352,7 +352,7 @@ def test_finance_tries_a_dead_letter_again_and_a_viewer_may_not(stripe: FakeStri
     run(staff("view_outboxmessage", name="victor"), OUTBOX, "retry", message.pk)
     message.refresh_from_db()
     assert message.status == "dead"
-    assert "1 steps will be tried again" in run(boss, OUTBOX, "retry", message.pk)
+    assert "1 step will be tried again" in run(boss, OUTBOX, "retry", message.pk)
     message.refresh_from_db()
     assert (message.status, message.attempts) == ("pending", 0)
 

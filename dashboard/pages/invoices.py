@@ -29,7 +29,7 @@ class Compared:
 
 @dataclass(frozen=True, slots=True)
 class InvoicePanel:
-    """``before``: the tenant's latest invoice of an earlier period in the same currency, void ones apart."""
+    """``before``: the tenant's latest invoice of a period that ended earlier, in the same currency, void ones apart."""
 
     invoice: Invoice
     before: Invoice | None
@@ -40,10 +40,11 @@ class InvoicePanel:
 @panel_on(Invoice)
 def invoice_panel(request: HttpRequest, invoice: Invoice) -> Panel:
     """Two queries."""
+    # By their ends: "the last 30 days" may well begin before the week that was billed last.
     earlier = Invoice.objects.filter(
-        tenant_id=invoice.tenant_id, currency=invoice.currency, period__startswith__lt=invoice.period.lower
+        tenant_id=invoice.tenant_id, currency=invoice.currency, period__endswith__lt=invoice.period.upper
     ).exclude(status=InvoiceStatus.VOID)
-    before = earlier.order_by("-period", "-pk").first()
+    before = earlier.order_by("-period__endswith", "-pk").first()
     if before is None:
         return Panel("dashboard/pages/invoice.html", InvoicePanel(invoice, None, [], None))
     lines = _lines([before.pk, invoice.pk])

@@ -145,7 +145,7 @@ ABOUT: Final[Mapping[Cause, About]] = {
         "Billed, open, and past its due date, whatever the window.",
         "Remind the tenants, and stop new starts where nothing helps.",
         "admin:billing_invoice_changelist",
-        "status=open",
+        "overdue=yes",
         nature=Nature.LATE,
     ),
     Cause.FAILED_SYNC: About(

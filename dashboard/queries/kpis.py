@@ -82,7 +82,7 @@ def kpis(currency: str, *, start: datetime, end: datetime) -> Kpis:
 
 
 def _figures(currency: str, start: datetime, end: datetime) -> Period:
-    lost = lost_in(currency, start=start, end=end, ranked=False)
+    lost = lost_in(currency, start=start, end=end, most=0)
     priced = [row for row in lost.sold if row.price_per_gpu_hour is not None and row.currency == currency]
     metered = sum(row.held * in_millionths(row.price_per_gpu_hour or Decimal(0)) for row in priced)
     return Period(

@@ -9,7 +9,7 @@ from heapq import nlargest
 from django.db.models import Q
 
 from billing.models import Invoice, InvoiceStatus, OutboxMessage, OutboxStatus
-from billing.queries import InvoiceReport, describe_invoices
+from billing.queries import InvoiceReport, describe_invoices, minor_unit_of, number_of
 from dashboard.queries.billed import billed_time
 from dashboard.queries.causes import UNBILLED_AFTER, UNBILLED_SINCE, Cause
 from dashboard.queries.losses import ROWS_SHOWN, Behind, Bucket, Loss, Row
@@ -38,42 +38,45 @@ def unbilled(currency: str, *, now: datetime) -> Bucket:
     return bucket
 
 
-def overdue(currency: str, *, now: datetime) -> Loss:
+def overdue(currency: str, *, now: datetime, most: int = ROWS_SHOWN) -> Loss:
     """What is due on open invoices past their date."""
     invoices = Invoice.objects.filter(status=InvoiceStatus.OPEN, due_at__lt=now, currency=currency)
     reports = describe_invoices(invoices.order_by("pk"))
     labels = {
-        report.invoice.pk: f"Invoice {report.invoice.number}, due {report.invoice.due_at:%Y-%m-%d}"
+        report.invoice.pk: f"Invoice {number_of(report.invoice)}, due {report.invoice.due_at:%Y-%m-%d}"
         for report in reports
     }
-    return _of_invoices(Cause.OVERDUE, reports, labels, currency)
+    return _of_invoices(Cause.OVERDUE, reports, labels, currency, most)
 
 
-def failed_syncs(currency: str) -> Loss:
+def failed_syncs(currency: str, *, most: int = ROWS_SHOWN) -> Loss:
     """What is due on invoices of which a step to Stripe is a dead letter, or was tried in vain and waits."""
     failed = Q(status=OutboxStatus.DEAD) | Q(status=OutboxStatus.PENDING, attempts__gt=0)
     messages = OutboxMessage.objects.filter(failed, invoice__currency=currency).order_by("pk")
-    labels: dict[int, str] = {}
-    for invoice_id, number, step, attempts, error in messages.values_list(
-        "invoice_id", "invoice__number", "step", "attempts", "last_error"
-    ):
-        label = f"Invoice {number}: {step}, tried {attempts} times: {error}".rstrip(": ")
-        labels.setdefault(invoice_id, label)  # What comes first holds the others back.
-    reports = describe_invoices(Invoice.objects.filter(pk__in=labels).order_by("pk"))
-    return _of_invoices(Cause.FAILED_SYNC, reports, labels, currency)
+    said: dict[int, str] = {}
+    for invoice_id, step, attempts, error in messages.values_list("invoice_id", "step", "attempts", "last_error"):
+        # What comes first holds the others back.
+        said.setdefault(invoice_id, f"{step}, tried {attempts} times: {error}".rstrip(": "))
+    reports = describe_invoices(Invoice.objects.filter(pk__in=said).order_by("pk"))
+    labels = {
+        report.invoice.pk: f"Invoice {number_of(report.invoice)}: {said[report.invoice.pk]}" for report in reports
+    }
+    return _of_invoices(Cause.FAILED_SYNC, reports, labels, currency, most)
 
 
-def _of_invoices(cause: Cause, reports: Iterable[InvoiceReport], labels: dict[int, str], currency: str) -> Loss:
-    reports = list(reports)
-    largest = nlargest(ROWS_SHOWN, reports, key=lambda report: report.amount_due)
+def _of_invoices(
+    cause: Cause, reports: Iterable[InvoiceReport], labels: dict[int, str], currency: str, most: int
+) -> Loss:
+    reports, unit = list(reports), minor_unit_of(currency)
+    largest = nlargest(most, reports, key=lambda report: report.amount_due)
     rows = [
         Row(
             Behind(tenant_id=report.invoice.tenant_id, invoice_id=report.invoice.pk),
             0,
-            report.amount_due,
+            report.amount_due.quantize(unit),
             label=labels[report.invoice.pk],
         )
         for report in largest
     ]
     amount = sum((report.amount_due for report in reports), amount_of(0, currency))
-    return Loss(cause, 0, 0, Decimal(amount), rows, len(reports))
+    return Loss(cause, 0, 0, Decimal(amount).quantize(unit), rows, len(reports))

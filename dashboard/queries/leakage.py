@@ -57,16 +57,22 @@ def leakage(
 
 
 def report_of(
-    lost: Lost, currency: str, *, start: datetime, end: datetime, underused_below_pct: int = UNDERUSED_BELOW_PCT
+    lost: Lost,
+    currency: str,
+    *,
+    start: datetime,
+    end: datetime,
+    underused_below_pct: int = UNDERUSED_BELOW_PCT,
+    most: int = ROWS_SHOWN,
 ) -> Leakage:
-    """The report about what a window lost, with what is late or reclaimable at its end."""
+    """The report about what a window lost, with what is late or reclaimable at its end; ``most`` rows of each cause."""
     buckets = {
         **lost.buckets,
         Cause.UNBILLED: unbilled(currency, now=end),
         Cause.UNDERUSED: underused(lost.prices, below_pct=underused_below_pct, now=end),
     }
-    losses = [loss_of(cause, bucket, currency) for cause, bucket in buckets.items()]
-    losses += [overdue(currency, now=end), failed_syncs(currency)]
+    losses = [loss_of(cause, bucket, currency, most=most) for cause, bucket in buckets.items()]
+    losses += [overdue(currency, now=end, most=most), failed_syncs(currency, most=most)]
     losses.sort(key=_rank, reverse=True)
     return Leakage(start, end, currency, lost.account, lost.amount(currency), named(losses))
 
@@ -76,15 +82,13 @@ def _rank(loss: Loss) -> tuple[bool, Decimal, int]:
     return loss.cause is Cause.UNPRICED and loss.unvalued > 0, loss.amount, loss.microseconds
 
 
-def lost_in(currency: str, *, start: datetime, end: datetime, ranked: bool = True) -> Lost:
-    """What ``[start, end)`` lost in one currency; the GPUs behind unsold time only where it is ``ranked``."""
+def lost_in(currency: str, *, start: datetime, end: datetime, most: int = ROWS_SHOWN) -> Lost:
+    """What ``[start, end)`` lost in one currency, with the ``most`` GPUs behind each kind of unsold time, or none."""
     prices = list_prices(currency, start=start, end=end)
     by_segment = prices.by_segment()
     scope = Scope(start, end, cuts=prices.cuts)
     by = [By.SEGMENT, By.MODEL]
-    spent = (
-        ledger.unsold(scope, by_segment, most=ROWS_SHOWN) if ranked else Unsold(ledger.accounts(scope, by), rankings={})
-    )
+    spent = ledger.unsold(scope, by_segment, most=most) if most else Unsold(ledger.accounts(scope, by), rankings={})
     sold = ledger.sales(scope, [*by, By.TENANT, By.RATE])
     buckets = {cause: Bucket() for cause in Cause if ABOUT[cause].nature is Nature.LOST}
     _gather_unsold(buckets, spent, by_segment)

@@ -80,9 +80,9 @@ class Bucket:
 Buckets = dict[Cause, Bucket]
 
 
-def loss_of(cause: Cause, bucket: Bucket, currency: str) -> Loss:
+def loss_of(cause: Cause, bucket: Bucket, currency: str, *, most: int = ROWS_SHOWN) -> Loss:
     """The cause as it is shown, its largest rows first."""
-    largest = nlargest(ROWS_SHOWN, bucket.rows.items(), key=lambda item: (item[1].worth, item[1].microseconds))
+    largest = nlargest(most, bucket.rows.items(), key=lambda item: (item[1].worth, item[1].microseconds))
     rows = [Row(about, tally.microseconds, amount_of(tally.worth, currency)) for about, tally in largest]
     total = bucket.total
     amount = amount_of(total.worth, currency)

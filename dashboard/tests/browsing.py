@@ -43,10 +43,12 @@ class Visit:
     def _complain(self, text: str) -> None:
         self.complaints.append(f"{self.page.url}: {text}")
 
-    def go(self, path: str) -> None:
-        """Open a page and wait until it is quiet."""
+    def go(self, path: str, *, ours: bool = True) -> None:
+        """Open a page, wait until it is quiet, and see whether everybody can use it, if it is one of ``ours``."""
         self.page.goto(self.url + path)
         self.page.wait_for_load_state("networkidle")
+        if ours:
+            self.assert_usable()
 
     def log_in(self, name: str = "charlie") -> None:
         """Through the form."""
@@ -57,9 +59,10 @@ class Visit:
         self.page.wait_for_url(self.url + reverse("admin:index"))
 
     def press(self, button: str) -> None:
-        """Press a button and wait until the page is quiet."""
+        """Press a button, wait until the page is quiet, and see whether everybody can use what it brought."""
         self.page.get_by_role("button", name=button, exact=True).click()
         self.page.wait_for_load_state("networkidle")
+        self.assert_usable()
 
     def assert_usable(self) -> None:
         """For people who see, hear or point otherwise: axe finds nothing, and the page is as wide as the screen."""

@@ -71,6 +71,6 @@ def test_whoever_has_no_fleet_is_told_what_to_do_first(browser: Browser, live_se
 
 def test_the_api_pages_load_nothing_from_outside(browser: Browser, live_server: Any) -> None:
     console = visit(browser, live_server)
-    console.go(reverse("docs"))
+    console.go(reverse("docs"), ours=False)
     expect(console.page.locator(".swagger-ui .info .title")).to_contain_text("gpufleet")
     console.assert_clean()

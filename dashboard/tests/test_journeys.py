@@ -180,9 +180,17 @@ def test_finance_sees_where_the_money_went(browser: Browser, live_server: Any, f
     console.page.locator("a[href='/admin/leakage/']").first.click()
     steps = console.page.get_by_role("region", name="From potential to collected, USD")
     expect(steps).to_contain_text("4.00")
+    console.assert_usable()
+    assert api("dashboard/revenue?days=30")["metered"] == "4.00"
     with console.page.expect_download() as file:
         console.page.get_by_role("region", name="Revenue by tenant, USD").get_by_role("link", name="As CSV").click()
     assert "acme" in file.value.path().read_text()
+    steps.get_by_role("link", name="Not billed yet").click()
+    rows = console.page.get_by_role("region", name="Not billed yet, USD")
+    expect(rows.get_by_role("row", name="acme 4.00")).to_be_visible()
+    console.assert_usable()
+    rows.get_by_role("link", name="acme").click()
+    expect(console.page.get_by_role("button", name="Create invoices")).to_be_visible()
     console.assert_clean()
 
 

@@ -3,14 +3,16 @@
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.contrib.auth.models import User
 from django.utils import timezone
 from playwright.sync_api import Browser, Route, expect
 
-from billing.models import Invoice
-from billing.services import create_invoices
+from apikeys.tests.factories import client_with, make_admin_key
+from billing.models import Invoice, OutboxMessage
+from billing.services import create_invoices, move_invoice
 from billing.tests.factories import make_rate, sell
 from dashboard.tests.browsing import MARKS, PASSPHRASE, visit
 from gpufleet.common import bulk
@@ -63,3 +65,43 @@ def test_finance_finalises_many_and_a_server_that_is_away_only_delays_it(
     lost = ("ERR_FAILED", "htmx:sendError", "htmx:afterRequest")
     assert [one for one in console.complaints if not one.endswith(lost) and "ERR_FAILED" not in one] == []
     assert console.external == []
+
+
+def test_finance_credits_an_invoice_and_less_is_due(browser: Browser, live_server: Any, drafts: list[Invoice]) -> None:
+    """From the invoice to the note, from the draft to the issued one; the API says what is still due."""
+    invoice = move_invoice(invoice_id=drafts[0].pk, to="open", actor="test", now=timezone.now())
+    console = visit(browser, live_server)
+    console.log_in()
+    console.go(f"/admin/billing/invoice/{invoice.pk}/change/")
+    console.press("Credit: draft a note")
+    console.page.get_by_label("Amount").fill("1.50")
+    console.page.get_by_label("Reason").fill("a node was slow")
+    console.press("Save and view")
+    console.press("Issue")
+    console.page.get_by_role("textbox", name="Reason").fill("agreed")
+    console.press("Issue")
+    expect(console.page.get_by_text("1 of 1 credit note now issued.")).to_be_visible()
+    shown = client_with(make_admin_key()).get(f"/api/billing/invoices/{invoice.pk}").json()
+    assert (shown["total"], shown["amount_due"]) == ("4.00", "2.50")
+    console.assert_clean()
+
+
+def test_finance_tries_a_failed_sync_again(browser: Browser, live_server: Any, drafts: list[Invoice]) -> None:
+    now = timezone.now()
+    invoice = move_invoice(invoice_id=drafts[0].pk, to="open", actor="test", now=now)
+    due: dict[str, Any] = {"key_made_at": now, "next_attempt_at": now, "created_at": now}
+    dead = OutboxMessage.objects.create(
+        invoice=invoice, step="create", status="dead", last_error="No such customer", reference=uuid4(), **due
+    )
+    console = visit(browser, live_server)
+    console.log_in()
+    console.go("/admin/leakage/")
+    failed = console.page.get_by_role("region", name="Failed syncs with Stripe")
+    expect(failed).to_contain_text("No such customer")
+    console.press("Try them again")
+    expect(console.page.get_by_text("1 step will be tried again.")).to_be_visible()
+    dead.refresh_from_db()
+    assert dead.status == "pending"
+    shown = client_with(make_admin_key()).get("/api/dashboard/leakage?days=30").json()
+    assert not [row for cause in shown["causes"] if cause["cause"] == "failed_sync" for row in cause["rows"]]
+    console.assert_clean()

@@ -162,3 +162,18 @@ def test_only_currencies_that_there_is_a_rate_in_are_offered(finance: Client) ->
     assert 'value="EUR"' in page
     assert 'value="USD"' in page
     assert 'value="JPY"' not in page
+
+
+def test_hours_in_a_spreadsheet_are_numbers(finance: Client) -> None:
+    sold_hours(alice(), 1500 + 100, 100)
+    answer = finance.get(f"{reverse('admin:leakage')}?days=90&export=tenants").content.decode()
+    assert answer.splitlines()[1] == "acme,1500.0,3000.00,0.00,3000.00"
+
+
+def test_who_owes_leads_to_the_open_invoices(finance: Client) -> None:
+    tenant, now = alice(), timezone.now()
+    sold_hours(tenant, 10, 9)
+    invoice = create_invoice(tenant_id=tenant.pk, start=now - timedelta(days=1), end=now, created_by="test", now=now)
+    move_invoice(invoice_id=invoice.pk, to=InvoiceStatus.OPEN, actor="test", now=now)
+    page = finance.get(reverse("admin:leakage")).content.decode()
+    assert f'/admin/billing/invoice/?status__exact=open&amp;tenant__id__exact={tenant.pk}">acme</a>' in page

@@ -214,6 +214,20 @@ def test_an_invoices_page_says_what_differs_from_the_one_before(charlie: Client)
     assert f"/admin/billing/invoice/{first.pk}/change/" in page
 
 
+def test_the_invoice_before_is_that_of_the_period_that_ended_before_however_long_back_one_asks(charlie: Client) -> None:
+    """A draft of the last 30 days begins before the week that was billed last."""
+    tenant, now, rate = alice(), timezone.now(), make_rate(price="2.00")
+    bounds = [(240, 168), (168, 72), (720, 0)]
+    invoices = []
+    for most, least in bounds:
+        sell(tenant, now - timedelta(hours=least + 2), now - timedelta(hours=least + 1), rate=rate)
+        start, end = now - timedelta(hours=most), now - timedelta(hours=least)
+        invoices.append(create_invoice(tenant_id=tenant.pk, start=start, end=end, created_by="test", now=now))
+    assert f"/admin/billing/invoice/{invoices[1].pk}/change/" in page_of(charlie, invoices[2])
+    assert f"/admin/billing/invoice/{invoices[0].pk}/change/" in page_of(charlie, invoices[1])
+    assert "this tenant's first in USD" in page_of(charlie, invoices[0])
+
+
 def queries_of(client: Client, row: Any) -> int:
     page_of(client, row)
     with CaptureQueriesContext(

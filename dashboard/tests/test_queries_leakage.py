@@ -141,7 +141,7 @@ def test_an_open_invoice_past_its_date_is_overdue() -> None:
     invoice = move_invoice(invoice_id=invoice.pk, to=InvoiceStatus.OPEN, actor="test", now=made)
     loss = loss_of(of_last_day(), Cause.OVERDUE)
     assert (loss.amount, loss.rows[0].about.invoice_id) == (Decimal("12.00"), invoice.pk)
-    assert loss.rows[0].label == f"acme: Invoice {invoice.number}, due {invoice.due_at:%Y-%m-%d}"
+    assert loss.rows[0].label == f"acme: Invoice GF-{invoice.number}, due {invoice.due_at:%Y-%m-%d}"
     assert loss_of(of_last_day("EUR"), Cause.OVERDUE).rows == []
 
 
@@ -202,8 +202,8 @@ def test_a_failed_sync_is_late_with_what_is_due_on_its_invoice_once() -> None:
     loss = loss_of(of_last_day(), Cause.FAILED_SYNC)
     assert (loss.amount, loss.rows_total) == (Decimal("12.00"), 2)
     assert {(row.about.invoice_id, row.amount, row.label) for row in loss.rows} == {
-        (first.pk, Decimal("6.00"), f"acme: Invoice {first.number}: finalise, tried 9 times: no such customer"),
-        (second.pk, Decimal("6.00"), f"bluefin: Invoice {second.number}: create, tried 2 times"),
+        (first.pk, Decimal("6.00"), f"acme: Invoice GF-{first.number}: finalise, tried 9 times: no such customer"),
+        (second.pk, Decimal("6.00"), f"bluefin: Invoice GF-{second.number}: create, tried 2 times"),
     }
     assert loss_of(of_last_day("EUR"), Cause.FAILED_SYNC).rows == []
 

@@ -253,6 +253,8 @@ CONSOLE_PAGES = {
     "live_metrics",
     "live_leakage",
     "leakage",
+    "leakage_rows",
+    "live_leakage_rows",
     "search",
     "app_list",
     "autocomplete",
