@@ -32,9 +32,8 @@ from gpufleet.common.admin import (
     asks,
     counted,
     said_of,
-    silently,
 )
-from gpufleet.common.asking import ReasonForm
+from gpufleet.common.asking import MayReasonForm, ReasonForm
 from gpufleet.common.errors import InvalidInput
 
 
@@ -80,6 +79,35 @@ def _silencing(rules: Sequence[AlertRule]) -> list[str]:
 
 
 SILENCE = Question("Silence", _silencing, ["silenced_until", "silence_reason"], form=SilenceForm, danger=True)
+
+
+def _ending_silence(rules: Sequence[AlertRule]) -> list[str]:
+    """What fires is told."""
+    firing = _firing(rules)
+    told = f"{said_of(firing, 'incident')} firing" if firing else "None fires now"
+    return [f"People are told again of incidents of {counted(len(rules), 'rule')}. {told}."]
+
+
+def _acknowledging(events: Sequence[AlertEvent]) -> list[str]:
+    """Who has seen them."""
+    return [f"Says that you have seen {counted(len(events), 'incident')}. What was acknowledged before stays as it is."]
+
+
+def _retrying(deliveries: Sequence[Delivery]) -> list[str]:
+    """Dead ones alone."""
+    dead = sum(row.status == DeliveryStatus.DEAD for row in deliveries)
+    return [f"{said_of(dead, 'dead message')} tried again at once; the others are left alone."]
+
+
+def _ending_maintenance(windows: Sequence[MaintenanceWindow]) -> list[str]:
+    """What was kept quiet is told."""
+    return [f"Ends {counted(len(windows), 'maintenance window')} now: people are told again of what happens there."]
+
+
+END_SILENCE = Question("End the silence", _ending_silence, ["silenced_until"], form=MayReasonForm)
+ACKNOWLEDGE = Question("Acknowledge", _acknowledging, ["acknowledged_at", "acknowledged_by"], form=MayReasonForm)
+RETRY = Question("Try again", _retrying, ["status", "attempts"], form=MayReasonForm)
+END_NOW = Question("End now", _ending_maintenance, ["ends_at"], form=MayReasonForm)
 
 
 class RuleForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable at run time
@@ -189,8 +217,8 @@ class AlertRuleAdmin(ServiceAdmin):
         said = f"{said_of(len(chosen), 'rule')} silent until {until:%Y-%m-%d %H:%M} UTC."
         self.message_user(request, said, messages.SUCCESS)
 
-    @silently(["silenced_until"], description="End the silence", permission="change")
-    def end_silence(self, request: HttpRequest, rules: QuerySet[AlertRule]) -> None:
+    @asks(END_SILENCE, description="End the silence", permission="change")
+    def end_silence(self, request: HttpRequest, rules: QuerySet[AlertRule], answers: Answers) -> None:
         """From now on people are told again."""
         for rule in rules:
             services.end_silence(rule_id=rule.pk, now=timezone.now())
@@ -236,8 +264,8 @@ class AlertEventAdmin(ReadOnlyAdmin):
         """Once."""
         return row.acknowledged_at is None
 
-    @silently(["acknowledged_at", "acknowledged_by"], description="Acknowledge", permission="acknowledge")
-    def acknowledge(self, request: HttpRequest, events: QuerySet[AlertEvent]) -> None:
+    @asks(ACKNOWLEDGE, description="Acknowledge", permission="acknowledge")
+    def acknowledge(self, request: HttpRequest, events: QuerySet[AlertEvent], answers: Answers) -> None:
         """Note that the person has seen them."""
         ids = [event.pk for event in events]
         count = services.acknowledge_events(event_ids=ids, actor=actor_of(request), now=timezone.now())
@@ -269,8 +297,8 @@ class DeliveryAdmin(ReadOnlyAdmin):
         """To what is dead."""
         return row.status == DeliveryStatus.DEAD
 
-    @silently(["status", "attempts"], description="Try dead letters again", permission="retry")
-    def retry(self, request: HttpRequest, deliveries: QuerySet[Delivery]) -> None:
+    @asks(RETRY, description="Try dead letters again", permission="retry")
+    def retry(self, request: HttpRequest, deliveries: QuerySet[Delivery], answers: Answers) -> None:
         """Give them their tries back."""
         count = services.retry_deliveries(delivery_ids=[row.pk for row in deliveries], now=timezone.now())
         self.message_user(request, f"{said_of(count, 'message')} tried again.", messages.SUCCESS)
@@ -325,8 +353,8 @@ class MaintenanceWindowAdmin(ServiceAdmin):
         actor, now = actor_of(request), timezone.now()
         obj.pk = services.plan_maintenance(**form.cleaned_data, actor=actor, now=now).pk
 
-    @silently(["ends_at"], description="End now", permission="end")
-    def end_now(self, request: HttpRequest, windows: QuerySet[MaintenanceWindow]) -> None:
+    @asks(END_NOW, description="End now", permission="end")
+    def end_now(self, request: HttpRequest, windows: QuerySet[MaintenanceWindow], answers: Answers) -> None:
         """From now on people are told again."""
         for window in windows:
             services.end_maintenance(window_id=window.pk, now=timezone.now())

@@ -17,16 +17,17 @@ from billing.serializers import grouped_money
 from gpufleet.common import bulk
 from gpufleet.common.admin import (
     AgreeForm,
+    Answers,
     MayReasonForm,
     Question,
     ReadOnlyAdmin,
     ServiceAdmin,
     actor_of,
+    asks,
     asks_in_bulk,
     counted,
     report,
     shown_during,
-    silently,
 )
 
 
@@ -170,6 +171,20 @@ class CreditedRangeAdmin(ReadOnlyAdmin):
     show_full_result_count = False
 
 
+def _turning_on(rules: Sequence[ServiceLevel]) -> list[str]:
+    """Notes are drafts."""
+    return [f"Faults under {counted(len(rules), 'rule')} raise draft credit notes from the next round on."]
+
+
+def _turning_off(rules: Sequence[ServiceLevel]) -> list[str]:
+    """What was raised stays."""
+    return [f"Faults under {counted(len(rules), 'rule')} raise no more credit notes; those that were raised stay."]
+
+
+TURN_ON = Question("Turn on", _turning_on, ["enabled"], form=MayReasonForm)
+TURN_OFF = Question("Turn off", _turning_off, ["enabled"], form=MayReasonForm)
+
+
 class ServiceLevelForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable at run time
     """The terms of a new rule."""
 
@@ -223,13 +238,13 @@ class ServiceLevelAdmin(ServiceAdmin):
         )
         obj.pk = rule.pk
 
-    @silently(["enabled"], description="Turn on", permission="switch")
-    def enable(self, request: HttpRequest, rules: QuerySet[ServiceLevel]) -> None:
+    @asks(TURN_ON, description="Turn on", permission="switch")
+    def enable(self, request: HttpRequest, rules: QuerySet[ServiceLevel], answers: Answers) -> None:
         """Faults raise notes again."""
         self._switch(request, rules, enabled=True)
 
-    @silently(["enabled"], description="Turn off", permission="switch")
-    def disable(self, request: HttpRequest, rules: QuerySet[ServiceLevel]) -> None:
+    @asks(TURN_OFF, description="Turn off", permission="switch")
+    def disable(self, request: HttpRequest, rules: QuerySet[ServiceLevel], answers: Answers) -> None:
         """Faults raise no notes; those that were raised stay."""
         self._switch(request, rules, enabled=False)
 

@@ -1,5 +1,7 @@
 """What Stripe hears of, says and disagrees on, in the operator's console."""
 
+from collections.abc import Sequence
+
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
@@ -7,8 +9,27 @@ from django.utils import timezone
 
 from billing import services
 from billing.models import OutboxMessage, OutboxStatus, StripeCustomer, StripeDifference, StripeEvent
-from gpufleet.common.admin import ReadOnlyAdmin, actor_of, counted, report, silently
+from gpufleet.common.admin import (
+    Answers,
+    MayReasonForm,
+    Question,
+    ReadOnlyAdmin,
+    actor_of,
+    asks,
+    counted,
+    report,
+    said_of,
+)
 from gpufleet.common.errors import DomainError
+
+
+def _retrying(messages: Sequence[OutboxMessage]) -> list[str]:
+    """Dead ones alone."""
+    dead = sum(message.status == OutboxStatus.DEAD for message in messages)
+    return [f"{said_of(dead, 'dead step')} sent to Stripe again within half a minute; the others are left alone."]
+
+
+RETRY = Question("Try again", _retrying, ["status", "attempts"], form=MayReasonForm)
 
 
 @admin.register(StripeEvent)
@@ -39,8 +60,8 @@ class OutboxMessageAdmin(ReadOnlyAdmin):
         """To what is dead."""
         return row.status == OutboxStatus.DEAD
 
-    @silently(["status", "attempts"], description="Try dead letters again", permission="retry")
-    def retry(self, request: HttpRequest, messages: QuerySet[OutboxMessage]) -> None:
+    @asks(RETRY, description="Try dead letters again", permission="retry")
+    def retry(self, request: HttpRequest, messages: QuerySet[OutboxMessage], answers: Answers) -> None:
         """After what they were refused for is mended."""
         ids = [message.pk for message in messages]
         try:

@@ -344,15 +344,15 @@ def test_finance_tries_a_dead_letter_again_and_a_viewer_may_not(stripe: FakeStri
     boss = staff("view_outboxmessage", "change_outboxmessage", "view_invoice", "change_invoice", name="fiona")
     invoice = stripe_move(stripe_draft(), "open")
     message = OutboxMessage.objects.filter(invoice=invoice).order_by("pk")[0]
-    assert "Nothing was changed" in run(boss, OUTBOX, "retry", message.pk)
+    assert "Nothing was changed" in run(boss, OUTBOX, "retry", message.pk, agreed="yes")
     OutboxMessage.objects.filter(pk=message.pk).update(status="dead", attempts=7, last_error="No such luck")
     assert (
         "Failed at “Create the customer”: No such luck" in boss.get(f"{INVOICES}{invoice.pk}/change/").content.decode()
     )
-    run(staff("view_outboxmessage", name="victor"), OUTBOX, "retry", message.pk)
+    run(staff("view_outboxmessage", name="victor"), OUTBOX, "retry", message.pk, agreed="yes")
     message.refresh_from_db()
     assert message.status == "dead"
-    assert "1 step will be tried again" in run(boss, OUTBOX, "retry", message.pk)
+    assert "1 step will be tried again" in run(boss, OUTBOX, "retry", message.pk, agreed="yes")
     message.refresh_from_db()
     assert (message.status, message.attempts) == ("pending", 0)
 

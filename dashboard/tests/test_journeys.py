@@ -147,6 +147,7 @@ def test_an_operator_acknowledges_an_incident(browser: Browser, live_server: Any
     console = as_person(browser, live_server, "operator")
     console.page.get_by_role("link", name="GPU 0 is hot").click()
     console.press("Acknowledge")
+    give_reason(console, "Acknowledge", "on my way")
     (event,) = api("alerts/events")
     assert event["acknowledged_by"] == "user:operator"
     console.assert_clean()

@@ -99,6 +99,8 @@ def test_finance_tries_a_failed_sync_again(browser: Browser, live_server: Any, d
     failed = console.page.get_by_role("region", name="Failed syncs with Stripe")
     expect(failed).to_contain_text("No such customer")
     console.press("Try them again")
+    expect(console.page.get_by_text("1 dead step is sent to Stripe again")).to_be_visible()
+    console.press("Try again")
     expect(console.page.get_by_text("1 step will be tried again.")).to_be_visible()
     dead.refresh_from_db()
     assert dead.status == "pending"

@@ -27,7 +27,6 @@ from gpufleet.common.asking import (
     asks_in_bulk,
     counted,
     said_of,
-    silently,
 )
 from gpufleet.common.bulk_pages import begin, progress_of, row_page
 from gpufleet.common.errors import DomainError
@@ -55,7 +54,6 @@ __all__ = [
     "said_of",
     "shown_during",
     "shown_price",
-    "silently",
 ]
 
 

@@ -127,22 +127,6 @@ def _token(request: HttpRequest) -> UUID | None:
         return None
 
 
-def silently(fields: Sequence[str], *, description: str, permission: str) -> Callable[[Any], Any]:
-    """For an action that takes nothing from anybody: it does not ask, and is in the audit log all the same."""
-
-    def make(deed: Callable[[Any, HttpRequest, QuerySet[Any]], None]) -> Any:
-        @wraps(deed)
-        def action(self: Any, request: HttpRequest, rows: QuerySet[Any]) -> HttpResponse | None:
-            actor, now = person_of(request), timezone.now()
-            with audited(list(rows), action=deed.__name__, fields=fields, actor=actor, reason="", now=now):
-                deed(self, request, rows)
-            return _back(request)
-
-        return admin.action(description=description, permissions=[permission])(action)
-
-    return make
-
-
 def _ask(
     page: Any, request: HttpRequest, rows: QuerySet[Any], question: Question, form: forms.Form, action: str
 ) -> HttpResponse:
