@@ -26,7 +26,7 @@ def _pdf(invoice: Invoice) -> HttpResponse:
 
 
 def _csv(invoice: Invoice) -> HttpResponse:
-    headers = {"Content-Disposition": f'attachment; filename="{slugify(invoice)}-proof.csv"'}
+    headers = {"Content-Disposition": f'attachment; filename="{slugify(str(invoice))}-proof.csv"'}
     return HttpResponse(proof_csv(proof_of(invoice)), content_type="text/csv; charset=utf-8", headers=headers)
 
 
