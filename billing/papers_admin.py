@@ -8,6 +8,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404
 from django.urls import path, reverse
 from django.utils.html import format_html
+from django.utils.text import slugify
 from unfold.decorators import display
 
 from billing.models import Invoice
@@ -25,8 +26,7 @@ def _pdf(invoice: Invoice) -> HttpResponse:
 
 
 def _csv(invoice: Invoice) -> HttpResponse:
-    name = f'attachment; filename="invoice-{invoice.pk}-proof.csv"'
-    headers = {"Content-Disposition": name}
+    headers = {"Content-Disposition": f'attachment; filename="{slugify(str(invoice))}-proof.csv"'}
     return HttpResponse(proof_csv(proof_of(invoice)), content_type="text/csv; charset=utf-8", headers=headers)
 
 

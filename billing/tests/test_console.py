@@ -56,6 +56,13 @@ def test_an_invoice_is_called_by_the_number_on_its_paper_wherever_it_is_spoken_o
     ]
 
 
+def test_the_proofs_file_is_called_as_the_invoice_is(finance: Client) -> None:
+    drafted(alice())
+    invoice = finalised(drafted(bob()))
+    answer = finance.get(f"{INVOICES}{invoice.pk}/proof.csv")
+    assert f'"invoice-gf-{invoice.number}-proof.csv"' in answer["Content-Disposition"]
+
+
 def test_a_lines_seconds_and_gpu_hours_can_be_read(finance: Client) -> None:
     shown = page(finance, f"{INVOICES}{drafted(alice()).pk}/change/")
     for figure in ("1,799,999.000000", "1,799,999", "499.9997", "1,000.00 USD"):

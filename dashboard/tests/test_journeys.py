@@ -182,7 +182,7 @@ def test_finance_sees_where_the_money_went(browser: Browser, live_server: Any, f
     steps = console.page.get_by_role("region", name="From potential to collected, USD")
     expect(steps).to_contain_text("4.00")
     console.assert_usable()
-    assert api("dashboard/revenue?days=30")["metered"] == "4.00"
+    assert api("dashboard/revenue?days=30")["total"]["metered"] == "4.00"
     with console.page.expect_download() as file:
         console.page.get_by_role("region", name="Revenue by tenant, USD").get_by_role("link", name="As CSV").click()
     assert "acme" in file.value.path().read_text()

@@ -78,6 +78,14 @@ def test_an_address_that_tries_many_names_is_locked_out_for_all_of_them() -> Non
     assert LOCKED in log_in("charlie", RIGHT)
 
 
+def test_ones_own_logins_do_not_forget_what_the_address_tries_on_others() -> None:
+    for number in range(MOST_OF_ADDRESS):
+        log_in(f"somebody{number}", "nonsense")
+        if number % 10 == 5:
+            assert log_in("dana", RIGHT) == "/admin/"
+    assert LOCKED in log_in("charlie", RIGHT)
+
+
 def test_without_redis_people_log_in(monkeypatch: pytest.MonkeyPatch) -> None:
     def away(*args: object, **kwargs: object) -> None:
         raise RedisIsAway("away")

@@ -155,14 +155,14 @@ def test_what_a_bar_is_and_what_to_do_stand_above_its_rows(finance: Client, worl
         page = finance.get(reverse("admin:leakage_rows", args=[key]) + "?days=7")
         assert page.status_code == 200, key
         part_of(finance, key)
-    page = finance.get(reverse("admin:leakage_rows", args=["draining"]) + "?days=7").content.decode()
+    draining = finance.get(reverse("admin:leakage_rows", args=["draining"]) + "?days=7").content.decode()
     for said in (
         "Draining, USD",
         "takes no new jobs",
         "put it back into service",
         "/admin/clusters/node/?status=draining",
     ):
-        assert said in page, said
+        assert said in draining, said
 
 
 def test_the_rows_are_a_paper_too(finance: Client, world: dict[str, Any]) -> None:

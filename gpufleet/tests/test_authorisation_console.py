@@ -84,6 +84,7 @@ def test_every_other_page_is_for_people_with_a_session() -> None:
     assert names == CONSOLE_PAGES | CONSOLE_DOORS
     arguments: dict[str, list[Any]] = {"app_list": ["jobs"], "view_on_site": [1, 1], "auth_user_password_change": [1]}
     arguments |= {name: [1] for name in ("live_cluster", "live_explanation", "live_metrics")}
+    arguments |= {name: ["billed"] for name in ("leakage_rows", "live_leakage_rows")}
     arguments |= {name: [1] for name in CONSOLE_PAGES if name.startswith(("billing_invoice_", "common_bulkrun_"))}
     for name in CONSOLE_PAGES:
         answer = Client().get(reverse(f"admin:{name}", args=arguments.get(name)))
