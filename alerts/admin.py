@@ -311,7 +311,7 @@ class ChannelAdmin(ReadOnlyAdmin):
     list_display = ["name", "kind", "min_severity", "cluster", "tenant", "gpu_model", "enabled"]
     list_filter = ["kind", "enabled"]
     list_select_related = ["cluster", "tenant"]
-    exclude = ["target", "secret"]
+    exclude = secrets = ["target", "secret"]
 
 
 @admin.register(RuleEvaluation)

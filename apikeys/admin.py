@@ -47,6 +47,7 @@ class ApiKeyAdmin(ServiceAdmin):
     list_select_related = ["tenant"]
     search_fields = ["label", "prefix"]
     actions = ["revoke"]
+    secrets = ["digest"]
 
     @display(description="Status", label={"live": "success", "expired": "warning", "revoked": "danger"})  # type: ignore[untyped-decorator]  # unfold is untyped
     def shown_status(self, key: ApiKey) -> str:

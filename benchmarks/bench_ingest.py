@@ -318,7 +318,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=4)
     peer = os.environ.get("VICTORIA_METRICS") or shutil.which("victoria-metrics")
     parser.add_argument("--victoria-metrics", default=peer)
     parser.add_argument("--sustained", type=int, default=0, metavar="MINUTES")

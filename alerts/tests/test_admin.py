@@ -106,6 +106,13 @@ def test_the_list_of_incidents_is_ranked_by_what_they_cost(event: AlertEvent) ->
     assert page.index("costs 10") < page.index("costs 2")
 
 
+@pytest.mark.parametrize("secret", ["target", "secret"])
+def test_nobody_guesses_a_channels_secrets_letter_by_letter(secret: str) -> None:
+    client = staff("view_channel")
+    assert client.get("/admin/alerts/channel/?name__startswith=x").status_code == 200
+    assert client.get(f"/admin/alerts/channel/?{secret}__startswith=x").status_code == 400
+
+
 def test_an_acknowledgement_names_the_person(event: AlertEvent) -> None:
     client = staff("view_alertevent", "change_alertevent")
     assert run(client, EVENTS, "acknowledge", event.pk) == 200

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import Count, Model, Q, QuerySet
+from django.db.models.constants import LOOKUP_SEP
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
@@ -79,6 +80,8 @@ class ConsoleAdmin(ModelAdmin):  # type: ignore[misc]  # unfold is untyped
     """What all of our models' pages have: the actions of apps above, and on a row's own page its panels and buttons."""
 
     change_form_outer_before_template = "admin/row_page.html"
+    # Fields that stand on no page.
+    secrets: Sequence[str] = ()
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
         """The model's own, and those that apps above have added."""
@@ -96,6 +99,13 @@ class ConsoleAdmin(ModelAdmin):  # type: ignore[misc]  # unfold is untyped
             raise PermissionDenied
         response: HttpResponse = super().changelist_view(request, extra_context)
         return response
+
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
+        """Whether a list may be asked for this; not for a secret, which could be guessed a letter at a time."""
+        if lookup.split(LOOKUP_SEP, maxsplit=1)[0] in self.secrets:
+            return False
+        allowed: bool = super().lookup_allowed(lookup, value, request)
+        return allowed
 
     def described(self, rows: Sequence[Any]) -> Sequence[Any]:
         """The rows of a page of the list, with what its columns say beyond them; in a fixed number of queries."""
