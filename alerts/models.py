@@ -169,7 +169,9 @@ class AlertEvent(models.Model):
     since = models.DateTimeField(help_text="When the condition began to hold.")
     fired_at = models.DateTimeField(null=True, blank=True)
     resolved_at = models.DateTimeField(null=True, blank=True)
-    flapping = models.BooleanField(default=False, help_text="It came and went: it is held until it stays well.")
+    flapping = models.BooleanField(
+        default=False, help_text="Whether it came and went; then it is held until it stays well."
+    )
     calm_since = models.DateTimeField(null=True, blank=True, help_text="Flapping: since when it is well.")
     missing_since = models.DateTimeField(null=True, blank=True, help_text="Since when there is no fresh data.")
     parent = models.ForeignKey(

@@ -95,7 +95,7 @@ class Node(models.Model):
     ram_gb = models.PositiveIntegerField(null=True, blank=True)
     intent = models.CharField(max_length=16, choices=NodeIntent, default=NodeIntent.ACTIVE)
     intent_reason = models.CharField(max_length=500, blank=True, default="")
-    silent = models.BooleanField(default=False, help_text="Its heartbeats have stopped.")
+    silent = models.BooleanField(default=False, help_text="Whether its heartbeats have stopped.")
     last_heartbeat_at = models.DateTimeField()
     created_at = models.DateTimeField()
     decommissioned_at = models.DateTimeField(null=True, blank=True)

@@ -79,7 +79,7 @@ class OutboxMessage(models.Model):
     reference = models.UUIDField()
     generation = models.PositiveSmallIntegerField(default=1)
     key_made_at = models.DateTimeField(help_text="Stripe forgets a key a day later.")
-    uncertain = models.BooleanField(default=False, help_text="The last try may or may not have acted.")
+    uncertain = models.BooleanField(default=False, help_text="Whether the last try may or may not have acted.")
     status = models.CharField(max_length=16, choices=OutboxStatus, default=OutboxStatus.PENDING)
     attempts = models.PositiveSmallIntegerField(default=0)
     next_attempt_at = models.DateTimeField()

@@ -56,7 +56,9 @@ def failed_syncs(currency: str, *, most: int = ROWS_SHOWN) -> Loss:
     said: dict[int, str] = {}
     for invoice_id, step, attempts, error in messages.values_list("invoice_id", "step", "attempts", "last_error"):
         # What comes first holds the others back.
-        said.setdefault(invoice_id, f"{step}, tried {attempts} times: {error}".rstrip(": "))
+        said.setdefault(
+            invoice_id, f"{step}, tried {attempts} time{'' if attempts == 1 else 's'}: {error}".rstrip(": ")
+        )
     reports = describe_invoices(Invoice.objects.filter(pk__in=said).order_by("pk"))
     labels = {
         report.invoice.pk: f"Invoice {number_of(report.invoice)}: {said[report.invoice.pk]}" for report in reports
