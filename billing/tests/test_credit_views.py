@@ -157,7 +157,7 @@ def test_finance_adds_rules_in_the_console_and_switches_them() -> None:
     assert (rule.states, rule.created_by, answer.status_code) == (["offline", "unhealthy"], "user:fred", 200)
     assert finance.get(f"{page}{rule.pk}/change/").status_code == 200
     for action, enabled in (("disable", False), ("enable", True)):
-        finance.post(page, {"action": action, "_selected_action": [rule.pk]}, follow=True)
+        finance.post(page, {"action": action, "_selected_action": [rule.pk], "agreed": "yes"}, follow=True)
         rule.refresh_from_db()
         assert rule.enabled is enabled
 

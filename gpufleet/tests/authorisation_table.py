@@ -211,6 +211,7 @@ CONSOLE = [
     ModelRow("clusters.Cluster", add="administrator", change="administrator"),
     ModelRow("clusters.Node"),
     ModelRow("clusters.GPU"),
+    ModelRow("clusters.GPUFault"),
     ModelRow("clusters.GPUStatePeriod"),
     ModelRow("clusters.LatestReading"),
     ModelRow("clusters.NodeWatch"),
