@@ -4,9 +4,16 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from django.core.cache import cache
 from playwright.sync_api import Browser, sync_playwright
 
 from dashboard.tests.browsing import CHROMIUM, FLAGS
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept() -> None:
+    """No test sees figures that another one had made, nor its failed logins."""
+    cache.clear()
 
 
 @pytest.fixture(scope="module")

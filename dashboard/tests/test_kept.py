@@ -13,11 +13,6 @@ from dashboard.kept import OLDEST, RENEWED_EVERY, STANDING_EVERY, Maker, keep_wa
 SECOND = timedelta(seconds=1)
 
 
-@pytest.fixture(autouse=True)
-def nothing_kept() -> None:
-    cache.clear()
-
-
 @pytest.fixture
 def made() -> list[datetime]:
     """The instants at which the figures were made."""

@@ -20,7 +20,6 @@ RIGHT = "a-long-passphrase"
 
 @pytest.fixture(autouse=True)
 def people() -> None:
-    cache.clear()
     User.objects.create_superuser("charlie", password=RIGHT)
     User.objects.create_superuser("dana", password=RIGHT)
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import Group, User
-from django.core.cache import cache
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -30,7 +29,6 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def finance() -> Client:
-    cache.clear()
     user = User.objects.create_user("fiona", password="x", is_staff=True)
     user.groups.add(Group.objects.get(name="finance"))
     client = Client()
