@@ -40,6 +40,8 @@ class Agent:
         assert process.stdout is not None
         now, kept = start, 0
         for line in process.stdout:
+            if not line.endswith("\n"):  # The kill cut it off.
+                break
             word, instant, *_ = line.split()
             if word == "kept":
                 self.kept.append(instant)
