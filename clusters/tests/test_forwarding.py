@@ -189,42 +189,42 @@ def test_victoria_metrics_takes_and_gives_them_back(tmp_path: Path, settings: La
         assert given_back("power_draw_w") == [512.25] * 3
 
 
-@pytest.mark.django_db
-def test_prometheus_takes_and_gives_them_back(tmp_path: Path, settings: LazySettings) -> None:
+@pytest.fixture
+def prometheus(tmp_path: Path, settings: LazySettings) -> Iterator[str]:
+    """A real one that samples are forwarded to; its address."""
     tmp_path.joinpath("prometheus.yml").write_text("")
     flags = [f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data"]
     flags += ["--web.listen-address={address}", "--web.enable-remote-write-receiver"]
     with engine("prometheus", "PROMETHEUS", *flags) as prometheus:
         wait_for(lambda: httpx.get(f"{prometheus}/-/ready").is_success)
         settings.REMOTE_WRITE_URL = f"{prometheus}/api/v1/write"
-        gpu, at = make_gpu(make_node(make_cluster("nörth"), "n1")), timezone.now().replace(microsecond=0)
-        times = [at + second * SECOND for second in range(-3, 0)]
-        for number, taken in enumerate(times):
-            store_sample(gpu, taken, utilization_pct=10 * number, power_draw_w=512.25)
-        assert forwarding.forward_samples() == 3
-        query = f'gpufleet_gpu_utilization_pct{{gpu_id="{gpu.pk}",cluster="nörth"}}[1m]'
-        found = httpx.get(f"{prometheus}/api/v1/query", params={"query": query}).json()["data"]["result"]
-        assert [value for one in found for value in one["values"]] == [
-            [taken.timestamp(), str(10 * number)] for number, taken in enumerate(times)
-        ]
+        yield prometheus
 
 
 @pytest.mark.django_db
-def test_prometheus_refuses_a_late_sample_and_takes_what_comes_with_it(tmp_path: Path, settings: LazySettings) -> None:
-    tmp_path.joinpath("prometheus.yml").write_text("")
-    flags = [f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data"]
-    flags += ["--web.listen-address={address}", "--web.enable-remote-write-receiver"]
-    with engine("prometheus", "PROMETHEUS", *flags) as prometheus:
-        wait_for(lambda: httpx.get(f"{prometheus}/-/ready").is_success)
-        settings.REMOTE_WRITE_URL = f"{prometheus}/api/v1/write"
-        late, others, at = make_gpu(), [make_gpu() for _ in range(4)], timezone.now().replace(microsecond=0)
-        store_sample(late, at, utilization_pct=50)
-        assert forwarding.forward_samples() == 1
-        for gpu in (others[0], others[1], late, others[2], others[3]):
-            store_sample(gpu, at - 10 * SECOND, utilization_pct=20)
-        assert forwarding.forward_samples() == 5
-        query = "gpufleet_gpu_utilization_pct[1m]"
-        found = httpx.get(f"{prometheus}/api/v1/query", params={"query": query}).json()["data"]["result"]
-        values = {int(one["metric"]["gpu_id"]): [value for _, value in one["values"]] for one in found}
-        assert values == {late.pk: ["50"], **{gpu.pk: ["20"] for gpu in others}}
+def test_prometheus_takes_and_gives_them_back(prometheus: str) -> None:
+    gpu, at = make_gpu(make_node(make_cluster("nörth"), "n1")), timezone.now().replace(microsecond=0)
+    times = [at + second * SECOND for second in range(-3, 0)]
+    for number, taken in enumerate(times):
+        store_sample(gpu, taken, utilization_pct=10 * number, power_draw_w=512.25)
+    assert forwarding.forward_samples() == 3
+    query = f'gpufleet_gpu_utilization_pct{{gpu_id="{gpu.pk}",cluster="nörth"}}[1m]'
+    found = httpx.get(f"{prometheus}/api/v1/query", params={"query": query}).json()["data"]["result"]
+    assert [value for one in found for value in one["values"]] == [
+        [taken.timestamp(), str(10 * number)] for number, taken in enumerate(times)
+    ]
+
+
+@pytest.mark.django_db
+def test_prometheus_refuses_a_late_sample_and_takes_what_comes_with_it(prometheus: str) -> None:
+    late, others, at = make_gpu(), [make_gpu() for _ in range(4)], timezone.now().replace(microsecond=0)
+    store_sample(late, at, utilization_pct=50)
+    assert forwarding.forward_samples() == 1
+    for gpu in (others[0], others[1], late, others[2], others[3]):
+        store_sample(gpu, at - 10 * SECOND, utilization_pct=20)
+    assert forwarding.forward_samples() == 5
+    query = "gpufleet_gpu_utilization_pct[1m]"
+    found = httpx.get(f"{prometheus}/api/v1/query", params={"query": query}).json()["data"]["result"]
+    values = {int(one["metric"]["gpu_id"]): [value for _, value in one["values"]] for one in found}
+    assert values == {late.pk: ["50"], **{gpu.pk: ["20"] for gpu in others}}
     assert waiting() == 0

@@ -4,7 +4,9 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from django.contrib.auth.models import Group, User
 from django.core.cache import cache
+from django.test import Client
 from playwright.sync_api import Browser, sync_playwright
 
 from dashboard.tests.browsing import CHROMIUM, FLAGS
@@ -14,6 +16,16 @@ from dashboard.tests.browsing import CHROMIUM, FLAGS
 def nothing_kept() -> None:
     """No test sees figures that another one had made, nor its failed logins."""
     cache.clear()
+
+
+@pytest.fixture
+def finance(db: None) -> Client:
+    """Somebody of the group finance, logged in."""
+    user = User.objects.create_user("fiona", password="x", is_staff=True)
+    user.groups.add(Group.objects.get(name="finance"))
+    client = Client()
+    client.force_login(user)
+    return client
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import Group, User
+from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -25,15 +25,6 @@ from tenants.models import Tenant
 from tenants.tests.factories import alice, bob, make_tenant
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture
-def finance() -> Client:
-    user = User.objects.create_user("fiona", password="x", is_staff=True)
-    user.groups.add(Group.objects.get(name="finance"))
-    client = Client()
-    client.force_login(user)
-    return client
 
 
 def moved(tenant: Tenant, *moves: str) -> Invoice:
