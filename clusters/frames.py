@@ -102,7 +102,7 @@ def runs_of(columns: Columns, node_ids: Sequence[int]) -> list[Run]:
 def pack_runs(columns: Columns, runs: Iterable[Run]) -> bytes:
     """Frames of these runs as the rows of a binary COPY, without its header and trailer."""
     measured = [column for column in columns.figures if column is not None]
-    if any(None in column for column in measured):
+    if not all(isinstance(column, array) for column in measured):  # There are gaps in one of them.
         return pack_frames(
             Frame(run.node_id, run.recorded_at, columns.gpu_ids[run.begin : run.end], _part_of(columns, run))
             for run in runs
@@ -113,8 +113,9 @@ def pack_runs(columns: Columns, runs: Iterable[Run]) -> bytes:
     rows: list[bytes] = []
     for node_id, at, begin, end, ids in runs:
         head, first, last = _array_head(INT4, end - begin), 8 * begin, 8 * end
-        arrays = [NULL if start is None else head + figures[start + first : start + last] for start in starts]
-        rows += (_row_head(node_id, at), _array_head(INT8, end - begin), ids, *arrays)
+        rows += (_row_head(node_id, at), _array_head(INT8, end - begin), ids)
+        for start in starts:  # A loop that calls nothing: it takes half of what pieces put together take.
+            rows += (NULL,) if start is None else (head, figures[start + first : start + last])
     return b"".join(rows)
 
 

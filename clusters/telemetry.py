@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import struct
 import sys
 from array import array
 from collections.abc import Iterator, Sequence
@@ -206,8 +207,8 @@ def _columns(gpu_ids: Sequence[int], times: Sequence[Any] | None, figures: list[
     if xid is not None and not NO_XID.issuperset(xid):
         return None
     try:
-        whole = [_scaled(utilization, 1000), _as_sent(used), _as_sent(total), _scaled(temperature, 1000)]
-        whole.append(_scaled(power, 1000))
+        whole = [_scaled(utilization, 1000.0), _as_sent(used), _as_sent(total), _scaled(temperature, 1000.0)]
+        whole += (_scaled(power, 1000.0), _as_sent(xid))
         dated = [now] * len(gpu_ids) if times is None else _dated_quickly(times, now)
     except TypeError:  # A field that only some of the samples have.
         return None
@@ -217,7 +218,7 @@ def _columns(gpu_ids: Sequence[int], times: Sequence[Any] | None, figures: list[
     ends = dated[:1] if one_instant else dated
     if hot or distinct < len(gpu_ids) or min(ends) < now - MAX_AGE or max(ends) > now + MAX_LEAD:
         return None
-    return Columns(gpu_ids, dated, [*whole, xid], one_instant)
+    return Columns(gpu_ids, dated, whole, one_instant)
 
 
 def _dated_quickly(times: Sequence[Any], now: datetime) -> Sequence[datetime]:
@@ -238,16 +239,16 @@ def _as_sent(values: Sequence[Any] | None) -> Column:
     try:
         return None if values is None else array("i", values)
     except TypeError:
-        return _scaled(values, 1)
+        return _scaled(values, 1.0)
 
 
-def _scaled(values: Sequence[Any] | None, scale: int) -> Column:
+def _scaled(values: Sequence[Any] | None, scale: float) -> Column:
     """Raises ``TypeError`` where a value was left out."""
     if values is None:
         return None
     try:
-        doubles = array("d", [value * scale + ROUNDER for value in values])
-        return array("i", doubles.tobytes())[LOWER_HALF::2]
+        doubles = struct.pack(f"{len(values)}d", *[value * scale + ROUNDER for value in values])
+        return array("i", doubles)[LOWER_HALF::2]
     except TypeError:
         scaled = [None if value is None else round(value * scale) for value in values]
         return scaled if scaled.count(None) < len(scaled) else None
