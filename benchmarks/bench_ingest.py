@@ -104,6 +104,7 @@ def run_server(stack: ExitStack, name: str, command: list[str], port: int) -> No
         "API_RATE_PER_KEY": "1000000000",
         "ALLOWED_HOSTS": "localhost",
         "METRICS_GROUP_COMMIT": "1",
+        "WEB_CPU_AFFINITY": "1",
     }
     process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)
     stack.callback(process.wait)

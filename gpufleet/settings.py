@@ -40,6 +40,8 @@ QUARANTINE_MAX_SHARE: float = share("QUARANTINE_MAX_SHARE", default="0.1")
 METRICS_RAW_DAYS: int = whole("METRICS_RAW_DAYS", default=14, most=MOST_DAYS)
 # Batches that come together are written together. Off, each goes through Django by itself.
 METRICS_GROUP_COMMIT: bool = env.bool("METRICS_GROUP_COMMIT", default=True)
+# Each web process keeps to one processor, as long as there are some: its threads run one at a time all the same.
+WEB_CPU_AFFINITY: bool = env.bool("WEB_CPU_AFFINITY", default=False)
 # A Prometheus remote-write endpoint to which all samples are forwarded; none: they stay in PostgreSQL alone.
 REMOTE_WRITE_URL: str = env.str("REMOTE_WRITE_URL", default="")
 # Rollups of hours and days are kept this many days, and as long as what they were made of; older monthly partitions

@@ -15,6 +15,12 @@ from django.conf import settings  # noqa: E402
 
 from clusters.intake import Intake  # noqa: E402
 from gpufleet.answering import answer_from_any_thread  # noqa: E402
+from gpufleet.common.processors import keep_to_one  # noqa: E402
+
+if settings.WEB_CPU_AFFINITY:
+    # Before a thread starts. No two of them run at a time, under the interpreter's lock, and to hand that on from one
+    # processor to another costs more than to the next thread of the same.
+    keep_to_one()
 
 if settings.METRICS_GROUP_COMMIT:
     application = Intake(application)
