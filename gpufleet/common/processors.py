@@ -13,7 +13,7 @@ _claims: Final[list[socket.socket]] = []
 def keep_to_one() -> int | None:
     """Bind this thread, and those that it starts from now on, to a processor that no process has which called this.
 
-    Returns its number, or None where all are taken or the system has no such call, and nothing changes. Containers do
+    Returns its number, or None where all are taken or the system does not let it, and nothing changes. Containers do
     not see each other's processes: of two on one machine, both take the first processor.
     """
     if sys.platform != "linux":
@@ -22,10 +22,10 @@ def keep_to_one() -> int | None:
         claim = socket.socket(socket.AF_UNIX)
         try:
             claim.bind(f"\0gpufleet-processor-{number}")
-        except OSError:
+            os.sched_setaffinity(0, {number})
+        except OSError:  # Somebody has it, or this process may not choose.
             claim.close()
             continue
         _claims.append(claim)
-        os.sched_setaffinity(0, {number})
         return number
     return None
