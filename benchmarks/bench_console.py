@@ -66,6 +66,8 @@ def pages() -> dict[str, str]:
         "home: cells of a cluster": f"live/cluster/{cluster.pk}/",
         "leakage": "leakage/",
         "leakage: figures of 30 days": "live/leakage/",
+        "leakage: rows behind a bar": "leakage/no_demand/",
+        "leakage: rows, fetched after": "live/leakage/no_demand/",
         **{f"list: {name}": path for name, path in LISTS.items()},
         "job, queued": f"jobs/job/{newest.pk}/change/",
         "job, running": f"jobs/job/{running.pk}/change/",

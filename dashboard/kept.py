@@ -23,7 +23,7 @@ STANDING_EVERY: Final = timedelta(minutes=5)
 OLDEST: Final = timedelta(minutes=6)
 WATCHED_FOR: Final = timedelta(minutes=10)
 # Part of the names in the cache: another one where what is kept has changed its form.
-FORM: Final = "2"
+FORM: Final = "3"
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,8 @@ from dashboard.waterfall import Step, waterfall
 WINDOWS = (1, 7, 30, 90)
 DEFAULT_DAYS = 30
 FAILED_SHOWN = 20
+# Behind each cause, the largest.
+ROWS_KEPT = 500
 # Tables that are of an instant, whatever the window.
 OF_NOW = {"receivables", *(cause.value for cause, about in ABOUT.items() if about.nature is not Nature.LOST)}
 SAID = "Held time at the prices that were locked in, and how much of it invoices hold, before minimums and rounding"
@@ -147,7 +149,7 @@ def asked_in(request: HttpRequest) -> Asked:
 
 
 def _money(currency: str, days: int, now: datetime) -> Money:
-    return queries.money(currency, start=now - timedelta(days=days), end=now)
+    return queries.money(currency, start=now - timedelta(days=days), end=now, most=ROWS_KEPT)
 
 
 def _shown(money: Money) -> tuple[list[Step], Balance, list[tuple[Any, Any]]]:

@@ -10,7 +10,6 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import reverse
 
-from dashboard import queries
 from dashboard.exports import Cell, Table
 from dashboard.money_pages import Asked, asked_in, file_of, hours_of
 from dashboard.queries import Money
@@ -20,7 +19,6 @@ from dashboard.queries.prices import amount_of
 from dashboard.queries.revenue import Earned
 from dashboard.waterfall import LEVELS, link_of, waterfall
 
-MOST: Final = 500
 INVOICES: Final = "admin:billing_invoice_changelist"
 # A bar by tenants: what it is of each, in millionths and microseconds, and where the tenant's rows are.
 BY_TENANT: Final[dict[str, tuple[Callable[[Earned], int], str, str]]] = {
@@ -81,9 +79,7 @@ def _rows(asked: Asked, key: str) -> tuple[Table, datetime]:
         return _potential(asked, kept.figures), kept.at
     if key in BY_TENANT:
         return _by_tenant(key, kept.figures), kept.at
-    start = kept.at - timedelta(days=asked.days)
-    money = queries.money(asked.currency, start=start, end=kept.at, most=MOST)
-    (loss,) = (loss for loss in money.lost.losses if loss.cause == key)
+    (loss,) = (loss for loss in kept.figures.lost.losses if loss.cause == key)
     return _of_cause(loss), kept.at
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.core.cache import cache
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -18,7 +19,7 @@ from billing.models import Invoice
 from billing.services import create_invoice, move_invoice
 from billing.tests.factories import make_rate, sell
 from clusters.tests.factories import make_gpu
-from dashboard import rows_pages
+from dashboard import money_pages
 from dashboard.queries.causes import Cause
 from dashboard.waterfall import LEVELS
 from tenants.models import Tenant
@@ -110,7 +111,8 @@ def test_the_gpus_behind_unsold_time_are_named_and_the_rest_counted(
     shown = part_of(finance, "no_demand")
     for gpu in world["gpus"]:
         assert f'<a href="/admin/clusters/gpu/{gpu.pk}/change/">{gpu.node.hostname}, GPU {gpu.gpu_index}</a>' in shown
-    monkeypatch.setattr(rows_pages, "MOST", 1)
+    monkeypatch.setattr(money_pages, "ROWS_KEPT", 1)
+    cache.clear()
     rows = rows_of(finance, f"{reverse('admin:leakage_rows', args=['no_demand'])}?days=7")
     assert len(rows) == 2
     assert rows[1][0].endswith(" more")
