@@ -96,14 +96,17 @@ def test_a_batch_packed_by_column_is_its_frames_packed_one_by_one(samples: list[
     times = [NOW + timedelta(seconds=second) for _, second, _ in samples]
     values = [value for *_, value in samples]
     ids = [number * 2**33 for number in range(len(samples))]
-    column = array("i", values) if whole else values  # As the quick way gives it.
-    columns = Columns(ids, times, [column, None, column, None, None, None], len(set(times)) == 1)
+    others = [None if value is None else -value for value in values]
+    used, total = [
+        array("i", column) if whole else column for column in (values, others)
+    ]  # As the quick way gives them.
+    columns = Columns(ids, times, [None, used, total, None, None, None], len(set(times)) == 1)
     runs = runs_of(columns, [node for node, *_ in samples])
     assert [run.begin for run in runs] == [0, *(run.end for run in runs)][:-1]
     neighbours = itertools.groupby(zip([node for node, *_ in samples], times, strict=True))
     assert [(*run[:2], run.end - run.begin) for run in runs] == [(*key, len(list(same))) for key, same in neighbours]
     apart = [
-        Frame(node, at, ids[begin:end], [values[begin:end], None, values[begin:end], None, None, None])
+        Frame(node, at, ids[begin:end], [None, values[begin:end], others[begin:end], None, None, None])
         for node, at, begin, end, _ in runs
     ]
     assert pack_runs(columns, runs) == pack_frames(apart)
