@@ -17,7 +17,13 @@ print(kept, *found[0], flush=True)
 sys.stdin.read()
 """
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has processors to keep to")
+WEB = "import os, gpufleet.wsgi; print(*os.sched_getaffinity(0))"
+
+# One after the other: whoever takes all processors leaves none.
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="only Linux has processors to keep to"),
+    pytest.mark.xdist_group("processors"),
+]
 
 
 class Process:
@@ -53,3 +59,11 @@ def test_each_process_and_its_threads_keep_to_a_processor_of_their_own() -> None
     finally:
         for one in running:
             one.end()
+
+
+@pytest.mark.parametrize("wanted", ["1", "0"])
+def test_a_web_process_keeps_to_one_where_the_installation_wants_it(wanted: str) -> None:
+    env = {**os.environ, "WEB_CPU_AFFINITY": wanted}
+    done = subprocess.run([sys.executable, "-c", WEB], env=env, capture_output=True, text=True, check=True)
+    runs_on = {int(number) for number in done.stdout.split()}
+    assert (len(runs_on) == 1) == (wanted == "1" or len(os.sched_getaffinity(0)) == 1)
