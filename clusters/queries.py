@@ -367,6 +367,14 @@ def hourly_utilisation(
     return rows
 
 
+def next_to_forward() -> datetime | None:
+    """The time of the sample that is first in remote write's line, or None where nothing waits."""
+    with samples_connection().cursor() as cursor:
+        cursor.execute("SELECT recorded_at FROM clusters_metricoutbox ORDER BY id LIMIT 1")
+        row: tuple[datetime] | None = cursor.fetchone()
+    return row[0] if row else None
+
+
 def _held_by(tenant_id: int) -> Q:
     return Q(pk__in=held_gpu_ids.ask(tenant_id))
 

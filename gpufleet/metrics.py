@@ -23,6 +23,7 @@ from alerts.models import AlertEvent, Channel, Delivery, DeliveryStatus, EventSt
 from alerts.queries import unsold_per_hour
 from billing.models import OutboxMessage, OutboxStatus
 from clusters.models import GPU, LatestReading, Node
+from clusters.queries import next_to_forward
 from gpufleet.common.api import ApiViewSet
 from jobs.models import Allocation, Job, JobStatus, SchedulerCycle
 from tenants.permissions import READ_FLEET
@@ -112,6 +113,9 @@ class House(Collector):
         if found["newest"] is not None:
             newest = found["newest"].timestamp()
             yield _one("gpufleet_newest_reading_timestamp_seconds", "When the newest reading was taken.", newest)
+        first = next_to_forward()
+        behind = 0.0 if first is None else (self.now - first).total_seconds()
+        yield _one("gpufleet_remote_write_behind_seconds", "Age of the sample that is forwarded next.", behind)
 
     def _alerts(self) -> Iterator[GaugeMetricFamily]:
         firing = AlertEvent.objects.filter(status=EventStatus.FIRING)

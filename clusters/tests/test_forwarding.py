@@ -18,6 +18,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from clusters import forwarding, tasks
+from clusters.queries import next_to_forward
 from clusters.tests.factories import NOW, make_cluster, make_gpu, make_node, store_sample
 from clusters.tests.receivers import Receiver, decoded
 from clusters.tests.threads import in_thread
@@ -94,8 +95,10 @@ def test_an_endpoint_that_is_away_loses_nothing(receiver: Receiver, settings: La
     there, settings.REMOTE_WRITE_URL = settings.REMOTE_WRITE_URL, "http://127.0.0.1:9/api/v1/write"
     store_sample(make_gpu(), utilization_pct=50)
     assert forwarding.forward_samples() == 0
+    assert next_to_forward() == NOW
     settings.REMOTE_WRITE_URL = there
     assert forwarding.forward_samples() == 1
+    assert next_to_forward() is None
 
 
 @pytest.mark.django_db

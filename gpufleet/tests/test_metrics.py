@@ -19,7 +19,7 @@ from alerts.tests.factories import make_channel
 from apikeys.tests.factories import client_with, make_key
 from billing.tests.factories import make_rate, sell
 from clusters.models import LatestReading
-from clusters.tests.factories import make_cluster, make_gpu, make_node
+from clusters.tests.factories import make_cluster, make_gpu, make_node, store_sample
 from gpufleet.supervisor import ROOT
 from jobs.models import SchedulerCycle
 from jobs.tests.factories import make_job
@@ -78,6 +78,14 @@ def test_the_figures_are_those_of_the_house() -> None:
     assert found["gpufleet_sold_per_hour", "USD"] == 2
     assert found["gpufleet_unsold_usd_per_hour",] == 4
     assert found["gpufleet_stripe_steps", "dead"] == 0
+    assert found["gpufleet_remote_write_behind_seconds",] == 0
+
+
+def test_how_far_remote_write_is_behind(settings: Any) -> None:
+    settings.REMOTE_WRITE_URL = "http://nobody.example/"
+    for minutes in (7, 2):
+        store_sample(make_gpu(), timezone.now() - timedelta(minutes=minutes), utilization_pct=50)
+    assert 420 <= samples()["gpufleet_remote_write_behind_seconds",] < 480
 
 
 def test_an_empty_house_has_metrics_too() -> None:
