@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypedDict
@@ -106,7 +107,8 @@ def retire_gpu(*, gpu_id: int, reason: str, actor: str, now: datetime) -> bool:
     cluster_id = GPU.objects.filter(pk=gpu_id).values_list("node__cluster", flat=True).first()
     if cluster_id is None:
         raise NotFound
-    share_cluster(cluster_id)
+    with suppress(NotFound):  # Of a cluster that has ended no GPU is in service.
+        share_cluster(cluster_id)
     if not lock_rows(GPU.objects.filter(retired_at__isnull=True), [gpu_id]):
         return False
     holder = holders.ask([gpu_id]).get(gpu_id)
