@@ -179,7 +179,11 @@ class GPU(models.Model):
     registered_at = models.DateTimeField()
     retired_at = models.DateTimeField(null=True, blank=True)
     retired_reason = models.CharField(
-        max_length=500, blank=True, default="", db_default="", help_text="Why it was retired, and by whom if a person did."
+        max_length=500,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="Why it was retired, and by whom if a person did.",
     )
 
     class Meta:

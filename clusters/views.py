@@ -163,7 +163,7 @@ class GpuViewSet(ApiViewSet):
         request=GpusInputSerializer,
         responses={201: RegisteredGpuSerializer(many=True), 200: RegisteredGpuSerializer(many=True)},
         description="Idempotent by (node, gpu_index): 201 when one of them is new, else 200; of a known GPU only the "
-        "fields that were sent are updated. Another uuid in a slot is another GPU, and the old one is retired; so is the "
+        "fields that were sent are updated. Another uuid in a slot is another GPU, and the old one is retired; so is "
         "one that another slot or node of the cluster has in service under a uuid that is named here. As many "
         "as the node's total_gpus are all that it has: those in service that are not named have vanished, and are "
         "unhealthy until they are named again. An empty array says so of all, and is taken where total_gpus is 0. "

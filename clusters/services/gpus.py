@@ -241,7 +241,7 @@ def _gone_until(node: Node, slots: Mapping[int, GpuFields], now: datetime) -> di
 
 
 def _tell_of_doubles(node: Node, new: Sequence[GPU]) -> None:
-    """Log which of the devices another cluster has in service too: moved, or made up. A person retires the wrong one."""
+    """Log which of the devices another cluster has too: moved, or made up. A person retires the wrong one."""
     uuids = [gpu.uuid for gpu in new if gpu.uuid]
     others = GPU.objects.filter(uuid__in=uuids, retired_at__isnull=True).exclude(node__cluster=node.cluster_id)
     doubles = dict(others.values_list("pk", "uuid"))

@@ -156,9 +156,7 @@ class Fleet:
             services.retire_gpu(gpu_id=gpu_id, reason="sold", actor="test", now=self.now)
 
     def report(self, slot: int, temperature: float, xid: int | None) -> None:
-        samples = [
-            Sample(gpu_id, self.now, 50.0, None, None, temperature, None, xid) for gpu_id in self.in_slot(slot)
-        ]
+        samples = [Sample(gpu_id, self.now, 50.0, None, None, temperature, None, xid) for gpu_id in self.in_slot(slot)]
         services.record_samples(samples=samples, now=self.now)
 
     def in_slot(self, slot: int) -> list[int]:

@@ -1,16 +1,18 @@
 """The end of a single GPU: a person retires it, or its card turns up elsewhere."""
 
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
 import pytest
+from django.db import transaction
 
 from clusters import services
-from clusters.models import GPU, GPUFault, GPUHealth, Node
+from clusters.models import GPU, Cluster, GPUFault, GPUHealth, Node
 from clusters.tests.factories import NOW, hold, make_cluster, make_gpu, make_node
 from clusters.tests.ledger import check_chain, periods_of
-from clusters.tests.threads import after, at_once
+from clusters.tests.threads import after, at_once, in_thread
 from gpufleet.common.errors import NotFound
 from gpufleet.common.locks import lock_rows
 from tenants.tests.factories import alice
@@ -113,6 +115,18 @@ def test_a_gpu_and_its_cluster_end_in_the_same_moment() -> None:
     assert (gpu.retired_at, gpu.retired_reason) == (LATER, "The cluster was decommissioned.")
 
 
+@pytest.mark.django_db(transaction=True)
+def test_whoever_retires_a_gpu_waits_for_its_cluster_first_and_is_in_nobodys_way() -> None:
+    gpu = make_gpu()
+    with ThreadPoolExecutor(1) as pool:
+        with transaction.atomic():
+            lock_rows(Cluster.objects.all(), [gpu.node.cluster_id], alone=True)
+            retired = pool.submit(in_thread, lambda: retire(gpu))
+            assert not wait([retired], timeout=0.5).done
+            assert GPU.objects.select_for_update(nowait=True).get() == gpu
+        assert retired.result()
+
+
 def test_a_card_that_another_node_of_the_cluster_registers_has_left_the_old_one() -> None:
     cluster = make_cluster()
     old, new = make_node(cluster), make_node(cluster)
@@ -192,7 +206,7 @@ def test_two_nodes_that_name_one_card_at_once_have_it_one_after_the_other() -> N
     nodes = [make_node(cluster) for _ in range(4)]
     for step in range(5):
         now = LATER + step * MINUTE
-        at_once(*[lambda node=node, now=now: register(node, "GPU-x", "GPU-y", now=now) for node in nodes])  # type: ignore[misc]
+        at_once(*[lambda node=node, now=now: register(node, "GPU-x", "GPU-y", now=now) for node in nodes])
         for uuid in ("GPU-x", "GPU-y"):
             assert in_service(uuid)
     for gpu in GPU.objects.all():

@@ -85,7 +85,8 @@ class Wish:
 
 WISHES = st.builds(
     Wish, cluster=st.sampled_from([0, 0, 1]), tenant=st.sampled_from([None, 0, 1, 1, 2]), gpus=st.integers(1, 6),
-    priority=st.sampled_from([5, 9, 9, 1]), minutes=st.sampled_from([None, 1, 3]), days=st.sampled_from([0, 0, 0, 0, 8]),
+    priority=st.sampled_from([5, 9, 9, 1]), minutes=st.sampled_from([None, 1, 3]),
+    days=st.sampled_from([0, 0, 0, 0, 8]),
 )  # fmt: skip
 MOVES = st.tuples(st.integers(0, 99), st.sampled_from(["completed", "failed", "cancelled", "queued", "blocked"]))
 
@@ -208,9 +209,9 @@ class Fleet(RuleBasedStateMachine):
 
     def _without_quota(self, tenant_id: int) -> None:
         """For a cycle the tenant may start next to nothing."""
-        had = {name: getattr(Tenant.objects.get(pk=tenant_id), name) for name in ("gpu_quota", "borrow_limit")}
-        for terms in ({"gpu_quota": 1, "borrow_limit": 0}, had):
-            update_tenant(tenant_id=tenant_id, changes=terms)
+        had = Tenant.objects.get(pk=tenant_id)
+        for quota, borrows in ((1, 0), (had.gpu_quota, had.borrow_limit)):
+            update_tenant(tenant_id=tenant_id, changes={"gpu_quota": quota, "borrow_limit": borrows})
             self._pass(5)
 
     @rule(tenant=st.integers(0, 2), quota=st.integers(3, 8))

@@ -226,7 +226,7 @@ def test_a_job_whose_card_turns_up_in_another_node_has_lost_it_and_is_told_so(no
     job, next_job = make_job(cluster=node.cluster, status="running"), make_job(cluster=node.cluster, gpu_count=4)
     allocate(job, [held])
     other = make_node(node.cluster)
-    sent: list[clusters.GpuFields] = [{"uuid": "GPU-x", "model": held.model}, *[{"model": held.model}] * 3]
+    sent: list[clusters.GpuFields] = [{"uuid": uuid, "model": held.model} for uuid in ("GPU-x", "", "", "")]
     (card, *_) = clusters.register_gpus(node_id=other.pk, gpus=sent, now=NOW + MINUTE).gpus
     cycle(2)
     assert JobEvent.objects.get(job=job).reason == (
