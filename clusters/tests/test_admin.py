@@ -148,6 +148,7 @@ def test_gpus_are_retired_but_for_those_that_jobs_hold(admin_client: Client) -> 
     button = 'value="retire"'
     pages = [admin_client.get(f"{PATH}/gpu/{pk}/change/").content.decode() for pk in (held.pk, gone.pk)]
     assert [button in page for page in pages] == [True, False]
+    assert ["until it was retired" in page for page in pages] == [False, True]
 
 
 def test_who_marks_gpus_does_not_retire_them(client: Client) -> None:
