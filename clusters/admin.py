@@ -91,6 +91,18 @@ MAINTAIN = Question(
 RESUME = Question(
     "Resume", partial(_of_nodes, one="It takes new jobs again.", many="They take new jobs again."), NODE_FIELDS
 )
+RETIRE = Question(
+    "Retire",
+    partial(
+        _of_gpus,
+        one="Its time in the ledger ends and its slot is free; for a card that is gone for good. It is refused while a "
+        "job holds it.",
+        many="Their time in the ledger ends and their slots are free; for cards that are gone for good. Those that a "
+        "job holds are refused.",
+    ),
+    [*GPU_FIELDS, "retired_at", "retired_reason"],
+    danger=True,
+)
 MARK_HEALTHY = Question(
     "Mark healthy", partial(_of_gpus, one="It takes jobs again.", many="They take jobs again."), GPU_FIELDS
 )
@@ -289,13 +301,13 @@ class NodeAdmin(ReadOnlyAdmin):
 
 @admin.register(GPU)
 class GpuAdmin(ReadOnlyAdmin):
-    """GPUs are registered by their nodes; people mark their health."""
+    """GPUs are registered by their nodes; people mark their health, and retire those that are gone for good."""
 
     list_display = ["id", "node", "gpu_index", "model", "shown_state", "held_by", "busy", "health_reason", "retired_at"]
     list_filter = ["state", "health", "model", "node__cluster", ("retired_at", admin.EmptyFieldListFilter)]
     list_select_related = ["node"]
     search_fields = ["uuid", "node__hostname", "model"]
-    actions = ["mark_healthy", "mark_unhealthy"]
+    actions = ["mark_healthy", "mark_unhealthy", "retire"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[GPU]:
         """With the nodes, by which GPUs are called."""
@@ -334,9 +346,15 @@ class GpuAdmin(ReadOnlyAdmin):
         """Whoever may change GPUs may mark them, though nobody edits their fields."""
         return request.user.has_perm("clusters.change_gpu")
 
+    def has_retire_permission(self, request: HttpRequest) -> bool:
+        """Whoever may decommission clusters: it can't be undone."""
+        return request.user.has_perm("clusters.change_cluster")
+
     def applies(self, action: str, row: GPU) -> bool:
         """To what it is not already."""
-        return row.retired_at is None and (row.health == GPUHealth.HEALTHY) == (action == "mark_unhealthy")
+        if row.retired_at is not None or action == "retire":
+            return row.retired_at is None
+        return (row.health == GPUHealth.HEALTHY) == (action == "mark_unhealthy")
 
     @asks(MARK_HEALTHY, description="Mark healthy", permission="operate")
     def mark_healthy(self, request: HttpRequest, gpus: QuerySet[GPU], answers: Answers) -> None:
@@ -347,6 +365,18 @@ class GpuAdmin(ReadOnlyAdmin):
     def mark_unhealthy(self, request: HttpRequest, gpus: QuerySet[GPU], answers: Answers) -> None:
         """Takes no job until marked healthy again."""
         self._mark(request, gpus, GPUHealth.UNHEALTHY, answers)
+
+    @asks(RETIRE, description="Retire for good", permission="retire")
+    def retire(self, request: HttpRequest, gpus: QuerySet[GPU], answers: Answers) -> None:
+        """Out of service, with its history."""
+        refusals, count = [], 0
+        said = {"reason": answers["reason"], "actor": actor_of(request), "now": timezone.now()}
+        for gpu in gpus:
+            try:
+                count += services.retire_gpu(gpu_id=gpu.pk, **said)
+            except DomainError as refusal:
+                refusals.append(refusal)
+        report(request, f"{said_of(count, 'GPU')} retired." if count else "", refusals)
 
     def _mark(self, request: HttpRequest, gpus: QuerySet[GPU], health: GPUHealth, answers: Answers) -> None:
         ids = [gpu.pk for gpu in gpus]

@@ -178,6 +178,13 @@ class GPU(models.Model):
     )
     registered_at = models.DateTimeField()
     retired_at = models.DateTimeField(null=True, blank=True)
+    retired_reason = models.CharField(
+        max_length=500,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="Why it was retired, and by whom if a person did.",
+    )
 
     class Meta:
         verbose_name = "GPU"
@@ -205,6 +212,8 @@ class GPU(models.Model):
             ),
             # Serves group commit: the GPUs that were retired within the hour.
             models.Index(fields=["retired_at"], condition=Q(retired_at__isnull=False), name="gpu_retired"),
+            # Serves registration: where else the devices that a node names are in service.
+            models.Index(fields=["uuid"], condition=Q(retired_at__isnull=True), name="gpu_device"),
         ]
 
     def __str__(self) -> str:

@@ -105,6 +105,12 @@ class GpuChangesSerializer(StrictSerializer):
     fault_id = IdField(required=False, help_text="The fault that this is about: 409 when it is over.")
 
 
+class RetirementSerializer(StrictSerializer):
+    """Why a GPU is gone for good."""
+
+    reason = serializers.CharField(max_length=400)
+
+
 class ClusterSerializer(serializers.Serializer[Any]):
     """A cluster as it is shown, made of a ``ClusterReport``."""
 
@@ -224,6 +230,7 @@ class GpuSerializer(serializers.Serializer[Any]):
     job = HolderSerializer(source="holder", allow_null=True)
     registered_at = serializers.DateTimeField(source="gpu.registered_at")
     retired_at = serializers.DateTimeField(source="gpu.retired_at", allow_null=True)
+    retired_reason = serializers.CharField(source="gpu.retired_reason", allow_blank=True)
 
 
 class SampleInputSerializer(StrictSerializer):

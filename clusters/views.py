@@ -29,6 +29,7 @@ from clusters.serializers import (
     NodeInputSerializer,
     NodeSerializer,
     RegisteredGpuSerializer,
+    RetirementSerializer,
     SeriesSerializer,
     stream_series,
 )
@@ -138,7 +139,14 @@ class GpuViewSet(ApiViewSet):
     queryset = GPU.objects.none()
     serializer_class = GpuSerializer
     filterset_class = GpuFilter
-    access = {"list": READ, "retrieve": READ, "create": REPORT, "partial_update": WRITE_FLEET, "metrics": READ}
+    access = {
+        "list": READ,
+        "retrieve": READ,
+        "create": REPORT,
+        "partial_update": WRITE_FLEET,
+        "retire": ADMIN,
+        "metrics": READ,
+    }
     action_parameters = {"metrics": ("from", "to", "step")}
 
     def list(self, request: Request) -> Response:
@@ -155,7 +163,8 @@ class GpuViewSet(ApiViewSet):
         request=GpusInputSerializer,
         responses={201: RegisteredGpuSerializer(many=True), 200: RegisteredGpuSerializer(many=True)},
         description="Idempotent by (node, gpu_index): 201 when one of them is new, else 200; of a known GPU only the "
-        "fields that were sent are updated. Another uuid in a slot is another GPU, and the old one is retired. As many "
+        "fields that were sent are updated. Another uuid in a slot is another GPU, and the old one is retired; so is "
+        "one that another slot or node of the cluster has in service under a uuid that is named here. As many "
         "as the node's total_gpus are all that it has: those in service that are not named have vanished, and are "
         "unhealthy until they are named again. An empty array says so of all, and is taken where total_gpus is 0. "
         "Answers the GPUs in the order in which they were sent.",
@@ -180,6 +189,18 @@ class GpuViewSet(ApiViewSet):
             fault_id=values.get("fault_id"),
         )
         return Response(GpuSerializer(queries.get_gpu(int(pk), caller_of(request))).data)
+
+    @extend_schema(request=RetirementSerializer, responses=GpuSerializer)
+    @action(detail=True, methods=["post"], filterset_class=None, pagination_class=None)
+    @idempotent()
+    def retire(self, request: Request, pk: str) -> Response:
+        """Take a GPU that is gone for good out of service: its time ends, its history stays. 409 while a job holds it.
+        One that is retired already stays as it is. A card that its agent registers again is another GPU from then on.
+        """
+        values = checked_body(RetirementSerializer, request)
+        caller = caller_of(request)
+        services.retire_gpu(gpu_id=int(pk), reason=values["reason"], actor=caller.actor, now=timezone.now())
+        return Response(GpuSerializer(queries.get_gpu(int(pk), caller)).data)
 
     @extend_schema(
         responses=SeriesSerializer,

@@ -15,12 +15,14 @@ from clusters.services.fleet import (
 )
 from clusters.services.gpus import (
     FaultIsOver,
+    GpuBusy,
     GpuFields,
     GpuRegistration,
     GpuRetired,
     mark_health,
     mark_many,
     register_gpus,
+    retire_gpu,
 )
 from clusters.services.ledger import refresh_gpu_states
 from clusters.services.metrics import record_batch, record_samples, take_news
@@ -40,6 +42,7 @@ __all__ = [
     "ClusterNameTaken",
     "CreatedCluster",
     "FaultIsOver",
+    "GpuBusy",
     "GpuFields",
     "GpuRegistration",
     "GpuRetired",
@@ -55,6 +58,7 @@ __all__ = [
     "refresh_gpu_states",
     "register_gpus",
     "register_node",
+    "retire_gpu",
     "share_gpu_counts",
     "sweep_silent_nodes",
     "take_news",

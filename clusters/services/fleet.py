@@ -11,7 +11,8 @@ from apikeys.models import KeyKind
 from apikeys.services import issue_key, revoke_key
 from clusters.models import GPU, Cluster, Node
 from clusters.queries import count_running_jobs
-from clusters.services.ledger import refresh_gpu_states, retire_gpus
+from clusters.services.health import take_out
+from clusters.services.ledger import refresh_gpu_states
 from gpufleet.common.errors import Conflict, NotFound, violated_constraint
 from gpufleet.common.locks import lock_rows, lock_scheduler
 
@@ -103,7 +104,7 @@ def decommission_cluster(*, cluster_id: int, now: datetime) -> Cluster:
     nodes = lock_rows(Node.objects.filter(decommissioned_at__isnull=True), _ids_of_nodes(cluster))
     in_service = GPU.objects.filter(retired_at__isnull=True)
     gpus = lock_rows(in_service, in_service.filter(node__in=nodes).values_list("pk", flat=True))
-    retire_gpus(sorted(gpus), now=now)
+    take_out(dict.fromkeys(gpus, "The cluster was decommissioned."), now=now)
     Node.objects.filter(pk__in=nodes).update(decommissioned_at=now)
     cluster.decommissioned_at = now
     cluster.save(update_fields=["decommissioned_at"])

@@ -2,22 +2,23 @@
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypedDict
 
 import structlog
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Max
 
 from clusters.models import GPU, GPUFault, GPUHealth, Node
-from clusters.queries import reportable_nodes
+from clusters.queries import holders, reportable_nodes
 from clusters.services.fleet import share_cluster
-from clusters.services.health import carry_faults, quarantine_vanished, set_health
-from clusters.services.ledger import circumstances_of, open_ledger, refresh_gpu_states, retire_gpus
+from clusters.services.health import carry_faults, quarantine_vanished, set_health, take_out
+from clusters.services.ledger import circumstances_of, open_ledger, refresh_gpu_states
 from clusters.states import Health, gpu_state
 from gpufleet.common.errors import Conflict, FieldProblem, InvalidInput, NotFound
-from gpufleet.common.locks import lock_rows
+from gpufleet.common.locks import lock_names, lock_rows
 
 logger = structlog.stdlib.get_logger(__name__)
 
@@ -26,6 +27,12 @@ class GpuRetired(Conflict):
     """The GPU is no longer in service."""
 
     code = "gpu_retired"
+
+
+class GpuBusy(Conflict):
+    """A job holds the GPU."""
+
+    code = "gpu_busy"
 
 
 class FaultIsOver(Conflict):
@@ -60,27 +67,57 @@ def register_gpus(
 
     A slot's GPU is known again unless both it and the message have a uuid and the two differ: then it is another
     device, and the old one is retired with its history. A device that the message names in another slot is retired in
-    the one that it had, and brings along what an operator alone may end (``carry_faults``). No GPUs at all: those that
-    it had have vanished, which a node that has said to have some may not say. ``cluster_key_id`` narrows what is found
-    to the cluster of that key. Raises ``NotFound``, and ``InvalidInput`` for that, and for a slot or a uuid that stands
-    twice.
+    the one that it had, and so is one that another node of the cluster has in service: a card is in one place, and a
+    job that holds it there has lost it. It brings along what an operator alone may end (``carry_faults``). In another
+    cluster nothing is retired, since a uuid is easily made up: both are in service, and the log says so. A GPU that was
+    retired and is named again begins anew.
+
+    No GPUs at all: those that it had have vanished, which a node that has said to have some may not say.
+    ``cluster_key_id`` narrows what is found to the cluster of that key. Raises ``NotFound``, and ``InvalidInput`` for
+    that, and for a slot or a uuid that stands twice.
     """
     slots = _by_slot(gpus)
     node = _lock_node(node_id, cluster_key_id)
     if not slots and node.total_gpus:
         detail = f"Name 1 or more: {node.hostname} says that it has {node.total_gpus} (total_gpus)."
         raise InvalidInput(FieldProblem("#/gpus", "min_length", detail))
-    present = _lock_named(node, slots)
-    replaced = [slot for slot, gpu in present.items() if _is_gone(gpu, slots)]
-    retire_gpus([present.pop(slot).pk for slot in replaced], now=now)
+    named = _lock_named(node, slots)
+    gone = {gpu.pk: why for gpu in named if (why := _why_gone(gpu, node, slots))}
+    take_out(gone, now=now)
+    present = {gpu.gpu_index: gpu for gpu in named if gpu.pk not in gone}
     _update(present, slots)
     new = _insert(node, {slot: fields for slot, fields in slots.items() if slot not in present}, now)
     if new:
         carry_faults(new, now=now)
-        logger.info("GPUs registered", node_id=node_id, new=len(new), replaced=len(replaced))
+        _tell_of_doubles(node, new)
+        logger.info("GPUs registered", node_id=node_id, new=len(new), retired=gone)
     present.update((gpu.gpu_index, gpu) for gpu in new)
     quarantine_vanished(node_id=node_id, slots=slots, total_gpus=node.total_gpus, now=now)
     return GpuRegistration(gpus=[present[slot] for slot in slots], created=len(new))
+
+
+@transaction.atomic
+def retire_gpu(*, gpu_id: int, reason: str, actor: str, now: datetime) -> bool:
+    """Take a GPU that is gone for good out of service; its rows and its ledger stay. Returns whether it was in service.
+
+    Its slot is free, and an agent that names the card again registers it anew, with another id and with the fault that
+    an operator has not ended. Holding the GPU keeps it from being given to a job in between. Raises ``NotFound``, and
+    ``GpuBusy`` while a job holds it.
+    """
+    cluster_id = GPU.objects.filter(pk=gpu_id).values_list("node__cluster", flat=True).first()
+    if cluster_id is None:
+        raise NotFound
+    with suppress(NotFound):  # Of a cluster that has ended no GPU is in service.
+        share_cluster(cluster_id)
+    if not lock_rows(GPU.objects.filter(retired_at__isnull=True), [gpu_id]):
+        return False
+    holder = holders.ask([gpu_id]).get(gpu_id)
+    if holder is not None:
+        detail = f"Job {holder.job_id} holds GPU {gpu_id}; end it first."
+        raise GpuBusy(detail, job_id=holder.job_id)
+    take_out({gpu_id: f"{reason} (by {actor})"[:500]}, now=now)
+    logger.info("GPU retired", gpu_id=gpu_id, actor=actor)
+    return True
 
 
 @transaction.atomic
@@ -145,20 +182,34 @@ def _lock_node(node_id: int, cluster_key_id: int | None) -> Node:
     return lock_rows(reportable.select_related("cluster"), [node_id])[node_id]
 
 
-def _lock_named(node: Node, slots: Mapping[int, GpuFields]) -> dict[int, GPU]:
-    """The node's GPUs in service that the message names, by their slots: for a slot, or for a uuid in another one."""
-    uuids = {fields.get("uuid", "") for fields in slots.values()} - {""}
-    in_service = GPU.objects.filter(node=node, retired_at__isnull=True)
-    named = in_service.filter(Q(gpu_index__in=slots) | Q(uuid__in=uuids)).values_list("pk", flat=True)
-    return {gpu.gpu_index: gpu for gpu in lock_rows(in_service, named).values()}
+def _lock_named(node: Node, slots: Mapping[int, GpuFields]) -> list[GPU]:
+    """The GPUs in service that the message names: the node's for a slot, and for a uuid all of the cluster's.
+
+    Of two nodes that name one device at once, the later one must see what the other inserts, hence the names' locks.
+    """
+    uuids = _uuids_of(slots)
+    lock_names(f"GPU {uuid} of cluster {node.cluster_id}" for uuid in uuids)
+    in_service = GPU.objects.filter(retired_at__isnull=True)
+    in_slots = in_service.filter(node=node, gpu_index__in=slots)
+    devices = in_service.filter(node__cluster=node.cluster_id, uuid__in=uuids)
+    named = [*in_slots.values_list("pk", flat=True), *devices.values_list("pk", flat=True)]
+    return list(lock_rows(in_service, named).values())
 
 
-def _is_gone(gpu: GPU, slots: Mapping[int, GpuFields]) -> bool:
-    """Whether its slot has another device now, or it stands in another slot."""
-    if not gpu.uuid:
-        return False
+def _uuids_of(slots: Mapping[int, GpuFields]) -> set[str]:
+    return {fields.get("uuid", "") for fields in slots.values()} - {""}
+
+
+def _why_gone(gpu: GPU, node: Node, slots: Mapping[int, GpuFields]) -> str:
+    """Its slot has another device now, or it stands elsewhere. Empty: it is where it was."""
+    if gpu.node_id != node.pk:
+        return "Its card was registered on another node of the cluster."
     here = slots.get(gpu.gpu_index, {}).get("uuid", "")
-    return here != gpu.uuid and (bool(here) or any(fields.get("uuid", "") == gpu.uuid for fields in slots.values()))
+    if not gpu.uuid or here == gpu.uuid:
+        return ""
+    if gpu.uuid in _uuids_of(slots):
+        return "Its card was registered in another slot."
+    return "Another card was registered in its slot." if here else ""
 
 
 def _update(present: Mapping[int, GPU], slots: Mapping[int, GpuFields]) -> None:
@@ -173,7 +224,26 @@ def _update(present: Mapping[int, GPU], slots: Mapping[int, GpuFields]) -> None:
 
 
 def _insert(node: Node, slots: Mapping[int, GpuFields], now: datetime) -> list[GPU]:
-    gpus = [GPU(**{**fields, "gpu_index": slot, "node": node, "registered_at": now}) for slot, fields in slots.items()]
+    began = _gone_until(node, slots, now)
+    gpus = []
+    for slot, fields in slots.items():
+        since = began.get(fields.get("uuid", ""), now)
+        gpus.append(GPU(**{**fields, "gpu_index": slot, "node": node, "registered_at": since}))
     if gpus:
         open_ledger(gpus, gpu_state(circumstances_of(gpus[0])))
     return gpus
+
+
+def _gone_until(node: Node, slots: Mapping[int, GpuFields], now: datetime) -> dict[str, datetime]:
+    """Clocks differ: the devices that were retired in this cluster later than now. No second of theirs counts twice."""
+    before = GPU.objects.filter(node__cluster=node.cluster_id, uuid__in=_uuids_of(slots), retired_at__gt=now)
+    return dict(before.order_by().values_list("uuid").annotate(Max("retired_at")))
+
+
+def _tell_of_doubles(node: Node, new: Sequence[GPU]) -> None:
+    """Log which of the devices another cluster has too: moved, or made up. A person retires the wrong one."""
+    uuids = [gpu.uuid for gpu in new if gpu.uuid]
+    others = GPU.objects.filter(uuid__in=uuids, retired_at__isnull=True).exclude(node__cluster=node.cluster_id)
+    doubles = dict(others.values_list("pk", "uuid"))
+    if doubles:
+        logger.warning("GPUs are registered in two clusters", node_id=node.pk, elsewhere=doubles)

@@ -8,12 +8,12 @@ from django.conf import settings
 from django.db.models import Q
 
 from clusters.models import GPU, GPUFault, GPUHealth, HealthCause
-from clusters.services.ledger import refresh_gpu_states
+from clusters.services.ledger import refresh_gpu_states, retire_gpus
 from clusters.states import Health, may_quarantine
 
 logger = structlog.stdlib.get_logger(__name__)
 
-# What an operator alone may end.
+# What an operator alone may end, and what passes by itself.
 OPERATORS_CAUSES = (HealthCause.XID, HealthCause.MEMORY, HealthCause.OPERATOR)
 LASTING_CAUSES = (HealthCause.TEMPERATURE, HealthCause.VANISHED)
 TOLD_AGAIN_AFTER = timedelta(hours=1)
@@ -81,6 +81,16 @@ def quarantine_vanished(*, node_id: int, slots: Collection[int], total_gpus: int
     wanted = {pk: Health() if gpu.health_cause == HealthCause.VANISHED else vanished for pk, gpu in locked.items()}
     set_health(wanted, locked, now=now)
     refresh_gpu_states(GPU.objects.filter(pk__in=locked), now=now)
+
+
+def take_out(reasons: Mapping[int, str], *, now: datetime) -> None:
+    """Take GPUs, which the caller has locked, out of service for good, each for its reason.
+
+    Heat and absence are over with them. What an operator alone may end stays open: the card may come back with it.
+    """
+    retire_gpus(reasons, now=now)
+    sessions = GPUFault.objects.filter(gpu__in=reasons, ended_at=None, cause__in=LASTING_CAUSES)
+    sessions.update(ended_at=now)
 
 
 def carry_faults(new: Sequence[GPU], *, now: datetime) -> None:

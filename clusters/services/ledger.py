@@ -1,6 +1,6 @@
 """The only writer of GPU states: a GPU's ``state`` and its open period in the ledger move together, here."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import cast
@@ -33,9 +33,10 @@ WHERE gpu.id = change.gpu_id
 """
 RETIRE = """
 UPDATE clusters_gpu AS gpu
-SET retired_at = greatest(%s, lower(period.during))
-FROM clusters_gpustateperiod AS period
-WHERE gpu.id = ANY(%s) AND period.gpu_id = gpu.id AND upper_inf(period.during)
+SET retired_at = greatest(%s, lower(period.during)), retired_reason = gone.reason
+FROM unnest(%s::bigint[], %s::text[]) AS gone (gpu_id, reason)
+JOIN clusters_gpustateperiod AS period ON period.gpu_id = gone.gpu_id AND upper_inf(period.during)
+WHERE gpu.id = gone.gpu_id
 """
 CLOSE_LAST = """
 UPDATE clusters_gpustateperiod
@@ -75,14 +76,15 @@ def refresh_gpu_states(gpus: QuerySet[GPU], *, now: datetime, since_heartbeat: b
     return len(changes)
 
 
-def retire_gpus(gpu_ids: Sequence[int], *, now: datetime) -> None:
-    """Take GPUs out of service and close their chain of periods. A job that holds one is the scheduler's business.
+def retire_gpus(reasons: Mapping[int, str], *, now: datetime) -> None:
+    """Take GPUs out of service, each for its reason, and close their chain of periods. A job that holds one is the
+    scheduler's business.
 
     The GPUs are locked by the caller. A period that would be empty is removed, so the chain ends where it began.
     """
-    ids = list(gpu_ids)
+    ids = list(reasons)
     with connection.cursor() as cursor:
-        cursor.execute(RETIRE, [now, ids])
+        cursor.execute(RETIRE, [now, ids, list(reasons.values())])
         cursor.execute(CLOSE_LAST, [now, ids, now])
     GPUStatePeriod.objects.filter(gpu_id__in=ids, during__upper_inf=True).delete()
 

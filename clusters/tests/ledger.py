@@ -14,6 +14,16 @@ def periods_of(gpu: GPU) -> list[tuple[str, datetime, datetime | None]]:
     return [(row.state, row.during.lower, row.during.upper) for row in rows]
 
 
+def check_cards() -> None:
+    """No second of a card is counted twice, in whichever slots and nodes of its cluster it was."""
+    rows = GPUStatePeriod.objects.exclude(gpu__uuid="").order_by("gpu__node__cluster", "gpu__uuid", "during")
+    periods = rows.values_list("gpu__node__cluster", "gpu__uuid", "during")
+    for (cluster, uuid, before), (next_cluster, next_uuid, then) in pairwise(periods):
+        if (cluster, uuid) == (next_cluster, next_uuid):
+            assert before.upper is not None
+            assert before.upper <= then.lower
+
+
 def check_chain(gpu_id: int) -> None:
     """One chain without a gap from registration to retirement, or still open, that agrees with the GPU's row."""
     gpu = GPU.objects.select_related("node__cluster").get(pk=gpu_id)

@@ -12,6 +12,7 @@ from apikeys.queries import find_live_key
 from clusters.models import GPU, Cluster, GPUFault, GPUStatePeriod, LatestReading, MetricSample, Node, NodeWatch
 from clusters.tests.factories import NOW, hold, make_cluster, make_gpu, make_node
 from clusters.tests.ledger import check_chain
+from gpufleet.common.models import AuditEntry
 
 pytestmark = pytest.mark.django_db
 
@@ -128,6 +129,37 @@ def test_gpus_are_marked(admin_client: Client) -> None:
     act(admin_client, "gpu", "mark_healthy", gpu.pk)
     gpu.refresh_from_db()
     assert gpu.state == "available"
+
+
+def test_gpus_are_retired_but_for_those_that_jobs_hold(admin_client: Client) -> None:
+    gpu, held, gone = make_gpu(), make_gpu(), make_gpu(retired_at=NOW + timedelta(hours=1))
+    job = hold(held)
+    page = act(admin_client, "gpu", "retire", gpu.pk, held.pk, gone.pk)
+    assert "1 GPU is retired." in page
+    assert f"Job {job.pk} holds GPU {held.pk}; end it first." in page
+    gpu.refresh_from_db()
+    assert gpu.retired_reason == "dust (by user:admin)"
+    check_chain(gpu.pk)
+    assert set(GPU.objects.filter(retired_at=None)) == {held}
+    entry = AuditEntry.objects.get(object_id=gpu.pk)
+    assert (entry.action, entry.reason, entry.before["retired_at"]) == ("retire", "dust", None)
+    assert entry.after is not None
+    assert entry.after["retired_reason"] == gpu.retired_reason
+    button = 'value="retire"'
+    pages = [admin_client.get(f"{PATH}/gpu/{pk}/change/").content.decode() for pk in (held.pk, gone.pk)]
+    assert [button in page for page in pages] == [True, False]
+    assert ["until it was retired" in page for page in pages] == [False, True]
+
+
+def test_who_marks_gpus_does_not_retire_them(client: Client) -> None:
+    user = User.objects.create_user("olga", is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename__in=["view_gpu", "change_gpu"]))
+    client.force_login(user)
+    gpu = make_gpu()
+    form = {"action": "retire", "_selected_action": [gpu.pk], "agreed": "1", "reason": "because"}
+    assert client.post(f"{PATH}/gpu/", form).status_code == 403
+    gpu.refresh_from_db()
+    assert gpu.retired_at is None
 
 
 def test_who_may_only_look_is_refused_every_action(client: Client) -> None:

@@ -11,7 +11,7 @@ from clusters.models import GPU, GPUHealth, GPUStatePeriod, Node, NodeWatch
 from clusters.services.ledger import refresh_gpu_states, retire_gpus
 from clusters.telemetry import Sample
 from clusters.tests.factories import NOW, make_cluster, make_gpu, make_node
-from clusters.tests.ledger import check_chain, periods_of
+from clusters.tests.ledger import check_cards, check_chain, periods_of
 
 pytestmark = pytest.mark.django_db
 
@@ -66,7 +66,7 @@ def test_silence_does_not_begin_before_the_present_period() -> None:
 
 def test_retirement_ends_the_chain() -> None:
     gpu = make_gpu()
-    retire_gpus([gpu.pk], now=LATER)
+    retire_gpus({gpu.pk: "sold"}, now=LATER)
     assert periods_of(gpu) == [("available", NOW, LATER)]
     Node.objects.filter(pk=gpu.node_id).update(intent="draining")
     assert refresh_gpu_states(everything(), now=LATER + timedelta(minutes=1)) == 0
@@ -76,7 +76,7 @@ def test_retirement_ends_the_chain() -> None:
 @pytest.mark.parametrize("now", [NOW, NOW - timedelta(seconds=3)])
 def test_a_gpu_retired_in_the_moment_of_its_registration_was_never_there(now: datetime) -> None:
     gpu = make_gpu()
-    retire_gpus([gpu.pk], now=now)
+    retire_gpus({gpu.pk: "sold"}, now=now)
     assert periods_of(gpu) == []
     check_chain(gpu.pk)
 
@@ -85,7 +85,7 @@ def test_a_retired_gpus_chain_ends_with_its_last_period_that_lasted() -> None:
     gpu = make_gpu()
     Node.objects.filter(pk=gpu.node_id).update(intent="draining")
     refresh_gpu_states(everything(), now=LATER)
-    retire_gpus([gpu.pk], now=LATER)
+    retire_gpus({gpu.pk: "sold"}, now=LATER)
     assert periods_of(gpu) == [("available", NOW, LATER)]
     check_chain(gpu.pk)
 
@@ -107,14 +107,16 @@ EVENT = st.one_of(
     st.tuples(st.just("beat"), st.integers(0, 1)),
     st.tuples(st.just("sweep")),
     st.tuples(st.just("mark"), st.integers(0, 3), st.sampled_from(GPUHealth)),
-    st.tuples(st.just("replace"), st.integers(0, 3), st.integers(1, 3)),
+    st.tuples(st.just("put"), st.integers(0, 3), st.integers(0, 5)),
+    st.tuples(st.just("put"), st.integers(0, 3), st.integers(0, 5)),
+    st.tuples(st.just("retire"), st.integers(0, 3)),
     st.tuples(st.just("report"), st.integers(0, 3), st.sampled_from([40.0, 87.0, 95.0]), st.sampled_from([None, 79])),
 )
 HISTORY = st.lists(st.tuples(SECONDS, EVENT), max_size=25)
 
 
 class Fleet:
-    """Two nodes with two slots each, and a clock."""
+    """Two nodes with two slots each, six cards to put in them, and a clock."""
 
     def __init__(self) -> None:
         self.now = NOW
@@ -122,7 +124,7 @@ class Fleet:
         self.hosts = ["n0", "n1"]
         self.nodes = [self.beat(0), self.beat(1)]
         for slot in range(4):
-            self.replace(slot, 0)
+            self.put(slot, slot)
 
     def beat(self, node: int) -> int:
         registration = services.register_node(
@@ -142,18 +144,25 @@ class Fleet:
         services.sweep_silent_nodes(now=self.now)
 
     def mark(self, slot: int, health: GPUHealth) -> None:
-        services.mark_health(gpu_id=self.in_slot(slot), health=health, reason="", now=self.now)
+        for gpu_id in self.in_slot(slot):
+            services.mark_health(gpu_id=gpu_id, health=health, reason="", now=self.now)
 
-    def replace(self, slot: int, device: int) -> None:
-        gpu: services.GpuFields = {"gpu_index": slot % 2, "uuid": f"GPU-{slot}-{device}"}
+    def put(self, slot: int, device: int) -> None:
+        gpu: services.GpuFields = {"gpu_index": slot % 2, "uuid": f"GPU-{device}"}
         services.register_gpus(node_id=self.nodes[slot // 2], gpus=[gpu], now=self.now)
 
-    def report(self, slot: int, temperature: float, xid: int | None) -> None:
-        sample = Sample(self.in_slot(slot), self.now, 50.0, None, None, temperature, None, xid)
-        services.record_samples(samples=[sample], now=self.now)
+    def retire(self, slot: int) -> None:
+        for gpu_id in self.in_slot(slot):
+            services.retire_gpu(gpu_id=gpu_id, reason="sold", actor="test", now=self.now)
 
-    def in_slot(self, slot: int) -> int:
-        return GPU.objects.get(node=self.nodes[slot // 2], gpu_index=slot % 2, retired_at=None).pk
+    def report(self, slot: int, temperature: float, xid: int | None) -> None:
+        samples = [Sample(gpu_id, self.now, 50.0, None, None, temperature, None, xid) for gpu_id in self.in_slot(slot)]
+        services.record_samples(samples=samples, now=self.now)
+
+    def in_slot(self, slot: int) -> list[int]:
+        """The GPU there, if there is one."""
+        there = GPU.objects.filter(node=self.nodes[slot // 2], gpu_index=slot % 2, retired_at=None)
+        return list(there.values_list("pk", flat=True))
 
     def happen(self, name: str, *details: Any) -> None:
         getattr(self, "cluster_becomes" if name == "cluster" else name)(*details)
@@ -167,6 +176,7 @@ def test_any_history_leaves_one_chain_without_gaps_for_every_gpu(history: list[t
         for seconds, event in history:
             fleet.now += timedelta(seconds=seconds)
             fleet.happen(*event)
+            check_cards()
         for gpu in GPU.objects.all():
             check_chain(gpu.pk)
         services.decommission_cluster(cluster_id=fleet.cluster.pk, now=fleet.now)

@@ -87,6 +87,7 @@ def test_a_gpu_with_its_metrics_and_its_job(charlie: APIClient) -> None:
         "job": None,
         "registered_at": "2026-11-23T12:00:00.000000Z",
         "retired_at": None,
+        "retired_reason": "",
     }
     acme = alice()
     job = hold(gpu, acme, name="bert")
@@ -117,6 +118,26 @@ def test_a_retired_gpu_is_found_by_its_id_and_not_in_the_list(charlie: APIClient
     assert charlie.get(f"{PATH}/{gpu.pk}").json()["retired_at"] == "2026-11-23T13:00:00.000000Z"
     answer = charlie.patch(f"{PATH}/{gpu.pk}", {"health": "unhealthy"})
     assert (answer.status_code, answer.json()["type"]) == (409, "urn:gpufleet:problem:gpu_retired")
+
+
+def test_retirement(admin: APIClient, charlie: APIClient, noon: Any) -> None:
+    gpu, held = make_gpu(), make_gpu()
+    job = hold(held)
+    path = f"{PATH}/{gpu.pk}/retire"
+    assert problems(admin.post(path, {})) == [("#/reason", "required")]
+    assert problems(admin.post(path, {"reason": ""})) == [("#/reason", "blank")]
+    answer = admin.post(path, {"reason": "sold"})
+    said = answer.json()
+    assert (answer.status_code, said["retired_at"]) == (200, "2026-11-23T12:00:00.000000Z")
+    assert said["retired_reason"].startswith("sold (by key:")
+    noon.shift(timedelta(hours=1))
+    assert admin.post(path, {"reason": "again"}).json() == said
+    busy = admin.post(f"{PATH}/{held.pk}/retire", {"reason": "sold"})
+    assert (busy.status_code, busy.json()["type"]) == (409, "urn:gpufleet:problem:gpu_busy")
+    assert busy.json()["job_id"] == job.pk
+    assert charlie.post(path, {"reason": "sold"}).status_code == 403
+    missing = admin.post(f"{PATH}/{MISSING}/retire", {"reason": "sold"})
+    assert missing.status_code == 404
 
 
 def test_the_list_and_its_filters(charlie: APIClient) -> None:

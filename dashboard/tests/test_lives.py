@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from django.conf import settings as django_settings
 from django.db import connection
+from django.db.models import QuerySet
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -84,7 +85,8 @@ class Wish:
 
 WISHES = st.builds(
     Wish, cluster=st.sampled_from([0, 0, 1]), tenant=st.sampled_from([None, 0, 1, 1, 2]), gpus=st.integers(1, 6),
-    priority=st.sampled_from([1, 5, 9]), minutes=st.sampled_from([None, 1, 3]), days=st.sampled_from([0, 0, 0, 0, 8]),
+    priority=st.sampled_from([5, 9, 9, 1]), minutes=st.sampled_from([None, 1, 3]),
+    days=st.sampled_from([0, 0, 0, 0, 8]),
 )  # fmt: skip
 MOVES = st.tuples(st.integers(0, 99), st.sampled_from(["completed", "failed", "cancelled", "queued", "blocked"]))
 
@@ -113,7 +115,7 @@ class Fleet(RuleBasedStateMachine):
         terms: dict[str, Any] = {
             "preemption": True,
             "preemption_grace_s": 20,
-            "preemption_min_run_s": 30,
+            "preemption_min_run_s": 10,
             "on_node_loss": "requeue",
         }
         self.clusters = [make_cluster(**terms), make_cluster()]
@@ -133,6 +135,7 @@ class Fleet(RuleBasedStateMachine):
         for wish in wishes:
             self._submit(wish)
         self._pass(1)
+        self._outrank(3, "blocked")
 
     @rule(
         wishes=st.lists(WISHES, max_size=4), moves=st.lists(MOVES, max_size=2), seconds=st.integers(1, 45),
@@ -184,12 +187,32 @@ class Fleet(RuleBasedStateMachine):
             services.change_priority(job_id=job_id, priority=priority, actor="test", now=self.now)
         self._pass()
 
-    @rule(status=st.sampled_from(["blocked", "cancelled"]), ticks=st.booleans())
-    def lose_interest(self, status: str, ticks: bool) -> None:
-        """A job that others are to be preempted for is held or cancelled while they still run."""
-        for job_id in Job.objects.filter(claimed_at__isnull=False).order_by("pk").values_list("pk", flat=True)[:1]:
+    @rule(gpus=st.integers(2, 4), status=st.sampled_from(["blocked", "cancelled"]), ticks=st.booleans())
+    def outrank(self, gpus: int, status: str, ticks: bool) -> None:
+        self._outrank(gpus, status, ticks=ticks)
+
+    def _outrank(self, gpus: int, status: str, *, ticks: bool = True) -> None:
+        """Whoever has most of its quota left wants something urgently. A job that others are to be preempted for may
+        not start for a while, and then is held or cancelled, while they still run."""
+        held = Counter(Allocation.objects.filter(during__upper_inf=True).values_list("tenant_id", flat=True))
+        left = [Tenant.objects.get(pk=tenant.pk).gpu_quota - held[tenant.pk] for tenant in self.tenants]
+        self._submit(Wish(0, left.index(max(left)), gpus, 1, None, 0))
+        self._pass()
+        for tenant_id in self._claimants().filter(tenant__isnull=False).values_list("tenant_id", flat=True)[:1]:
+            self._without_quota(tenant_id)
+        for job_id in self._claimants().values_list("pk", flat=True)[:1]:
             services.change_status(job_id=job_id, status=status, actor="test", now=self.now, reason="asked")
-        self._pass(5, ticks=ticks)
+            self._pass(5, ticks=ticks)
+
+    def _claimants(self) -> QuerySet[Job]:
+        return Job.objects.filter(claimed_at__isnull=False).order_by("pk")
+
+    def _without_quota(self, tenant_id: int) -> None:
+        """For a cycle the tenant may start next to nothing."""
+        had = Tenant.objects.get(pk=tenant_id)
+        for quota, borrows in ((1, 0), (had.gpu_quota, had.borrow_limit)):
+            update_tenant(tenant_id=tenant_id, changes={"gpu_quota": quota, "borrow_limit": borrows})
+            self._pass(5)
 
     @rule(tenant=st.integers(0, 2), quota=st.integers(3, 8))
     def change_quota(self, tenant: int, quota: int) -> None:
@@ -328,6 +351,6 @@ def test_no_life_of_a_fleet_breaks_a_promise(silence: None) -> None:
     run_state_machine_as_test(
         Fleet,
         settings=settings(
-            max_examples=15, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=15, stateful_step_count=22, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )

@@ -99,6 +99,7 @@ API = [
     ),
     Row("GET", "/api/clusters/gpus/{id}", "demo A read admin", hidden="B"),
     Row("PATCH", "/api/clusters/gpus/{id}", "write admin", body={"health": "healthy"}),
+    Row("POST", "/api/clusters/gpus/{id}/retire", "admin", of="idle gpu", body={"reason": "sold"}),
     Row("GET", "/api/clusters/gpus/{id}/metrics", "demo A read admin", hidden="B"),
     Row(
         "POST",

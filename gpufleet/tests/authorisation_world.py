@@ -81,7 +81,7 @@ def _add_work(world: World, acme: Tenant, cluster: Cluster, now: datetime) -> No
     invoice = create_invoice(tenant_id=acme.pk, start=start, end=now - timedelta(hours=2), created_by="test", now=now)
     unbilled = make_tenant(f"{MARK}-unbilled")
     sell(unbilled, now - timedelta(hours=2), now - timedelta(hours=1), rate=rate, gpu=sold)
-    world.ids |= {"clusters/nodes": node.pk, "clusters/gpus": held.pk, "jobs": running.pk}
+    world.ids |= {"clusters/nodes": node.pk, "clusters/gpus": held.pk, "idle gpu": sold.pk, "jobs": running.pk}
     world.ids |= {"billing/invoices": invoice.pk, "unbilled tenant": unbilled.pk}
     world.ids["waiting job"] = make_job(f"{MARK}-waits", cluster=cluster, tenant=acme, submitted_at=now).pk
 

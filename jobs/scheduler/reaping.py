@@ -81,7 +81,7 @@ def _end(losses: Sequence[Allocation], now: datetime) -> bool:
     lost_at = {loss.gpu_id: loss.gpu.retired_at or loss.gpu.node.last_heartbeat_at for loss in losses}
     gpu = losses[0].gpu
     what = f"GPU {gpu.gpu_index} was retired" if gpu.retired_at else "the node went silent"
-    reason = f"Lost {len(losses)} of its GPUs: {what} ({gpu.node.hostname})."
+    reason = f"Lost {len(losses)} of its GPUs: {what} ({gpu.node.hostname}). {gpu.retired_reason}".strip()
     requeue = gpu.node.cluster.on_node_loss == OnNodeLoss.REQUEUE
     end = requeue_lost_job if requeue else fail_lost_job
     return end(job_id=losses[0].job_id, reason=reason, lost_at=lost_at, now=now)

@@ -10,6 +10,7 @@ from django.db.models.functions import Lower, Upper
 from django.test.utils import CaptureQueriesContext
 
 from billing.tests.factories import make_rate
+from clusters import services as clusters
 from clusters.models import GPU, Cluster, Node
 from clusters.tests.factories import make_cluster, make_gpu, make_node
 from jobs import placement, queries, scheduler, services
@@ -217,6 +218,26 @@ def test_a_job_whose_gpu_was_retired_fails(node: Node) -> None:
     job.refresh_from_db()
     assert job.status == "failed"
     assert ranges(Allocation) == [(NOW, NOW + MINUTE)]
+
+
+def test_a_job_whose_card_turns_up_in_another_node_has_lost_it_and_is_told_so(node: Node) -> None:
+    held = node.gpus.all()[0]
+    GPU.objects.filter(pk=held.pk).update(uuid="GPU-x")
+    job, next_job = make_job(cluster=node.cluster, status="running"), make_job(cluster=node.cluster, gpu_count=4)
+    allocate(job, [held])
+    other = make_node(node.cluster)
+    sent: list[clusters.GpuFields] = [{"uuid": uuid, "model": held.model} for uuid in ("GPU-x", "", "", "")]
+    (card, *_) = clusters.register_gpus(node_id=other.pk, gpus=sent, now=NOW + MINUTE).gpus
+    cycle(2)
+    assert JobEvent.objects.get(job=job).reason == (
+        f"Lost 1 of its GPUs: GPU 0 was retired ({node.hostname}). "
+        "Its card was registered on another node of the cluster."
+    )
+    held_by = Allocation.objects.filter(gpu__uuid="GPU-x").order_by("pk").values_list("job", "gpu", "during")
+    assert [(one, gpu, during.lower, during.upper) for one, gpu, during in held_by] == [
+        (job.pk, held.pk, NOW, NOW + MINUTE),
+        (next_job.pk, card.pk, NOW + 2 * MINUTE, None),
+    ]
 
 
 def test_what_waits_for_a_decommissioned_cluster_is_cancelled(node: Node) -> None:
