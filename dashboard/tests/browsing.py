@@ -1,10 +1,16 @@
 """A person at a browser in front of the console, with an eye on whatever is broken, foreign or hard to use."""
 
 import shutil
+from functools import cache
+from importlib import import_module
 from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]  # it has no stubs
+from django.apps import apps
+from django.contrib.auth.hashers import make_password
+from django.contrib.auth.models import Group, User
+from django.db import connection
 from django.urls import reverse
 from playwright.sync_api import Browser, Page
 
@@ -20,6 +26,24 @@ MARKS = [
 ]
 # WCAG 2.2 AA.
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
+
+GROUPS = ("operator", "finance", "viewer", "administrator")
+
+
+def make_people() -> None:
+    """Somebody of each group, who has its name. The groups are made again: what migrations put there is gone."""
+    with connection.schema_editor() as editor:
+        import_module("dashboard.migrations.0001_groups").add_groups(apps, editor)
+    password = _hashed()
+    for name in GROUPS:
+        user = User.objects.create(username=name, password=password, is_staff=True)
+        user.groups.add(Group.objects.get(name=name))
+
+
+@cache
+def _hashed() -> str:
+    """Once: it is meant to take its time."""
+    return make_password(PASSPHRASE)
 
 
 class Visit:

@@ -2,14 +2,17 @@
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from django.contrib.auth.models import Group, User
 from django.core.cache import cache
 from django.test import Client
+from django.utils import timezone
 from playwright.sync_api import Browser, sync_playwright
 
-from dashboard.tests.browsing import CHROMIUM, FLAGS
+from dashboard.tests.browsing import CHROMIUM, FLAGS, make_people
+from dashboard.tests.demo_fleet import Kept, arrive, put_back, seed_and_keep
 
 
 @pytest.fixture(autouse=True)
@@ -37,3 +40,18 @@ def browser() -> Iterator[Browser]:
         yield browser
         browser.close()
     del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
+
+
+@pytest.fixture(scope="session")
+def demo_rows(django_db_setup: None, django_db_blocker: Any) -> list[Kept]:
+    """What ``make up`` shows, seeded once for all tests that want it."""
+    with django_db_blocker.unblock():
+        return seed_and_keep(timezone.now())
+
+
+@pytest.fixture
+def demo(demo_rows: list[Kept], transactional_db: None) -> None:
+    """The demo fleet as it is now: two clusters, 256 GPUs, five tenants, two weeks of history; and a person a group."""
+    put_back(demo_rows)
+    arrive(timezone.now())
+    make_people()
