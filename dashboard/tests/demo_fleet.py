@@ -6,13 +6,14 @@ fraction of the time, and a present of its own: every node heard, every GPU read
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from importlib import import_module
 
 from django.apps import apps
 from django.db import connection, transaction
 
-from clusters.models import Node
+from alerts.services import evaluate_rules
+from clusters.models import GPU, Node
 from clusters.services import record_batch, register_node
 from dashboard.demo import seeding
 from dashboard.demo.catalog import CLUSTERS
@@ -48,9 +49,10 @@ def seed_and_keep(now: datetime) -> list[Kept]:
 def put_back(kept: Sequence[Kept]) -> None:
     """The same rows again, past the triggers that had their say when the services wrote them."""
     with connection.cursor() as cursor:
+        # Django's flush passes by the tables without a model of its making, such as those of the metrics.
+        cursor.execute(f"TRUNCATE {', '.join(table for table, _ in _tables())}")
         cursor.execute("SET LOCAL session_replication_role = replica")
         for one in kept:
-            cursor.execute(f"DELETE FROM {one.table}")
             with cursor.copy(f"COPY {one.table} ({one.columns}) FROM STDIN") as copy:
                 copy.write(one.rows)
 
@@ -63,14 +65,24 @@ def add_rules() -> None:
 
 
 def arrive(now: datetime) -> None:
-    """The present, as the simulation's agents would tell it: heartbeats, readings of the last moments, a cycle."""
-    nodes = {node.hostname: node for node in Node.objects.filter(decommissioned_at=None)}
-    for node in nodes.values():
+    """The present, as the demo's agents would tell it."""
+    listen(now)
+    read(now)
+
+
+def listen(now: datetime) -> None:
+    """Every node is heard, and the scheduler has just looked."""
+    for node in Node.objects.filter(decommissioned_at=None):
         register_node(cluster_id=node.cluster_id, hostname=node.hostname, fields={}, now=now)
+    scheduler.run_cycle(now=now)
+
+
+def read(now: datetime) -> None:
+    """What the GPUs say of the last moments."""
     simulation = Simulation(list(CLUSTERS), seeding.SEED, began=now - METRICS_EVERY * READINGS)
     for cluster in CLUSTERS:
         for node in cluster.nodes():
-            gpus = nodes[node.hostname].gpus.filter(retired_at=None).order_by("gpu_index")
+            gpus = GPU.objects.filter(node__hostname=node.hostname, retired_at=None).order_by("gpu_index")
             simulation.add_agent(node, cluster.name, [gpu.pk for gpu in gpus])
     busy = dict(Allocation.objects.filter(during__upper_inf=True).values_list("gpu_id", "job_id"))
     for number in reversed(range(READINGS)):
@@ -78,8 +90,23 @@ def arrive(now: datetime) -> None:
         simulation.advance(at, busy=busy)
         for cluster in CLUSTERS:
             samples = [{**one, "recorded_at": at.isoformat()} for one in simulation.readings(cluster.name)]
-            record_batch(body={"metrics": samples}, now=now)
-    scheduler.run_cycle(now=now)
+            record_batch(body={"metrics": samples}, now=at)
+
+
+def overheat(gpu: GPU, now: datetime) -> None:
+    """Too hot for longer than the built-in rule allows: as its readings say, and as the rules see it in time."""
+    earlier = now - timedelta(seconds=150)
+    arrive(earlier)
+    for at in (earlier + timedelta(seconds=1), now):
+        listen(at)
+        sample = {"gpu_id": gpu.pk, "recorded_at": at.isoformat(), "temperature_c": 96.0}
+        record_batch(body={"metrics": [sample]}, now=at)
+        evaluate_rules(now=at)
+
+
+def held_gpus() -> list[GPU]:
+    """The GPUs that jobs hold now."""
+    return list(GPU.objects.filter(allocations__during__upper_inf=True).select_related("node").order_by("pk"))
 
 
 def _tables() -> list[tuple[str, str]]:
@@ -90,7 +117,7 @@ def _tables() -> list[tuple[str, str]]:
             """
             SELECT t.relname, string_agg(quote_ident(c.attname), ', ' ORDER BY c.attnum)
               FROM pg_class t JOIN pg_attribute c ON c.attrelid = t.oid AND c.attnum > 0 AND NOT c.attisdropped
-             WHERE t.relkind = 'r' AND NOT t.relispartition AND c.attgenerated = ''
+             WHERE t.relkind IN ('r', 'p') AND NOT t.relispartition AND c.attgenerated = ''
                AND t.relnamespace = 'public'::regnamespace AND split_part(t.relname, '_', 1) = ANY (%s)
              GROUP BY t.relname ORDER BY t.relname
             """,
@@ -100,5 +127,5 @@ def _tables() -> list[tuple[str, str]]:
 
 
 def _copy_out(table: str, columns: str) -> Kept:
-    with connection.cursor() as cursor, cursor.copy(f"COPY {table} ({columns}) TO STDOUT") as copy:
+    with connection.cursor() as cursor, cursor.copy(f"COPY (SELECT {columns} FROM {table}) TO STDOUT") as copy:
         return Kept(table, columns, b"".join(bytes(part) for part in copy))
