@@ -65,25 +65,10 @@ def add_rules() -> None:
 
 
 def arrive(now: datetime) -> None:
-    """The present, as the demo's agents would tell it."""
-    listen(now)
-    read(now)
-
-
-def listen(now: datetime) -> None:
-    """Every node is heard, and the scheduler has just looked."""
+    """The present, as the demo's agents would tell it; and the scheduler has just looked."""
     for node in Node.objects.filter(decommissioned_at=None):
         register_node(cluster_id=node.cluster_id, hostname=node.hostname, fields={}, now=now)
-    scheduler.run_cycle(now=now)
-
-
-def read(now: datetime) -> None:
-    """What the GPUs say of the last moments."""
-    simulation = Simulation(list(CLUSTERS), seeding.SEED, began=now - METRICS_EVERY * READINGS)
-    for cluster in CLUSTERS:
-        for node in cluster.nodes():
-            gpus = GPU.objects.filter(node__hostname=node.hostname, retired_at=None).order_by("gpu_index")
-            simulation.add_agent(node, cluster.name, [gpu.pk for gpu in gpus])
+    simulation = _simulation(now - METRICS_EVERY * READINGS)
     busy = dict(Allocation.objects.filter(during__upper_inf=True).values_list("gpu_id", "job_id"))
     for number in reversed(range(READINGS)):
         at = now - METRICS_EVERY * number
@@ -91,14 +76,13 @@ def read(now: datetime) -> None:
         for cluster in CLUSTERS:
             samples = [{**one, "recorded_at": at.isoformat()} for one in simulation.readings(cluster.name)]
             record_batch(body={"metrics": samples}, now=at)
+    scheduler.run_cycle(now=now)
 
 
 def overheat(gpu: GPU, now: datetime) -> None:
     """Too hot for longer than the built-in rule allows: as its readings say, and as the rules see it in time."""
-    earlier = now - timedelta(seconds=150)
-    arrive(earlier)
-    for at in (earlier + timedelta(seconds=1), now):
-        listen(at)
+    for at in (now - timedelta(seconds=150), now):
+        arrive(at - timedelta(seconds=1))
         sample = {"gpu_id": gpu.pk, "recorded_at": at.isoformat(), "temperature_c": 96.0}
         record_batch(body={"metrics": [sample]}, now=at)
         evaluate_rules(now=at)
@@ -107,6 +91,16 @@ def overheat(gpu: GPU, now: datetime) -> None:
 def held_gpus() -> list[GPU]:
     """The GPUs that jobs hold now."""
     return list(GPU.objects.filter(allocations__during__upper_inf=True).select_related("node").order_by("pk"))
+
+
+def _simulation(began: datetime) -> Simulation:
+    """The demo's GPUs, as cold as they are when their agents begin."""
+    simulation = Simulation(list(CLUSTERS), seeding.SEED, began=began)
+    for cluster in CLUSTERS:
+        for node in cluster.nodes():
+            gpus = GPU.objects.filter(node__hostname=node.hostname, retired_at=None).order_by("gpu_index")
+            simulation.add_agent(node, cluster.name, [gpu.pk for gpu in gpus])
+    return simulation
 
 
 def _tables() -> list[tuple[str, str]]:
