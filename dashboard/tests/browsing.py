@@ -1,12 +1,21 @@
 """A person at a browser in front of the console, with an eye on whatever is broken, foreign or hard to use."""
 
+import json
 import shutil
+from functools import cache
+from importlib import import_module
 from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]  # it has no stubs
+from django.apps import apps
+from django.contrib.auth.hashers import make_password
+from django.contrib.auth.models import Group, User
+from django.db import connection
 from django.urls import reverse
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Locator, Page
+
+from apikeys.tests.factories import client_with, make_admin_key
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
@@ -20,6 +29,24 @@ MARKS = [
 ]
 # WCAG 2.2 AA.
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
+
+GROUPS = ("operator", "finance", "viewer", "administrator")
+
+
+def make_people() -> None:
+    """Somebody of each group, who has its name. The groups are made again: what migrations put there is gone."""
+    with connection.schema_editor() as editor:
+        import_module("dashboard.migrations.0001_groups").add_groups(apps, editor)
+    password = _hashed()
+    for name in GROUPS:
+        user = User.objects.create(username=name, password=password, is_staff=True)
+        user.groups.add(Group.objects.get(name=name))
+
+
+@cache
+def _hashed() -> str:
+    """Once: it is meant to take its time."""
+    return make_password(PASSPHRASE)
 
 
 class Visit:
@@ -64,6 +91,17 @@ class Visit:
         self.page.wait_for_load_state("networkidle")
         self.assert_usable()
 
+    def give_reason(self, button: str, reason: str) -> None:
+        """On the page that asks."""
+        self.page.get_by_role("textbox", name="Reason").fill(reason)
+        self.press(button)
+
+    def follow(self, link: Locator) -> None:
+        """Follow a link, wait until the page is quiet, and see whether everybody can use what it leads to."""
+        link.click()
+        self.page.wait_for_load_state("networkidle")
+        self.assert_usable()
+
     def assert_usable(self) -> None:
         """For people who see, hear or point otherwise: axe finds nothing, and the page is as wide as the screen."""
         root = "document.documentElement"
@@ -77,6 +115,19 @@ class Visit:
         """Nothing from outside, nothing broken."""
         assert self.external == []
         assert self.complaints == []
+
+
+def as_person(browser: Browser, live_server: Any, name: str, **look: Any) -> Visit:
+    """Somebody who has just logged in."""
+    console = visit(browser, live_server, **look)
+    console.log_in(name)
+    return console
+
+
+def api(path: str) -> Any:
+    """What the API says to an administrator's key."""
+    answer = client_with(make_admin_key()).get(f"/api/{path}")
+    return json.loads(b"".join(answer))
 
 
 def visit(browser: Browser, live_server: Any, *, width: int = 1440, scheme: Any = "light", zone: str = "UTC") -> Visit:
