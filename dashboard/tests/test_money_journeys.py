@@ -11,7 +11,7 @@ from django.utils import timezone
 from playwright.sync_api import Browser, Route, expect
 
 from apikeys.tests.factories import client_with, make_admin_key
-from billing.models import CreditNote, Invoice, OutboxMessage
+from billing.models import Invoice, OutboxMessage
 from billing.services import create_invoices, move_invoice
 from billing.tests.factories import make_rate, sell
 from dashboard.tests.browsing import MARKS, PASSPHRASE, visit
@@ -87,22 +87,15 @@ def test_finance_credits_an_invoice_and_less_is_due(browser: Browser, live_serve
 
 
 def test_a_button_that_is_pressed_twice_does_it_once(browser: Browser, live_server: Any, drafts: list[Invoice]) -> None:
-    invoice = move_invoice(invoice_id=drafts[0].pk, to="open", actor="test", now=timezone.now())
+    """Until whoever went on comes back to the page."""
     console = visit(browser, live_server)
     console.log_in()
-    console.go(f"/admin/billing/creditnote/add/?invoice={invoice.pk}")
-    console.page.get_by_label("Amount").fill("1.50")
-    console.page.get_by_label("Reason").fill("a node was slow")
-    held: list[Route] = []
-    console.page.route("**/creditnote/add/**", lambda route: held.append(route))
-    save = console.page.get_by_role("button", name="Save and view").element_handle()
-    for _ in range(2):
-        save.dispatch_event("click")
-        console.page.wait_for_timeout(0)
-    assert len(held) == 1
-    held[0].continue_()
-    expect(console.page.get_by_text("was added successfully")).to_be_visible()
-    assert CreditNote.objects.count() == 1
+    console.go("/admin/billing/creditnote/add/")
+    press = """form => form.dispatchEvent(new SubmitEvent("submit", {bubbles: true, cancelable: true}))"""
+    form = console.page.locator("#creditnote_form")
+    assert [form.evaluate(press) for _ in range(3)] == [True, False, False]
+    console.page.evaluate("""dispatchEvent(new PageTransitionEvent("pageshow"))""")
+    assert form.evaluate(press) is True
 
 
 def test_finance_tries_a_failed_sync_again(browser: Browser, live_server: Any, drafts: list[Invoice]) -> None:

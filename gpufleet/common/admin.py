@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.admin.utils import flatten_fieldsets
 from django.core.exceptions import BadRequest, PermissionDenied
 from django.db.models import Count, Model, Q, QuerySet
 from django.db.models.constants import LOOKUP_SEP
@@ -224,9 +225,10 @@ class ServiceAdmin(ConsoleAdmin):
         return super().get_form(request, obj, change, form=type("Form", (RefusedForm, *bases), said), **kwargs)
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
-        """With the reason at the end."""
+        """With the reason at the end, where it is not among the form's own fields already."""
         known = super().get_fieldsets(request, obj)
-        return [*known, (None, {"fields": ["why"]})] if self._asks_why(request, obj) else known
+        missing = self._asks_why(request, obj) and "why" not in flatten_fieldsets(known)
+        return [*known, (None, {"fields": ["why"]})] if missing else known
 
     def _asks_why(self, request: HttpRequest, obj: Any) -> bool:
         return obj is not None and self.has_change_permission(request, obj)
