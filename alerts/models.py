@@ -224,9 +224,15 @@ class MaintenanceWindow(models.Model):
         ordering = ["-pk"]
         constraints = [
             models.CheckConstraint(
-                condition=Q(cluster__isnull=True) ^ Q(node__isnull=True), name="maintenance_of_cluster_or_node"
+                condition=Q(cluster__isnull=True) ^ Q(node__isnull=True),
+                name="maintenance_of_cluster_or_node",
+                violation_error_message="Choose a cluster or a node, and not both.",
             ),
-            models.CheckConstraint(condition=Q(ends_at__gte=F("starts_at")), name="maintenance_ends_after_its_start"),
+            models.CheckConstraint(
+                condition=Q(ends_at__gte=F("starts_at")),
+                name="maintenance_ends_after_its_start",
+                violation_error_message="The end lies after the start.",
+            ),
         ]
 
     def __str__(self) -> str:

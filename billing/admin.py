@@ -25,6 +25,7 @@ from billing.models import (
     InvoiceEvent,
     InvoiceLine,
     InvoiceStatus,
+    OutboxStatus,
     Rate,
 )
 from billing.moves_admin import SEND, EventInline, MovesAdmin
@@ -235,9 +236,8 @@ class InvoiceAdmin(PapersAdmin, DraftsAdmin, MovesAdmin):
         return services.sending_in_words(invoice)
 
     def get_fieldsets(self, request: HttpRequest, obj: Invoice | None = None) -> Any:
-        """What can be done with it, what it is about, and the rest."""
-        moves = ["shown_moves"] if self.has_move_permission(request) else []
-        shown = [*moves, *self.paper_fields, "shown_sending", "tenant", "status", "shown_total", "shown_due"]
+        """Its papers, what it is about, and the rest."""
+        shown = [*self.paper_fields, "shown_sending", "tenant", "status", "shown_total", "shown_due"]
         kept = ["proof_sha256", "stripe_invoice_id", "particulars"]
         return [
             (None, {"fields": [*shown, "shown_period", "finalised_at", "due_at", "settled_at"]}),
@@ -246,7 +246,7 @@ class InvoiceAdmin(PapersAdmin, DraftsAdmin, MovesAdmin):
 
     def get_readonly_fields(self, request: HttpRequest, obj: Invoice | None = None) -> list[str]:
         """What is computed."""
-        return ["shown_moves", *self.paper_fields, "shown_sending", "shown_total", "shown_due", "shown_period"]
+        return [*self.paper_fields, "shown_sending", "shown_total", "shown_due", "shown_period"]
 
     def get_search_results(self, request: HttpRequest, queryset: QuerySet[Invoice], search_term: str) -> Any:
         """A number is an invoice's whole number, as the row has it or as it stands on paper."""
@@ -268,9 +268,10 @@ class InvoiceAdmin(PapersAdmin, DraftsAdmin, MovesAdmin):
         return False
 
     def applies(self, action: str, row: Invoice) -> bool:
-        """The legal moves; sending, of what is open and not at Stripe; and crediting, of what is finalised."""
+        """The legal moves; sending, of what is open and not at Stripe or stuck; crediting, of what is finalised."""
         if action == "send":
-            return row.status == InvoiceStatus.OPEN and not row.stripe_invoice_id
+            stuck = row.outbox.filter(status=OutboxStatus.DEAD)
+            return row.status == InvoiceStatus.OPEN and (not row.stripe_invoice_id or stuck.exists())
         if action == "credit":
             return row.status in services.CREDITABLE
         return MOVED_BY.get(action) in services.INVOICE_MOVES[row.status]

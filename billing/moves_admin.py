@@ -9,9 +9,8 @@ from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
-from django.utils.html import format_html, format_html_join
+from django.utils.html import format_html
 from unfold.admin import TabularInline
-from unfold.decorators import display
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from billing import services
@@ -32,7 +31,8 @@ MOVES: Final = {
     ),
     SEND: (
         "Send through Stripe",
-        "Stripe makes each an invoice of its own and mails it to the tenant's contact. What is on its way stays so.",
+        "Stripe makes each an invoice of its own and mails it to the tenant's contact. What is on its way stays so; "
+        "what Stripe has refused is tried again.",
         "on the way to Stripe",
     ),
     InvoiceStatus.PAID.value: ("Mark as paid", "The money has come. A paid invoice moves no more.", "now paid"),
@@ -142,15 +142,6 @@ class MovesAdmin(ServiceAdmin):
         """The page before the rest, whose last pattern takes everything."""
         page = self.admin_site.admin_view(self._move_page)
         return [path("move/<slug:to>", page, name="billing_invoice_move"), *super().get_urls()]
-
-    @display(description="Next")  # type: ignore[untyped-decorator]  # unfold is untyped
-    def shown_moves(self, invoice: Invoice) -> str:
-        """A link to each legal move."""
-        legal = services.INVOICE_MOVES[invoice.status]
-        links = [(reverse("admin:billing_invoice_move", args=[to]), invoice.pk, MOVES[to][0]) for to in legal]
-        if not links:
-            return "Nothing: it moves no more."
-        return format_html_join(" · ", '<a class="underline" href="{}?ids={}">{}</a>', links)
 
     def ask_to_move(self, request: HttpRequest, invoice_ids: Collection[int], to: str) -> HttpResponse:
         """The page that asks."""

@@ -47,7 +47,11 @@ class Tenant(models.Model):
         ordering = ["name"]
         constraints = [
             models.UniqueConstraint(fields=["name"], name="tenant_name_unique"),
-            models.CheckConstraint(condition=Q(gpu_quota__gte=1), name="tenant_quota_at_least_one"),
+            models.CheckConstraint(
+                condition=Q(gpu_quota__gte=1),
+                name="tenant_quota_at_least_one",
+                violation_error_message="The quota is 1 GPU at least. To stop a tenant, make it inactive.",
+            ),
             models.CheckConstraint(condition=Q(plan_tier__in=PlanTier.values), name="tenant_plan_known"),
             models.CheckConstraint(condition=Q(status__in=TenantStatus.values), name="tenant_status_known"),
             models.CheckConstraint(condition=Q(currency__regex=r"^[A-Z]{3}$"), name="tenant_currency_code"),

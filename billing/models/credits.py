@@ -43,11 +43,17 @@ class ServiceLevel(models.Model):
     class Meta:
         ordering = ["-pk"]
         constraints = [
-            models.CheckConstraint(condition=Q(credit_percent__lte=100), name="service_level_percent"),
+            models.CheckConstraint(
+                condition=Q(credit_percent__lte=100),
+                name="service_level_percent",
+                violation_error_message="The credit is 100 percent at most.",
+            ),
             models.CheckConstraint(condition=Q(basis__in=CreditBasis.values), name="service_level_basis_known"),
             models.CheckConstraint(condition=Q(plan_tier__in=["", *PlanTier.values]), name="service_level_plan_known"),
             models.CheckConstraint(
-                condition=Q(plan_tier="") | Q(tenant__isnull=True), name="service_level_for_plan_or_tenant"
+                condition=Q(plan_tier="") | Q(tenant__isnull=True),
+                name="service_level_for_plan_or_tenant",
+                violation_error_message="A plan or a tenant, not both; neither is for all.",
             ),
             models.CheckConstraint(
                 condition=Q(states__contained_by=[state for state, _ in FAULT_STATES], states__len__gte=1),
@@ -113,7 +119,11 @@ class CreditNote(models.Model):
     class Meta:
         ordering = ["-pk"]
         constraints = [
-            models.CheckConstraint(condition=Q(amount__gt=0), name="credit_note_positive"),
+            models.CheckConstraint(
+                condition=Q(amount__gt=0),
+                name="credit_note_positive",
+                violation_error_message="The amount is above 0.",
+            ),
             models.CheckConstraint(condition=Q(status__in=CreditNoteStatus.values), name="credit_note_status_known"),
             models.CheckConstraint(condition=Q(kind__in=NoteKind.values), name="credit_note_kind_known"),
             models.CheckConstraint(condition=Q(origin__in=NoteOrigin.values), name="credit_note_origin_known"),

@@ -29,13 +29,27 @@ class Rate(models.Model):
     class Meta:
         ordering = ["-pk"]
         constraints = [
-            models.CheckConstraint(condition=Q(price_per_gpu_hour__gte=0), name="rate_price_not_negative"),
-            models.CheckConstraint(condition=Q(increment_seconds__gte=1), name="rate_increment_at_least_one"),
+            models.CheckConstraint(
+                condition=Q(price_per_gpu_hour__gte=0),
+                name="rate_price_not_negative",
+                violation_error_message="The price is 0 or above.",
+            ),
+            models.CheckConstraint(
+                condition=Q(increment_seconds__gte=1),
+                name="rate_increment_at_least_one",
+                violation_error_message="The increment is 1 second at least.",
+            ),
             models.CheckConstraint(condition=~Q(gpu_model=""), name="rate_has_a_model"),
             models.CheckConstraint(condition=Q(plan_tier__in=["", *PlanTier.values]), name="rate_plan_known"),
-            models.CheckConstraint(condition=Q(currency__regex=r"^[A-Z]{3}$"), name="rate_currency_code"),
             models.CheckConstraint(
-                condition=Q(plan_tier="") | Q(tenant__isnull=True), name="rate_for_plan_or_tenant_not_both"
+                condition=Q(currency__regex=r"^[A-Z]{3}$"),
+                name="rate_currency_code",
+                violation_error_message="The currency is a code of ISO 4217, such as USD.",
+            ),
+            models.CheckConstraint(
+                condition=Q(plan_tier="") | Q(tenant__isnull=True),
+                name="rate_for_plan_or_tenant_not_both",
+                violation_error_message="A plan or a tenant, not both; neither is for all.",
             ),
         ]
         indexes = [

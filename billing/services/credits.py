@@ -187,5 +187,6 @@ def _check_finalised(invoice: Invoice) -> None:
 def _check_left(invoice: Invoice, amount: Decimal) -> None:
     available = left_to_credit(invoice)
     if amount > available:
-        detail = f"Of this invoice {available} {invoice.currency} is left to credit."
+        left = available.quantize(minor_unit(invoice.currency))
+        detail = f"Of this invoice {left:,} {invoice.currency} is left to credit."
         raise CreditTooLarge(detail, available=str(available))

@@ -47,7 +47,7 @@ class NothingToRetry(Conflict):
 
 @transaction.atomic
 def send_invoice(*, invoice_id: int, actor: str, now: datetime) -> Invoice:
-    """Put an open invoice on its way to Stripe; one that is on its way already stays as it is.
+    """Put an open invoice on its way to Stripe. What Stripe refused is tried again; what is on its way stays as it is.
 
     Raises ``NotFound`` and ``NotSendable``.
     """
@@ -58,6 +58,7 @@ def send_invoice(*, invoice_id: int, actor: str, now: datetime) -> Invoice:
     if hindrance:
         raise NotSendable(hindrance)
     queue_invoice(invoice, now)
+    _revive(OutboxMessage.objects.filter(invoice=invoice), now)
     logger.info("invoice queued for Stripe", invoice_id=invoice.pk, actor=actor)
     return invoice
 

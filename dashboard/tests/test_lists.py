@@ -131,6 +131,12 @@ def test_lists_say_what_their_rows_do_now(charlie: Client) -> None:
     assert told == [1, 2, 0, 1, 1]
 
 
+@pytest.mark.parametrize("chosen", ["abc", "", "\x00"])
+def test_an_action_on_what_is_no_row_is_refused(charlie: Client, chosen: str) -> None:
+    answer = charlie.post("/admin/jobs/job/", {"action": "cancel", "_selected_action": chosen, "index": "0"})
+    assert answer.status_code == 400
+
+
 def test_ledger_rows_are_written_for_people_on_their_own_pages_too() -> None:
     job, gpu = make_job("fold", status="running"), make_gpu(make_node())
     rate = make_rate(gpu.model, "2.500000")

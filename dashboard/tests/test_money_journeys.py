@@ -152,6 +152,17 @@ def test_finance_credits_an_invoice_and_less_is_due(browser: Browser, live_serve
     console.assert_clean()
 
 
+def test_a_button_that_is_pressed_twice_does_it_once(browser: Browser, live_server: Any, demo: None) -> None:
+    """Until whoever went on comes back to the page."""
+    console = as_person(browser, live_server, "finance")
+    console.go("/admin/billing/creditnote/add/")
+    press = """form => form.dispatchEvent(new SubmitEvent("submit", {bubbles: true, cancelable: true}))"""
+    form = console.page.locator("#creditnote_form")
+    assert [form.evaluate(press) for _ in range(3)] == [True, False, False]
+    console.page.evaluate("""dispatchEvent(new PageTransitionEvent("pageshow"))""")
+    assert form.evaluate(press) is True
+
+
 def test_finance_sends_an_invoice_and_tries_a_failed_sync_again(
     browser: Browser, live_server: Any, demo: None, stripe: FakeStripe
 ) -> None:

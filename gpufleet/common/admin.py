@@ -7,10 +7,12 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.admin.utils import flatten_fieldsets
+from django.core.exceptions import BadRequest, PermissionDenied
 from django.db.models import Count, Model, Q, QuerySet
 from django.db.models.constants import LOOKUP_SEP
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
@@ -24,6 +26,7 @@ from gpufleet.common.asking import (
     Answers,
     MayReasonForm,
     Question,
+    WhyForm,
     asks,
     asks_in_bulk,
     counted,
@@ -93,10 +96,13 @@ class ConsoleAdmin(ModelAdmin):  # type: ignore[misc]  # unfold is untyped
         return actions
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        """The list. An action that this person may not run is refused; Django would show the list as if nothing was."""
+        """The list. An action that this person may not run is refused; Django would show the list as if nothing was.
+        So is one on what is no id; Django would break over it."""
         wanted = {name for name in request.POST.getlist("action") if name}
         if not wanted <= set(self.get_actions(request)):
             raise PermissionDenied
+        if not all(one.isdecimal() for one in request.POST.getlist(ACTION_CHECKBOX_NAME)):
+            raise BadRequest
         response: HttpResponse = super().changelist_view(request, extra_context)
         return response
 
@@ -140,12 +146,18 @@ class ConsoleAdmin(ModelAdmin):  # type: ignore[misc]  # unfold is untyped
         """Whether a button for this action makes sense on the page of this row."""
         return True
 
+    def get_inline_formsets(self, *args: Any, **kwargs: Any) -> list[Any]:
+        """Those that have rows: nobody adds one there, and bare headers say nothing."""
+        return [one for one in super().get_inline_formsets(*args, **kwargs) if one.formset.forms]
+
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *args: Any, obj: Any = None, **kwargs: Any
     ) -> HttpResponse:
         """With the row's panels, and a button for each action that this person may run on it."""
         if obj is not None:
-            context["panels"] = panels_of(request, obj)
+            # What a form that was refused has made of the row is on the form alone.
+            stored = self.get_object(request, str(obj.pk)) if request.method == "POST" else obj
+            context["panels"] = panels_of(request, stored or obj)
             context["buttons"] = [
                 (name, label) for _, name, label in self.get_actions(request).values() if self.applies(name, obj)
             ]
@@ -182,21 +194,48 @@ class ReadOnlyAdmin(ConsoleAdmin):
         return False
 
 
+class RefusedForm:
+    """A form that says what the service refused it for."""
+
+    refusal = ""
+
+    def full_clean(self: Any) -> None:
+        """After what the form itself finds."""
+        super().full_clean()  # type: ignore[misc]  # of the form that this stands before
+        if self.refusal:
+            self.add_error(None, self.refusal)
+
+
 class ServiceAdmin(ConsoleAdmin):
     """Forms whose changes go through services; what a service refuses is a message, and nothing has changed."""
 
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Show the form again when the service says no."""
+        """Show the form again, as it was filled in, when the service says no."""
         try:
             response: HttpResponse = super().changeform_view(request, *args, **kwargs)
         except DomainError as refusal:
-            messages.error(request, refusal.detail)
-            return HttpResponseRedirect(request.get_full_path())
+            request.refusal = refusal.detail  # type: ignore[attr-defined]  # for get_form
+            response = super().changeform_view(request, *args, **kwargs)
         return response
+
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        """On a row that is there already, with a reason; and with what the service said, if it said no."""
+        bases = (WhyForm, self.form) if self._asks_why(request, obj) else (self.form,)
+        said = {"refusal": getattr(request, "refusal", "")}
+        return super().get_form(request, obj, change, form=type("Form", (RefusedForm, *bases), said), **kwargs)
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        """With the reason at the end, where it is not among the form's own fields already."""
+        known = super().get_fieldsets(request, obj)
+        missing = self._asks_why(request, obj) and "why" not in flatten_fieldsets(known)
+        return [*known, (None, {"fields": ["why"]})] if missing else known
+
+    def _asks_why(self, request: HttpRequest, obj: Any) -> bool:
+        return obj is not None and self.has_change_permission(request, obj)
 
     def construct_change_message(self, request: HttpRequest, form: Any, formsets: Any, add: bool = False) -> Any:
         """After the service has done what the form says: put it into the audit log too."""
-        changed = list(form.cleaned_data) if add else form.changed_data
+        changed = list(form.cleaned_data) if add else [name for name in form.changed_data if name in form.cleaned_data]
         audit.record_edit(
             form.instance,
             action="add" if add else "edit",
@@ -204,6 +243,7 @@ class ServiceAdmin(ConsoleAdmin):
             after={name: form.cleaned_data.get(name) for name in changed},
             actor=actor_of(request),
             now=timezone.now(),
+            reason=getattr(form, "reason", ""),
         )
         return super().construct_change_message(request, form, formsets, add)
 

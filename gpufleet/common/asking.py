@@ -52,6 +52,25 @@ class MayReasonForm(forms.Form):
     )
 
 
+class WhyForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable at run time
+    """A form on a row of the database, and why it is changed, which is no field of the row's."""
+
+    why = forms.CharField(
+        label="Reason for the change",
+        max_length=500,
+        required=False,
+        widget=UnfoldAdminTextInputWidget,
+        help_text="It stands in the audit log.",
+    )
+    reason = ""
+
+    def clean(self) -> dict[str, Any]:
+        """What is left is the row's."""
+        values: dict[str, Any] = super().clean() or {}
+        self.reason = values.pop("why", "")
+        return values
+
+
 class AgreeForm(forms.Form):
     """Nothing to say."""
 

@@ -55,6 +55,24 @@ def test_what_makes_no_sense_is_an_error_of_the_form(admin_client: Client, fault
     assert Tenant.objects.count() == 1
 
 
+def test_a_change_that_makes_no_sense_is_refused_in_words_beside_the_tenant_as_it_is(admin_client: Client) -> None:
+    tenant = alice()
+    answer = admin_client.post(f"{LIST}{tenant.pk}/change/", {**FORM, "gpu_quota": 0})
+    assert answer.status_code == 200
+    assert "The quota is 1 GPU at least. To stop a tenant, make it inactive." in answer.content.decode()
+    assert f"of {tenant.gpu_quota}" in answer.content.decode()
+
+
+def test_the_reason_for_a_change_is_in_the_audit_log_and_nowhere_else(admin_client: Client) -> None:
+    tenant = alice()
+    assert admin_client.get(f"{LIST}{tenant.pk}/change/").content.decode().count('name="why"') == 1
+    assert "Reason for the change" not in admin_client.get(f"{LIST}add/").content.decode()
+    admin_client.post(f"{LIST}{tenant.pk}/change/", {**FORM, "name": "acme", "gpu_quota": 2, "why": "their new order"})
+    edited = AuditEntry.objects.get()
+    assert edited.after is not None
+    assert (edited.reason, "why" in edited.after, edited.after["gpu_quota"]) == ("their new order", False, 2)
+
+
 def test_a_tenant_is_not_deleted_in_the_console(admin_client: Client) -> None:
     tenant = alice()
     assert admin_client.post(f"{LIST}{tenant.pk}/delete/", {"post": "yes"}).status_code == 403

@@ -40,6 +40,18 @@
     for (const cells of document.querySelectorAll(`${selector} .gf-cells`)) htmx.trigger(cells, "gf-cells");
   }
 
+  // A form is sent once, however often its button is pressed; whoever comes back to the page may send it again.
+  function sendOnce(event) {
+    const form = event.target;
+    if (event.defaultPrevented || form.method !== "post") return; // htmx sends its own.
+    if ("sent" in form.dataset) event.preventDefault();
+    form.dataset.sent = "";
+  }
+
+  function allowAgain() {
+    for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
+  }
+
   async function copy(button) {
     const from = document.getElementById(button.dataset.copy);
     try {
@@ -108,4 +120,6 @@
     const button = event.target.closest("[data-copy]");
     if (button) copy(button);
   });
+  document.addEventListener("submit", sendOnce);
+  addEventListener("pageshow", allowAgain);
 })();
