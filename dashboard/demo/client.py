@@ -3,7 +3,7 @@
 import random
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -25,9 +25,9 @@ class Stopped(Exception):
 class Refused(Exception):
     """The API understood, and said no: trying the same again is no use."""
 
-    def __init__(self, status: int, detail: str) -> None:
+    def __init__(self, status: int, detail: str, pointers: Sequence[str] = ()) -> None:
         super().__init__(f"{status}: {detail}")
-        self.status = status
+        self.status, self.pointers = status, pointers
 
 
 class Api:
@@ -86,7 +86,7 @@ class Api:
         if response.status_code >= SERVER_ERRORS:
             logger.warning("the server has trouble", status=response.status_code, path=response.request.url.path)
             return self._backoff(attempt)
-        raise Refused(response.status_code, _detail_of(response))
+        raise _refusal_of(response)
 
     def _backoff(self, attempt: int) -> float:
         """Seconds: twice as long each time, up to a limit, and never the same for two clients."""
@@ -98,8 +98,10 @@ class Api:
             raise Stopped
 
 
-def _detail_of(response: httpx.Response) -> str:
+def _refusal_of(response: httpx.Response) -> Refused:
     try:
-        return str(response.json()["detail"])
-    except (ValueError, KeyError, TypeError):
-        return response.reason_phrase
+        problem = response.json()
+        detail, pointers = str(problem["detail"]), [error["pointer"] for error in problem.get("errors", [])]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        detail, pointers = response.reason_phrase, []
+    return Refused(response.status_code, detail, pointers)

@@ -1,5 +1,6 @@
 """The simulated fleet at work: agents and customers that speak to the server as anyone's would."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
@@ -20,6 +21,7 @@ LOOK_EVERY = timedelta(seconds=5)
 REFUSED_FOR = timedelta(seconds=60)
 PAGE = 500
 UNAUTHORIZED = 401
+OF_A_GPU = re.compile(r"#/metrics/(\d+)/gpu_id")
 
 
 class LiveFleet:
@@ -41,6 +43,7 @@ class LiveFleet:
         if not self.access:
             raise Refused(UNAUTHORIZED, "no cluster of the demo lets its agents in")
         self.busy: dict[int, int] = {}
+        self.pulled: set[int] = set()
         self.due: dict[str, datetime] = {"jobs": now, "metrics": now}
         self.refused_until: dict[str, datetime] = {}
         logger.info("the simulated fleet is registered", nodes=len(self.simulation.agents))
@@ -111,7 +114,17 @@ class LiveFleet:
                 self._unless_refused(name, now, partial(self._post_metrics, access, readings))
 
     def _post_metrics(self, access: ClusterAccess, readings: Sequence[Mapping[str, float | int]]) -> None:
-        self.api.send("POST", "/api/clusters/metrics", {"metrics": readings}, key=access.api_key)
+        """Of the GPUs that are still there: somebody who retires one has pulled it out."""
+        there = [one for one in readings if one["gpu_id"] not in self.pulled]
+        try:
+            self.api.send("POST", "/api/clusters/metrics", {"metrics": there}, key=access.api_key)
+        except Refused as refusal:
+            places = [int(found[1]) for found in map(OF_A_GPU.fullmatch, refusal.pointers) if found]
+            if not places:
+                raise
+            self.pulled |= {int(there[place]["gpu_id"]) for place in places}
+            logger.info("GPUs were pulled out", cluster=access.name, refusal=str(refusal))
+            self._post_metrics(access, readings)
 
     def _look_at_jobs(self, now: datetime) -> None:
         self._unless_refused("jobs", now, partial(self._act, now))

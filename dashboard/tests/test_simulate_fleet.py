@@ -18,7 +18,7 @@ from django.utils import timezone
 from apikeys.models import ApiKey
 from apikeys.services import issue_key, revoke_key
 from clusters.models import GPU, Cluster, LatestReading, MetricSample, Node
-from clusters.services import create_cluster
+from clusters.services import create_cluster, retire_gpu
 from dashboard.demo.catalog import A10, A100, CUSTOMERS, H100, L40S, DemoCluster
 from dashboard.demo.client import Api, Refused
 from dashboard.demo.keys import ClusterAccess, DemoKeys, write_keys
@@ -180,6 +180,17 @@ def test_a_key_that_is_revoked_on_the_way_is_not_tried_again_at_once(api: Api, k
     fleet.step(now + timedelta(seconds=20))
     assert fleet.refused_until.keys() == {"iad-2"}
     assert LatestReading.objects.count() == 48
+
+
+def test_a_card_that_is_retired_is_pulled_out_and_the_others_go_on(api: Api, keys: DemoKeys) -> None:
+    now = timezone.now()
+    fleet = start(api, keys, now=now)
+    gone = GPU.objects.filter(node__cluster__name="fra-1").order_by("pk")[3]
+    retire_gpu(gpu_id=gone.pk, reason="sent back", actor="test", now=now)
+    fleet.step(now + timedelta(seconds=20))
+    assert fleet.refused_until == {}
+    assert LatestReading.objects.count() == 55
+    assert not LatestReading.objects.filter(gpu=gone).exists()
 
 
 def test_where_every_door_is_closed_it_says_so(api: Api, keys: DemoKeys) -> None:
