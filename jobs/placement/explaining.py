@@ -212,7 +212,8 @@ def _remedies(job: WaitingJob, snapshot: Snapshot, planner: Planner, now: dateti
         found.append(Remedy("gpu_type", "", "Any model."))
     count = _fewer(job, snapshot, planner, now)
     if count is not None:
-        found.append(Remedy("gpu_count", count, f"{count} GPUs instead of {job.gpu_count}."))
+        gpus = "GPU" if count == 1 else "GPUs"
+        found.append(Remedy("gpu_count", count, f"{count} {gpus} instead of {job.gpu_count}."))
     return tuple(found)
 
 

@@ -44,7 +44,8 @@ def test_it_names_the_freest_node_and_what_ends_when_it_would_fit(node: Node) ->
     )
     assert (said.prospect.place, said.prospect.queued) == (1, 1)
     assert said.prospect.earliest == said.prospect.estimated == NOW + HOUR
-    assert [(remedy.name, remedy.value) for remedy in said.prospect.remedies] == [("gpu_count", 1)]
+    (remedy,) = said.prospect.remedies
+    assert (remedy.name, remedy.value, remedy.text) == ("gpu_count", 1, "1 GPU instead of 4.")
 
 
 def test_all_blockers_are_given_and_each_remedy_is_tried(node: Node) -> None:
