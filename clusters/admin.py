@@ -28,7 +28,7 @@ from gpufleet.common.admin import (
     report,
     said_of,
 )
-from gpufleet.common.errors import DomainError
+from gpufleet.common.asking import one_by_one
 
 NODE_FIELDS = ["status", "intent", "intent_reason"]
 GPU_FIELDS = ["state", "health", "health_reason"]
@@ -208,14 +208,10 @@ class ClusterAdmin(ServiceAdmin):
     @asks(DECOMMISSION, description="Decommission for good", permission="change")
     def decommission(self, request: HttpRequest, clusters: QuerySet[Cluster], answers: Answers) -> None:
         """Take the clusters and their hardware out of service."""
-        refusals, names = [], []
-        for cluster in clusters:
-            try:
-                services.decommission_cluster(cluster_id=cluster.pk, now=timezone.now())
-                names.append(cluster.name)
-            except DomainError as refusal:
-                refusals.append(refusal)
-        report(request, f"{said_of(len(names), 'cluster')} decommissioned." if names else "", refusals)
+        done, refusals = one_by_one(
+            clusters, lambda cluster: services.decommission_cluster(cluster_id=cluster.pk, now=timezone.now())
+        )
+        report(request, f"{said_of(len(done), 'cluster')} decommissioned." if done else "", refusals)
 
 
 @admin.register(Node)
@@ -369,14 +365,9 @@ class GpuAdmin(ReadOnlyAdmin):
     @asks(RETIRE, description="Retire for good", permission="retire")
     def retire(self, request: HttpRequest, gpus: QuerySet[GPU], answers: Answers) -> None:
         """Out of service, with its history."""
-        refusals, count = [], 0
         said = {"reason": answers["reason"], "actor": actor_of(request), "now": timezone.now()}
-        for gpu in gpus:
-            try:
-                count += services.retire_gpu(gpu_id=gpu.pk, **said)
-            except DomainError as refusal:
-                refusals.append(refusal)
-        report(request, f"{said_of(count, 'GPU')} retired." if count else "", refusals)
+        done, refusals = one_by_one(gpus, lambda gpu: services.retire_gpu(gpu_id=gpu.pk, **said))
+        report(request, f"{said_of(sum(done), 'GPU')} retired." if any(done) else "", refusals)
 
     def _mark(self, request: HttpRequest, gpus: QuerySet[GPU], health: GPUHealth, answers: Answers) -> None:
         ids = [gpu.pk for gpu in gpus]

@@ -25,7 +25,7 @@ from gpufleet.common.admin import (
     shown_during,
     shown_price,
 )
-from gpufleet.common.asking import ReasonForm
+from gpufleet.common.asking import ReasonForm, one_by_one
 from gpufleet.common.errors import DomainError
 from jobs import services
 from jobs.models import Allocation, Job, JobEvent, JobStatus, KindWait, Run, SchedulerCycle, WaitPeriod
@@ -250,16 +250,12 @@ class JobAdmin(ReadOnlyAdmin):
     @asks(PRIORITY, description="Change the priority", permission="move")
     def change_priority(self, request: HttpRequest, jobs: QuerySet[Job], answers: Answers) -> None:
         """Before others in the queue, or behind them."""
-        chosen, priority, refusals = list(jobs), answers["priority"], []
+        chosen, said = list(jobs), {"priority": answers["priority"], "actor": actor_of(request)}
         waiting = [job for job in chosen if job.status in WAITING]
-        for job in waiting:
-            try:
-                services.change_priority(job_id=job.pk, priority=priority, actor=actor_of(request), now=timezone.now())
-            except DomainError as refusal:
-                refusals.append(refusal)
-        self._say(
-            request, len(waiting) - len(refusals), len(chosen) - len(waiting), f"at priority {priority}", refusals
+        done, refusals = one_by_one(
+            waiting, lambda job: services.change_priority(job_id=job.pk, now=timezone.now(), **said)
         )
+        self._say(request, len(done), len(chosen) - len(waiting), f"at priority {answers['priority']}", refusals)
 
     def _move(
         self, request: HttpRequest, jobs: QuerySet[Job], sources: Collection[str], status: str, answers: Answers

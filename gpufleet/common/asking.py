@@ -1,9 +1,9 @@
 """Actions of the console that ask before they act: what they will do, and why it should be done."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 from django import forms
@@ -21,6 +21,7 @@ from unfold.widgets import UnfoldAdminTextInputWidget
 from gpufleet.common import bulk
 from gpufleet.common.audit import audited
 from gpufleet.common.bulk_pages import begin
+from gpufleet.common.errors import DomainError
 from gpufleet.common.senders import person_of
 
 AGREED = "agreed"
@@ -28,6 +29,9 @@ BACK = "back_to"
 ONCE = "once"
 SHOWN = 20
 WHERE_REASONS_STAND = "It stands in the audit log, and where a row keeps a reason, on the row."
+
+Row = TypeVar("Row")
+Done = TypeVar("Done")
 
 Answers = dict[str, Any]
 Deed = Callable[[Any, HttpRequest, QuerySet[Any], Answers], HttpResponse | None]
@@ -73,6 +77,17 @@ class WhyForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable a
 
 class AgreeForm(forms.Form):
     """Nothing to say."""
+
+
+def one_by_one(rows: Iterable[Row], work: Callable[[Row], Done]) -> tuple[list[Done], list[DomainError]]:
+    """What the work gave for the rows, and what it was refused for; one that is refused stops no other."""
+    done, refusals = [], []
+    for row in rows:
+        try:
+            done.append(work(row))
+        except DomainError as refusal:
+            refusals.append(refusal)
+    return done, refusals
 
 
 def counted(number: int, noun: str) -> str:
